@@ -1,1 +1,18 @@
-//! placeholder
+//! What Evergrant decides, as pure functions: facts and the time go in, decisions and reasons come out.
+//!
+//! No async runtime, no database, no HTTP client, no file system, no environment and no clock: those live in
+//! the rooms that call this one.
+
+pub mod authfile;
+pub mod chain;
+pub mod event;
+pub mod grant;
+pub mod keeper;
+pub mod probe;
+pub mod provider;
+pub mod reason;
+pub mod secret;
+
+pub use chain::{AttemptId, ChainName, Epoch, Generation, Lineage};
+pub use reason::Reason;
+pub use secret::{AccessToken, Fingerprint, RefreshToken};
