@@ -1,1 +1,16 @@
-//! placeholder
+//! What Evergrant remembers: the auth file with everything beside it, and the state behind it.
+//!
+//! Methods are whole verbs of the domain and atomic; nothing outside sees a file handle or a transaction.
+
+pub mod authfile;
+pub mod disk;
+pub mod memory;
+pub mod sqlite;
+pub mod state;
+pub mod watch;
+
+pub use authfile::{AuthFile, Held, LockError, Reservation, VaultError};
+pub use disk::{Disk, OsDisk};
+pub use memory::MemoryState;
+pub use sqlite::SqliteState;
+pub use state::{State, StateError};

@@ -1,0 +1,304 @@
+//! The auth file as a vault: the file itself, and the folder beside it that holds lock, record, receipts and
+//! replaced fingerprints, so that every keeper of that file sees the same (SPEC §3, §4).
+
+mod client_locks;
+mod commit;
+mod held;
+mod receipt;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use evergrant_core::authfile::{self, MAX_LEN, Malformed};
+use evergrant_core::chain::Record;
+use evergrant_core::keeper::FileFound;
+use evergrant_core::provider::Profile;
+
+pub use client_locks::Refusal;
+use client_locks::{ClientLocks, Sightings};
+pub use commit::Written;
+pub use held::{FoundFiles, Held};
+pub use receipt::Reservation;
+
+use crate::disk::{Disk, FileKind, Owner};
+
+/// Whether the directory locks of the provider's own client are taken around the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakeClientLocks {
+    /// Where the folder is the client's own: by the names that it uses, or because it left a lock there.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Why the right to rotate could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Another keeper, or for a while the provider's own client, has it.
+    #[error("somebody else holds the lock of {0}")]
+    Busy(String),
+    /// Another program's lock keeps blocking, or is no lock at all.
+    #[error("{0}")]
+    Foreign(String),
+    /// The folder of the auth file does not exist.
+    #[error("there is no folder {0}")]
+    NoFolder(String),
+    /// The folder beside the file cannot be used.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
+/// Why the vault could not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VaultError {
+    /// A file operation failed.
+    #[error("{doing} {path}: {source}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Locks may not hold there, so that two writers could go at it at once.
+    #[error(
+        "{path} lies on a network file system ({kind}), where locks may not hold: keep it on a local disk"
+    )]
+    NetworkFileSystem {
+        /// The file.
+        path: String,
+        /// What it lies on.
+        kind: &'static str,
+    },
+    /// Somebody kept editing the file while it was written.
+    #[error("{0} is being edited all the time; the renewed pair waits in its receipt")]
+    Contended(String),
+}
+
+impl VaultError {
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.display().to_string();
+        move |source| Self::Io { doing, path, source }
+    }
+}
+
+/// One chain's auth file.
+#[derive(Debug, Clone)]
+pub struct AuthFile<D: Disk> {
+    disk: D,
+    path: PathBuf,
+    /// Where the folder lies when the file is a mount point.
+    state_folder: PathBuf,
+    take_client_locks: TakeClientLocks,
+    sightings: Arc<Mutex<Sightings>>,
+}
+
+/// The paths that belong to one auth file, links followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) file: PathBuf,
+    pub(crate) folder: PathBuf,
+    /// The file is a mount point and has to be rewritten in place.
+    pub(crate) mounted: bool,
+}
+
+impl Places {
+    fn lock(&self) -> PathBuf {
+        self.folder.join("lock")
+    }
+    fn record(&self) -> PathBuf {
+        self.folder.join("chain.json")
+    }
+    fn replaced(&self) -> PathBuf {
+        self.folder.join("replaced")
+    }
+    fn receipts(&self) -> PathBuf {
+        self.folder.join("receipts")
+    }
+    fn client_locks(&self) -> PathBuf {
+        self.folder.join("client-locks")
+    }
+    fn parent(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new("/"))
+    }
+}
+
+impl<D: Disk> AuthFile<D> {
+    /// The auth file at `path`. Nothing is touched yet.
+    pub fn new(disk: D, path: PathBuf, state_folder: PathBuf, take_client_locks: TakeClientLocks) -> Self {
+        Self {
+            disk,
+            path,
+            state_folder,
+            take_client_locks,
+            sightings: Arc::default(),
+        }
+    }
+
+    /// The path as it was configured.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads file and record without the lock: for a look that changes nothing.
+    pub fn peek(&self, profile: &Profile) -> (FileFound, Option<Record>) {
+        let Ok(places) = self.places() else {
+            return (FileFound::Missing, None);
+        };
+        let (file, _) = read_file(&self.disk, &places.file, profile);
+        (file, read_record(&self.disk, &places))
+    }
+
+    /// What identifies the file's present content to a look that only wants to know whether it changed.
+    pub fn mark(&self) -> Option<(u64, u64, i128)> {
+        let stat = self.disk.stat(&self.disk.resolve(&self.path).ok()?).ok()?;
+        Some((stat.inode, stat.len, stat.modified_nanos))
+    }
+
+    /// Takes the lock, and the client's two where the folder is its own. `monotonic` is the age of this process:
+    /// foreign locks are timed by it, never by their dates.
+    pub fn lock(&self, monotonic: Duration) -> Result<Held<D>, LockError> {
+        let places = self.places().map_err(|_| {
+            let folder = self.path.parent().unwrap_or(Path::new("/"));
+            LockError::NoFolder(folder.display().to_string())
+        })?;
+        self.prepare_folder(&places)?;
+        let lock = self
+            .disk
+            .try_lock(&places.lock())
+            .map_err(VaultError::io("cannot open", &places.lock()))?;
+        let Some(lock) = lock else {
+            return Err(LockError::Busy(places.file.display().to_string()));
+        };
+        let client_locks = if self.takes_client_locks(&places) {
+            let mut sightings = self.sightings.lock().unwrap_or_else(PoisonError::into_inner);
+            Some(ClientLocks::take(&self.disk, &places, &mut sightings, monotonic)?)
+        } else {
+            None
+        };
+        Ok(Held::new(self.disk.clone(), places, lock, client_locks))
+    }
+
+    fn places(&self) -> io::Result<Places> {
+        let file = self.disk.resolve(&self.path)?;
+        let mounted = self.disk.stat(&file).is_ok_and(|stat| stat.mount_root);
+        let folder = if mounted {
+            self.state_folder.clone()
+        } else {
+            let mut folder = file.clone().into_os_string();
+            folder.push(".evergrant");
+            folder.into()
+        };
+        Ok(Places {
+            file,
+            folder,
+            mounted,
+        })
+    }
+
+    fn prepare_folder(&self, places: &Places) -> Result<(), VaultError> {
+        let parent = places.parent();
+        if let Some(kind) = self
+            .disk
+            .network_file_system(parent)
+            .map_err(VaultError::io("cannot look at", parent))?
+        {
+            return Err(VaultError::NetworkFileSystem {
+                path: places.file.display().to_string(),
+                kind,
+            });
+        }
+        for folder in [places.folder.clone(), places.receipts()] {
+            match self.disk.make_folder(&folder, 0o700) {
+                Ok(()) => {
+                    let parent = folder.parent().unwrap_or(Path::new("/"));
+                    self.disk
+                        .sync_folder(parent)
+                        .map_err(VaultError::io("cannot sync", parent))?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(VaultError::io("cannot make the folder", &folder)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn takes_client_locks(&self, places: &Places) -> bool {
+        let own = || {
+            let folder_name = places
+                .parent()
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let file_name = places
+                .file
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            file_name == ".credentials.json"
+                || [".claude", "claude-code"].contains(&folder_name)
+                || self.disk.stat(&client_locks::first_lock(places)).is_ok()
+        };
+        match self.take_client_locks {
+            TakeClientLocks::Always => true,
+            TakeClientLocks::Never => false,
+            TakeClientLocks::Auto => !places.mounted && own(),
+        }
+    }
+}
+
+/// What the file holds, and its bytes.
+fn read_file<D: Disk>(disk: &D, path: &Path, profile: &Profile) -> (FileFound, Option<Vec<u8>>) {
+    match disk.read(path, MAX_LEN + 1) {
+        Ok(bytes) => (authfile::read(&bytes, profile).into(), Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (FileFound::Missing, None),
+        Err(error) => (
+            FileFound::Malformed(Malformed::Unreadable(error.to_string())),
+            None,
+        ),
+    }
+}
+
+fn read_record<D: Disk>(disk: &D, places: &Places) -> Option<Record> {
+    let bytes = disk.read(&places.record(), MAX_LEN).ok()?;
+    serde_json::from_slice(&bytes)
+        .inspect_err(|error| {
+            tracing::warn!(file = %places.record().display(), %error, "the record beside the auth file is unreadable");
+        })
+        .ok()
+}
+
+/// Replaces a file of our own in one step, durably.
+fn replace_own<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> Result<(), VaultError> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
+    remove_if_there(disk, &fresh)?;
+    disk.create(&fresh, bytes, Owner::PRIVATE)
+        .map_err(VaultError::io("cannot write", &fresh))?;
+    disk.rename(&fresh, path)
+        .map_err(VaultError::io("cannot replace", path))?;
+    disk.sync_folder(folder)
+        .map_err(VaultError::io("cannot sync", folder))
+}
+
+fn remove_if_there<D: Disk>(disk: &D, path: &Path) -> Result<(), VaultError> {
+    match disk.remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(VaultError::io("cannot remove", path)(error)),
+    }
+}
+
+fn is_folder<D: Disk>(disk: &D, path: &Path) -> bool {
+    disk.stat(path).is_ok_and(|stat| stat.kind == FileKind::Folder)
+}

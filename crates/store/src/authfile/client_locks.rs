@@ -1,0 +1,208 @@
+//! The two directory locks that the provider's own client takes around the file before it renews (SPEC §3).
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use evergrant_core::keeper::{CLIENT_LOCK_PATIENCE, CLIENT_LOCK_STALE};
+
+use super::{LockError, Places, VaultError, is_folder, replace_own};
+use crate::disk::{Disk, Stat};
+
+/// Why a client's lock could not be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The client is at work.
+    Busy,
+    /// It blocks for too long, or is no folder.
+    Foreign,
+}
+
+/// When each foreign lock was first seen as it is, by our own clock.
+#[derive(Debug, Default)]
+pub(super) struct Sightings(HashMap<PathBuf, Sighting>);
+
+#[derive(Debug)]
+struct Sighting {
+    inode: u64,
+    modified_nanos: i128,
+    /// First seen at all.
+    since: Duration,
+    /// First seen with this date.
+    unchanged_since: Duration,
+}
+
+/// Both locks, held.
+#[derive(Debug)]
+pub(super) struct ClientLocks<D: Disk> {
+    disk: D,
+    marker: PathBuf,
+    held: Vec<(PathBuf, Identity)>,
+}
+
+/// A folder's inode and birth: an inode alone may be given to another folder.
+type Identity = (u64, Option<i128>);
+
+fn identity(stat: &Stat) -> Identity {
+    (stat.inode, stat.born_nanos)
+}
+
+/// The lock inside the folder; the client takes it first.
+pub(super) fn first_lock(places: &Places) -> PathBuf {
+    places.parent().join(".oauth_refresh.lock")
+}
+
+/// The lock beside the folder.
+fn second_lock(places: &Places) -> PathBuf {
+    let mut path = places.parent().as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
+
+impl<D: Disk> ClientLocks<D> {
+    /// Takes both in the client's order, or neither.
+    pub(super) fn take(
+        disk: &D,
+        places: &Places,
+        sightings: &mut Sightings,
+        monotonic: Duration,
+    ) -> Result<Self, LockError> {
+        let marker = places.client_locks();
+        remove_leftovers(disk, &marker);
+        let mut locks = Self {
+            disk: disk.clone(),
+            marker,
+            held: Vec::new(),
+        };
+        for path in [first_lock(places), second_lock(places)] {
+            locks.take_one(path, sightings, monotonic)?;
+        }
+        // Only with a known birth can leftovers be told from a client's lock that got the same inode.
+        let lines = locks
+            .held
+            .iter()
+            .filter_map(|(path, (inode, born))| Some(format!("{inode} {} {}\n", (*born)?, path.display())));
+        let lines: String = lines.collect();
+        replace_own(disk, &locks.marker, lines.as_bytes())?;
+        Ok(locks)
+    }
+
+    fn take_one(
+        &mut self,
+        path: PathBuf,
+        sightings: &mut Sightings,
+        monotonic: Duration,
+    ) -> Result<(), LockError> {
+        match self.disk.make_folder(&path, 0o755) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                sightings.judge(&self.disk, &path, monotonic)?;
+                // Left behind: break it, and take it like anybody else.
+                let _ = self.disk.remove_folder(&path);
+                match self.disk.make_folder(&path, 0o755) {
+                    Ok(()) => {}
+                    Err(_) => return Err(LockError::Busy(path.display().to_string())),
+                }
+            }
+            Err(error) => return Err(VaultError::io("cannot make the lock", &path)(error).into()),
+        }
+        sightings.0.remove(&path);
+        let stat = self
+            .disk
+            .stat(&path)
+            .map_err(VaultError::io("cannot look at", &path))?;
+        self.held.push((path, identity(&stat)));
+        Ok(())
+    }
+
+    /// Both are still there and ours.
+    pub(super) fn still_held(&self) -> bool {
+        self.held
+            .iter()
+            .all(|(path, ours)| self.disk.stat(path).is_ok_and(|stat| identity(&stat) == *ours))
+    }
+
+    /// Shows the client that the locks are alive.
+    pub(super) fn touch(&self) {
+        for (path, ours) in &self.held {
+            if self.disk.stat(path).is_ok_and(|stat| identity(&stat) == *ours) {
+                let _ = self.disk.touch(path);
+            }
+        }
+    }
+}
+
+impl<D: Disk> Drop for ClientLocks<D> {
+    fn drop(&mut self) {
+        while let Some((path, ours)) = self.held.pop() {
+            if self.disk.stat(&path).is_ok_and(|stat| identity(&stat) == ours) {
+                let _ = self.disk.remove_folder(&path);
+            }
+        }
+        let _ = self.disk.remove_file(&self.marker);
+    }
+}
+
+impl Sightings {
+    /// `Ok`: nobody has touched it for long enough, so it was left behind.
+    fn judge<D: Disk>(&mut self, disk: &D, path: &Path, monotonic: Duration) -> Result<(), LockError> {
+        let Ok(stat) = disk.stat(path) else {
+            return Err(LockError::Busy(path.display().to_string()));
+        };
+        if !is_folder(disk, path) {
+            let path = path.display();
+            return Err(LockError::Foreign(format!(
+                "{path} is no folder, so it is no lock of the provider's client: remove it"
+            )));
+        }
+        let fresh = Sighting {
+            inode: stat.inode,
+            modified_nanos: stat.modified_nanos,
+            since: monotonic,
+            unchanged_since: monotonic,
+        };
+        let seen = self.0.entry(path.to_owned()).or_insert(fresh);
+        if (seen.inode, seen.modified_nanos) != (stat.inode, stat.modified_nanos) {
+            (seen.inode, seen.modified_nanos, seen.unchanged_since) =
+                (stat.inode, stat.modified_nanos, monotonic);
+        }
+        if monotonic.saturating_sub(seen.unchanged_since) >= CLIENT_LOCK_STALE {
+            return Ok(());
+        }
+        let blocked_for = monotonic.saturating_sub(seen.since);
+        let path = path.display();
+        if blocked_for >= CLIENT_LOCK_PATIENCE {
+            let secs = blocked_for.as_secs();
+            return Err(LockError::Foreign(format!(
+                "the lock {path} has been held for {secs} s; if no client runs there, remove it"
+            )));
+        }
+        Err(LockError::Busy(path.to_string()))
+    }
+}
+
+/// Removes what an earlier process of ours left when it died: the main lock is held, so that it is gone.
+fn remove_leftovers<D: Disk>(disk: &D, marker: &Path) {
+    let Ok(bytes) = disk.read(marker, 64 * 1024) else {
+        return;
+    };
+    for line in String::from_utf8_lossy(&bytes).lines() {
+        let mut words = line.splitn(3, ' ');
+        let (inode, born, path) = (words.next(), words.next(), words.next());
+        let (Some(inode), Some(born), Some(path)) = (
+            inode.and_then(|inode| inode.parse::<u64>().ok()),
+            born.and_then(|born| born.parse::<i128>().ok()),
+            path.map(Path::new),
+        ) else {
+            continue;
+        };
+        if disk
+            .stat(path)
+            .is_ok_and(|stat| identity(&stat) == (inode, Some(born)))
+        {
+            let _ = disk.remove_folder(path);
+        }
+    }
+    let _ = disk.remove_file(marker);
+}

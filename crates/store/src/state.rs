@@ -1,0 +1,139 @@
+//! The state behind the vault, as verbs that every backend offers (SPEC §4 step 7, §12).
+
+use std::future::Future;
+
+use evergrant_core::ChainName;
+use evergrant_core::chain::Record;
+use evergrant_core::event::Event;
+use evergrant_core::secret::Fingerprint;
+use jiff::Timestamp;
+
+/// Why the state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The database says so.
+    #[error("the state {place} cannot be used: {source}")]
+    Database {
+        /// Where it is.
+        place: String,
+        /// What the database said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A file operation around the database failed.
+    #[error("the state {place} cannot be used: {source}")]
+    File {
+        /// Where it is.
+        place: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A newer Evergrant wrote it.
+    #[error(
+        "the state {place} has schema {found}, and this Evergrant knows up to {known}: \
+         run the newer version, or restore the copy that it made beside it before its upgrade"
+    )]
+    TooNew {
+        /// Where it is.
+        place: String,
+        /// Its schema.
+        found: i64,
+        /// The newest one that is known here.
+        known: i64,
+    },
+    /// A row that cannot be read.
+    #[error("the state {place} holds a row that cannot be read: {what}")]
+    Unreadable {
+        /// Where it is.
+        place: String,
+        /// Which one, and why.
+        what: String,
+    },
+    /// The backend is gone.
+    #[error("the state is closed")]
+    Closed,
+}
+
+/// An event with its number, which orders the ledger.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Numbered {
+    /// Larger is later.
+    pub seq: u64,
+    /// The event.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What a state remembers. Every verb is atomic.
+pub trait State: Clone + Send + Sync + 'static {
+    /// The record that the state remembers of a chain.
+    fn record(&self, chain: &ChainName) -> impl Future<Output = Result<Option<Record>, StateError>> + Send;
+
+    /// Brings the state up to the vault, with the events of the same look; a record that stands behind the one
+    /// that is remembered changes nothing, and an event of the same attempt and kind is written once only. So
+    /// it may be repeated after an acknowledgement was lost. Says whether the record was taken.
+    fn bring_up(
+        &self,
+        record: &Record,
+        replaced: Option<(Fingerprint, Timestamp)>,
+        events: &[Event],
+    ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// Adds events that change no record.
+    fn add_events(&self, events: &[Event]) -> impl Future<Output = Result<(), StateError>> + Send;
+
+    /// Up to `most` events of a chain with numbers above `after`, oldest first.
+    fn events(
+        &self,
+        chain: &ChainName,
+        after: u64,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Numbered>, StateError>> + Send;
+
+    /// The last `most` events of a chain, newest first.
+    fn latest_events(
+        &self,
+        chain: &ChainName,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Numbered>, StateError>> + Send;
+
+    /// Whether a rotation of the chain has replaced this pair.
+    fn was_replaced(
+        &self,
+        chain: &ChainName,
+        fingerprint: Fingerprint,
+    ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// Forgets events before `events_before`, and replaced pairs before `replaced_before`.
+    fn prune(
+        &self,
+        events_before: Timestamp,
+        replaced_before: Timestamp,
+    ) -> impl Future<Output = Result<u64, StateError>> + Send;
+
+    /// Whether the state can be reached and is migrated.
+    fn check(&self) -> impl Future<Output = Result<(), StateError>> + Send;
+}
+
+/// The key under which an event is written once only.
+pub(crate) fn event_key(event: &Event) -> Option<String> {
+    let Event {
+        lineage,
+        generation,
+        kind,
+        ..
+    } = event;
+    let attempt = event.attempt?;
+    Some(format!(
+        "{}/{lineage}/{generation}/{attempt}/{}",
+        event.chain,
+        kind.as_str()
+    ))
+}
+
+/// Whether `next` may take the place of `remembered`: never backwards.
+pub(crate) fn supersedes(next: &Record, remembered: Option<&Record>) -> bool {
+    remembered.is_none_or(|remembered| next.position() >= remembered.position())
+}
