@@ -1,1 +1,16 @@
-//! placeholder
+//! What Evergrant does: the keeper, the probe, and what they need of the network and the clock.
+
+pub mod admin;
+pub mod http;
+pub mod keeper;
+pub mod metrics;
+pub mod probe;
+pub mod snapshot;
+pub mod token;
+pub mod tokio_world;
+pub mod world;
+
+pub use keeper::{Keeper, Wake};
+pub use snapshot::Snapshots;
+pub use tokio_world::TokioWorld;
+pub use world::World;

@@ -3,6 +3,7 @@
 //! Methods are whole verbs of the domain and atomic; nothing outside sees a file handle or a transaction.
 
 pub mod authfile;
+pub mod crash;
 pub mod disk;
 pub mod memory;
 pub mod sqlite;

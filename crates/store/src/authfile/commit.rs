@@ -9,6 +9,7 @@ use evergrant_core::secret::Fingerprint;
 
 use super::held::Held;
 use super::{Places, VaultError, remove_if_there};
+use crate::crash;
 use crate::disk::{Disk, Owner};
 
 /// So often somebody may edit the file while it is put back.
@@ -113,8 +114,12 @@ impl<D: Disk> Held<D> {
         self.disk
             .sync_folder(folder)
             .map_err(VaultError::io("cannot sync", folder))?;
+        crash::point("staged");
         match self.disk.exchange(&staged, file) {
-            Ok(()) => self.settle_exchange(&staged, Fingerprint::of(read), Fingerprint::of(new)),
+            Ok(()) => {
+                crash::point("exchanged");
+                self.settle_exchange(&staged, Fingerprint::of(read), Fingerprint::of(new))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 remove_if_there(&self.disk, &staged)?;
                 Ok(Written::RemovedMeanwhile)

@@ -1,0 +1,308 @@
+//! One HTTP/1.1 request on a fresh connection, once: no retry, no redirect, no reuse. It tells what was never
+//! handed to a connection from what was (SPEC §3, §4 step 5).
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tower_service::Service;
+use url::Url;
+
+/// What every request of ours says of itself (SPEC §14).
+pub const USER_AGENT: &str = concat!("evergrant/", env!("CARGO_PKG_VERSION"));
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Answers are read so far at most, in bytes.
+const MAX_BODY: usize = 256 * 1024;
+
+/// What came back.
+#[derive(Clone)]
+pub struct Reply {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, as far as it came and at most 256 KiB.
+    pub body: Vec<u8>,
+    /// The message came to its end.
+    pub complete: bool,
+}
+
+/// The body may hold tokens, so it does not print.
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("status", &self.status)
+            .field("complete", &self.complete)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why nothing came back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Nothing was handed to a connection.
+    #[error("{0}")]
+    NotSent(String),
+    /// It was sent, and no answer came.
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// A certificate file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the certificates in {path} cannot be used: {why}")]
+pub struct BadCertificates {
+    path: PathBuf,
+    why: String,
+}
+
+/// The client. Cheap to clone.
+#[derive(Clone)]
+pub struct HttpClient {
+    tls: Arc<rustls::ClientConfig>,
+    proxies: Arc<Matcher>,
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpClient")
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl HttpClient {
+    /// Trusts Mozilla's roots and those in `ca_file`; `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`
+    /// (or in lower case) are honoured, except towards loopback.
+    pub fn new(ca_file: Option<&Path>) -> Result<Self, BadCertificates> {
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        if let Some(path) = ca_file {
+            let bad = |why: String| BadCertificates {
+                path: path.to_owned(),
+                why,
+            };
+            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))?;
+            let mut added = 0;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+                roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+                added += 1;
+            }
+            if added == 0 {
+                return Err(bad("it holds no certificate in PEM form".into()));
+            }
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the crypto provider supports the default protocol versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self {
+            tls: Arc::new(tls),
+            proxies: Arc::new(Matcher::from_env()),
+        })
+    }
+
+    /// Sends one request. It waits for the answer for as long as that takes: the caller bounds it.
+    pub async fn call(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &[(String, String)],
+        body: Bytes,
+    ) -> Result<Reply, CallError> {
+        let not_sent = |why: String| CallError::NotSent(why);
+        let uri: Uri = url
+            .as_str()
+            .parse()
+            .map_err(|error| not_sent(format!("{url} is no URL: {error}")))?;
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(url, &uri));
+        let (stream, via_proxy) = match connecting.await {
+            Ok(connected) => connected.map_err(not_sent)?,
+            Err(_) => return Err(not_sent(format!("no connection to {} within 10 s", host(url)))),
+        };
+        let request = build(method, url, &uri, headers, body, via_proxy.as_ref()).map_err(not_sent)?;
+        let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(|error| not_sent(error.to_string()))?;
+        // The connection ends with the sender; its own errors come out of the request.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let response = match sender.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut error) => {
+                let why = describe(error.error());
+                return Err(match error.take_message() {
+                    Some(_) => CallError::NotSent(why),
+                    None => CallError::Lost(why),
+                });
+            }
+        };
+        Ok(read(response).await)
+    }
+
+    /// A stream to the host, through a proxy where one is set; for plain HTTP through a proxy also what the
+    /// proxy wants for authorization.
+    async fn connect(&self, url: &Url, uri: &Uri) -> Result<(Box<dyn Stream>, Option<ViaProxy>), String> {
+        let secure = url.scheme() == "https";
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        let failed =
+            |error: &dyn std::error::Error| format!("no connection to {}: {}", host(url), describe(error));
+        let proxy = if is_loopback(url) {
+            None
+        } else {
+            self.proxies.intercept(uri)
+        };
+        let (tcp, via) = match proxy {
+            None => (
+                connector
+                    .call(uri.clone())
+                    .await
+                    .map_err(|error| failed(&error))?,
+                None,
+            ),
+            Some(proxy) if secure => {
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
+                if let Some(auth) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(auth.clone());
+                }
+                (
+                    tunnel.call(uri.clone()).await.map_err(|error| failed(&error))?,
+                    None,
+                )
+            }
+            Some(proxy) => {
+                let tcp = connector
+                    .call(proxy.uri().clone())
+                    .await
+                    .map_err(|error| failed(&error))?;
+                (
+                    tcp,
+                    Some(ViaProxy {
+                        auth: proxy.basic_auth().cloned(),
+                    }),
+                )
+            }
+        };
+        let tcp: TcpStream = tcp.into_inner();
+        if !secure {
+            return Ok((Box::new(tcp), via));
+        }
+        let name = ServerName::try_from(url.host_str().unwrap_or_default().to_owned());
+        let name = name.map_err(|_| format!("{} is no host name", host(url)))?;
+        let tls = tokio_rustls::TlsConnector::from(self.tls.clone())
+            .connect(name, tcp)
+            .await;
+        let tls = tls.map_err(|error| format!("no TLS connection to {}: {error}", host(url)))?;
+        Ok((Box::new(tls), None))
+    }
+}
+
+struct ViaProxy {
+    auth: Option<HeaderValue>,
+}
+
+fn build(
+    method: Method,
+    url: &Url,
+    uri: &Uri,
+    headers: &[(String, String)],
+    body: Bytes,
+    via_proxy: Option<&ViaProxy>,
+) -> Result<Request<Full<Bytes>>, String> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let target = if via_proxy.is_some() { url.as_str() } else { path };
+    let mut request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header("host", host(url));
+    request = request.header("user-agent", USER_AGENT);
+    if let Some(auth) = via_proxy.and_then(|via| via.auth.clone()) {
+        request = request.header("proxy-authorization", auth);
+    }
+    for (name, value) in headers {
+        let name = HeaderName::try_from(name.as_str()).map_err(|_| format!("{name:?} is no header name"))?;
+        let mut value =
+            HeaderValue::from_str(value).map_err(|_| format!("the value of header {name} cannot be sent"))?;
+        value.set_sensitive(name == "authorization");
+        request = request.header(name, value);
+    }
+    request.body(Full::new(body)).map_err(|error| error.to_string())
+}
+
+async fn read(response: ::http::Response<hyper::body::Incoming>) -> Reply {
+    let (head, mut incoming) = response.into_parts();
+    let mut body = Vec::new();
+    let mut complete = true;
+    while let Some(frame) = incoming.frame().await {
+        match frame.map(|frame| frame.into_data()) {
+            Ok(Ok(data)) => {
+                let room = MAX_BODY - body.len();
+                body.extend_from_slice(&data[..data.len().min(room)]);
+                if data.len() > room {
+                    complete = false;
+                    break;
+                }
+            }
+            Ok(Err(_trailers)) => {}
+            Err(_) => {
+                complete = false;
+                break;
+            }
+        }
+    }
+    Reply {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body,
+        complete,
+    }
+}
+
+/// The authority for the `Host` header and for messages.
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// An error with its causes: the outer ones alone say little.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

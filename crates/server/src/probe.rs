@@ -1,0 +1,157 @@
+//! The probe: proves that the access token works, every few minutes and on demand (SPEC §8).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use evergrant_core::event::{Event, EventKind};
+use evergrant_core::probe::{Reply, Verdict, judge};
+use evergrant_core::provider::Profile;
+use evergrant_core::{AccessToken, ChainName, Generation, Lineage, Reason};
+use evergrant_store::State;
+use http::Method;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+use url::Url;
+
+use crate::http::HttpClient;
+use crate::keeper::Keeper;
+use crate::snapshot::Snapshots;
+use crate::tokio_world::TokioWorld;
+use crate::world::World;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a probe found; the same JSON from command line and library.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProbeReport {
+    /// The chain.
+    pub chain: ChainName,
+    /// The access token works, as far as its scopes go.
+    pub ok: bool,
+    /// What was found.
+    pub reason: Reason,
+    /// What the probe URL answered; null if it did not, or there is none.
+    pub probe_status: Option<u16>,
+    /// What the round trip through the API answered.
+    pub round_trip_status: Option<u16>,
+    /// The generation that was probed.
+    pub lineage: Option<Lineage>,
+    /// The generation that was probed.
+    pub generation: Option<Generation>,
+    /// The token was refused and a renewal was forced; this is its reason.
+    pub renewal: Option<Reason>,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// Probes an access token: the probe URL and the free round trip.
+pub async fn probe_token(
+    client: &HttpClient,
+    profile: &Profile,
+    access: &AccessToken,
+) -> (Verdict, Option<Reply>, Option<Reply>) {
+    let round_trip = profile
+        .round_trip
+        .as_ref()
+        .and_then(|path| profile.api_base.join(path).ok());
+    let ask = |url: Option<Url>| async move {
+        match url {
+            Some(url) => Some(ask(client, profile, &url, access).await),
+            None => None,
+        }
+    };
+    let (roles, round_trip) = tokio::join!(ask(profile.probe_url.clone()), ask(round_trip));
+    (
+        judge(profile, roles.as_ref(), round_trip.as_ref()),
+        roles,
+        round_trip,
+    )
+}
+
+async fn ask(client: &HttpClient, profile: &Profile, url: &Url, access: &AccessToken) -> Reply {
+    let mut headers = profile.api_headers.clone();
+    headers.push(("authorization".into(), format!("Bearer {}", access.expose())));
+    headers.push(("accept".into(), "application/json".into()));
+    let call = client.call(Method::GET, url, &headers, Bytes::new());
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(Ok(reply)) => Reply::Status(reply.status, String::from_utf8_lossy(&reply.body).into_owned()),
+        Ok(Err(error)) => Reply::Nothing(error.to_string()),
+        Err(_) => Reply::Nothing("no answer within 10 s".into()),
+    }
+}
+
+/// Probes the chain's current access token; a refused one is renewed at once.
+pub async fn probe<S: State>(
+    keeper: &Keeper<TokioWorld<S>>,
+    world: &TokioWorld<S>,
+    snapshots: &Snapshots,
+) -> ProbeReport {
+    let begun = world.monotonic();
+    let now = world.now();
+    let mut report = ProbeReport {
+        chain: keeper.chain().clone(),
+        ok: false,
+        reason: Reason::ProbeUnavailable,
+        probe_status: None,
+        round_trip_status: None,
+        lineage: None,
+        generation: None,
+        renewal: None,
+        took_ms: 0,
+    };
+    let Some(current) = snapshots
+        .current(keeper.chain())
+        .filter(|current| current.present)
+    else {
+        report.reason = keeper
+            .last_report()
+            .and_then(|last| last.error)
+            .unwrap_or(Reason::TokenAbsent);
+        return report;
+    };
+    let (lineage, generation) = current.position;
+    (report.lineage, report.generation) = (Some(lineage), Some(generation));
+    let (verdict, roles, round_trip) =
+        probe_token(world.client(), &keeper.policy().profile, &current.access).await;
+    report.probe_status = roles.as_ref().and_then(status);
+    report.round_trip_status = round_trip.as_ref().and_then(status);
+    report.reason = verdict.reason();
+    report.ok = matches!(verdict, Verdict::Works | Verdict::Limited) && now < current.expires_at;
+    remember(world, &report, now).await;
+    if verdict == Verdict::Refused {
+        let renewed = keeper.access_refused(lineage, generation).await;
+        report.renewal = Some(renewed.error.unwrap_or(renewed.reason));
+    }
+    report.took_ms = u64::try_from((world.monotonic() - begun).as_millis()).unwrap_or(u64::MAX);
+    tracing::debug!(chain = %report.chain, reason = %report.reason, took_ms = report.took_ms, "probed");
+    report
+}
+
+async fn remember<S: State>(world: &TokioWorld<S>, report: &ProbeReport, at: Timestamp) {
+    let (Some(lineage), Some(generation)) = (report.lineage, report.generation) else {
+        return;
+    };
+    let detail =
+        json!({ "probe_status": report.probe_status, "round_trip_status": report.round_trip_status });
+    let event = Event {
+        chain: report.chain.clone(),
+        at,
+        kind: EventKind::Probed,
+        reason: report.reason,
+        lineage,
+        generation,
+        attempt: None,
+        detail,
+    };
+    if let Err(error) = world.state().add_events(&[event]).await {
+        tracing::warn!(chain = %report.chain, %error, "the probe could not be written to the ledger");
+    }
+}
+
+fn status(reply: &Reply) -> Option<u16> {
+    match reply {
+        Reply::Status(status, _) => Some(*status),
+        Reply::Nothing(_) => None,
+    }
+}

@@ -1,0 +1,198 @@
+//! Edits of the auth file from outside: each as the specification says, nothing of the operator's overwritten.
+
+use std::fs;
+
+use evergrant_core::Reason;
+use evergrant_standin::LoginOptions;
+use serde_json::json;
+
+use crate::fixture::{Fixture, chain};
+
+async fn renewed() -> Fixture {
+    let fixture = Fixture::new().await;
+    fixture.look().await;
+    assert!(fixture.force().await.refreshed);
+    fixture
+}
+
+#[tokio::test]
+async fn removed_and_put_back() {
+    let fixture = renewed().await;
+    let bytes = fs::read(&fixture.scratch.file).unwrap();
+    fs::remove_file(&fixture.scratch.file).unwrap();
+    let report = fixture.force().await;
+    assert_eq!(
+        (report.error, report.token_present),
+        (Some(Reason::TokenAbsent), false)
+    );
+    assert!(
+        !fixture.scratch.file.exists(),
+        "a removed file is never made again"
+    );
+    assert!(!fixture.scratch.snapshots.current(&chain()).unwrap().present);
+
+    fs::write(&fixture.scratch.file, bytes).unwrap();
+    let report = fixture.look().await;
+    assert_eq!((report.error, report.generation.unwrap().0), (None, 2));
+    assert!(fixture.scratch.snapshots.current(&chain()).unwrap().present);
+    assert!(fixture.force().await.refreshed);
+}
+
+#[tokio::test]
+async fn an_older_file_is_undone_and_its_pair_never_presented() {
+    let fixture = Fixture::new().await;
+    fixture.look().await;
+    let first = fs::read(&fixture.scratch.file).unwrap();
+    fixture.force().await;
+    let newest = fixture.scratch.read();
+    fs::write(&fixture.scratch.file, &first).unwrap();
+    let report = fixture.look().await;
+    assert_eq!((report.error, report.reason), (None, Reason::AuthFileRolledBack));
+    assert_eq!(fixture.scratch.read(), newest);
+    assert!(fixture.force().await.refreshed);
+
+    // Two generations back: its receipt is gone, but the newest one's is there.
+    fs::write(&fixture.scratch.file, &first).unwrap();
+    assert_eq!(fixture.force().await.reason, Reason::Renewed);
+    fixture.assert_alive();
+
+    // Without any receipt the pair is known to be worth nothing.
+    fs::write(&fixture.scratch.file, &first).unwrap();
+    let receipts = fixture
+        .scratch
+        .file
+        .with_file_name("auth.json.evergrant")
+        .join("receipts");
+    for receipt in fs::read_dir(receipts).unwrap() {
+        fs::remove_file(receipt.unwrap().path()).unwrap();
+    }
+    let before = fixture.standin.engine().exchanges().len();
+    assert_eq!(fixture.force().await.error, Some(Reason::GrantSpent));
+    assert_eq!(fs::read(&fixture.scratch.file).unwrap(), first);
+    assert_eq!(fixture.standin.engine().exchanges().len(), before);
+    assert_eq!(fixture.standin.engine().counters().families_revoked_by_reuse, 0);
+}
+
+#[tokio::test]
+async fn what_is_no_grant_is_left_as_it_is() {
+    for (bytes, error) in [
+        (
+            &b"{\"claudeAiOauth\": {\"accessTok"[..],
+            Reason::AuthFileMalformed,
+        ),
+        (b"garbage", Reason::AuthFileMalformed),
+        (b"", Reason::AuthFileMalformed),
+        (
+            br#"{"claudeAiOauth":{"accessToken":"","refreshToken":""}}"#,
+            Reason::TokenAbsent,
+        ),
+        (
+            br#"{"claudeAiOauth":{"accessToken":"test-access-a","expiresAt":0}}"#,
+            Reason::TokenAbsent,
+        ),
+        (
+            br#"{"claudeAiOauth":{"accessToken":"test-access-a","expiresAt":17654321}}"#,
+            Reason::AuthFileMalformed,
+        ),
+    ] {
+        let fixture = renewed().await;
+        let good = fs::read(&fixture.scratch.file).unwrap();
+        fs::write(&fixture.scratch.file, bytes).unwrap();
+        let report = fixture.force().await;
+        assert_eq!(report.error, Some(error));
+        assert_eq!(fs::read(&fixture.scratch.file).unwrap(), bytes);
+        let current = fixture.scratch.snapshots.current(&chain()).unwrap();
+        assert_eq!(
+            current.present,
+            error == Reason::AuthFileMalformed,
+            "the last good grant stays in use"
+        );
+        fs::write(&fixture.scratch.file, good).unwrap();
+        assert!(fixture.force().await.refreshed);
+    }
+}
+
+#[tokio::test]
+async fn another_login_is_adopted_and_a_second_writer_noticed() {
+    let fixture = renewed().await;
+    for lineage in 2..=3 {
+        fixture.scratch.write(
+            &fixture
+                .standin
+                .engine()
+                .login(LoginOptions::default())
+                .auth_file(),
+        );
+        let report = fixture.look().await;
+        assert_eq!(
+            (report.lineage.unwrap().0, report.reason),
+            (lineage, Reason::Adopted)
+        );
+    }
+    let (_, record) = fixture.keeper.vault().peek(&fixture.keeper.policy().profile);
+    use evergrant_server::World;
+    assert!(record.unwrap().second_writer(fixture.world.now()));
+}
+
+#[tokio::test]
+async fn a_grant_without_refresh_token_is_static() {
+    let fixture = renewed().await;
+    let options = LoginOptions {
+        without_refresh_token: true,
+        ..LoginOptions::default()
+    };
+    fixture
+        .scratch
+        .write(&fixture.standin.engine().login(options).auth_file());
+    let report = fixture.force().await;
+    assert_eq!((report.error, report.refreshed), (None, false));
+    assert_eq!(report.renew_at, None);
+    assert_eq!(fixture.force().await.reason, Reason::NothingToRenew);
+}
+
+#[tokio::test]
+async fn members_owner_and_mode_survive_and_a_link_stays() {
+    use std::os::unix::fs::PermissionsExt;
+    let fixture = Fixture::new().await;
+    let real = fixture.scratch.folder.path().join("elsewhere");
+    fs::create_dir(&real).unwrap();
+    let real = real.join("real.json");
+    let mut file = fixture.scratch.read();
+    file["other"] = json!({"kept": [1, 2, 3]});
+    file["claudeAiOauth"]["ownNote"] = json!("kept");
+    fs::write(&real, serde_json::to_vec(&file).unwrap()).unwrap();
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+    fs::remove_file(&fixture.scratch.file).unwrap();
+    std::os::unix::fs::symlink("../elsewhere/real.json", &fixture.scratch.file).unwrap();
+
+    fixture.look().await;
+    let report = fixture.force().await;
+    assert!(report.refreshed, "{report:?}");
+    assert!(fs::symlink_metadata(&fixture.scratch.file).unwrap().is_symlink());
+    let after = fixture.scratch.read();
+    assert_eq!(after["other"], file["other"]);
+    assert_eq!(after["claudeAiOauth"]["ownNote"], "kept");
+    assert_ne!(
+        after["claudeAiOauth"]["refreshToken"],
+        file["claudeAiOauth"]["refreshToken"]
+    );
+    assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+#[tokio::test]
+async fn a_missing_folder_is_an_absent_token() {
+    let fixture = renewed().await;
+    fs::rename(
+        fixture.scratch.folder.path().join("config"),
+        fixture.scratch.folder.path().join("away"),
+    )
+    .unwrap();
+    let report = fixture.force().await;
+    assert_eq!(report.error, Some(Reason::TokenAbsent));
+    fs::rename(
+        fixture.scratch.folder.path().join("away"),
+        fixture.scratch.folder.path().join("config"),
+    )
+    .unwrap();
+    assert!(fixture.force().await.refreshed);
+}

@@ -1,0 +1,8 @@
+//! The keeper, the token client and the probe against the stand-in: over real sockets, and on simulated time.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod edits;
+mod fixture;
+mod network;
+mod rotation;
+mod simulated_time;
