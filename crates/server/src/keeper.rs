@@ -359,6 +359,60 @@ impl<W: World> Keeper<W> {
         }
     }
 
+    /// The chain as it stands, without the lock and without changing anything.
+    pub fn glance(&self) -> (Report, Option<Record>) {
+        let now = self.0.world.now();
+        let (file, record) = self.0.vault.peek(&self.0.policy.profile);
+        let (chain, policy) = (&self.0.chain, &self.0.policy);
+        let report = |record: Option<&Record>, present, reason| Report::new(chain, record, present, reason, now);
+        if !self.0.accepted {
+            return (self.terms_not_accepted(), record);
+        }
+        let fault = |error| (error, Some(error));
+        let shown = match (file, &record) {
+            (keeper::FileFound::Missing | keeper::FileFound::Wiped, _) => {
+                report(record.as_ref(), false, fault(Reason::TokenAbsent))
+            }
+            (keeper::FileFound::Malformed(what), _) => {
+                report(record.as_ref(), false, fault(Reason::AuthFileMalformed)).detail(Some(what.to_string()))
+            }
+            (keeper::FileFound::Grant(grant), Some(record)) if grant.pair() == record.pair => {
+                let reason = match keeper::decide(record, policy, Look::Due, now) {
+                    Decision::Rest { reason, error } => (reason, error),
+                    Decision::Exchange(reason) => (reason, record.failures.map(|failures| failures.reason)),
+                };
+                report(Some(record), true, reason)
+            }
+            // Not looked at yet: shown as it would be taken in, and left alone.
+            (keeper::FileFound::Grant(grant), before) => {
+                let mut rng = self.0.world.rng();
+                let taken = keeper::take_in(chain, before.as_ref(), &grant, false, policy, now, &mut rng);
+                report(Some(&taken), true, (Reason::FileChanged, None))
+            }
+        };
+        (shown, record)
+    }
+
+    /// The grant that the vault holds, without the lock.
+    pub fn grant(&self) -> Option<evergrant_core::grant::Grant> {
+        match self.0.vault.peek(&self.0.policy.profile).0 {
+            keeper::FileFound::Grant(grant) => Some(grant),
+            keeper::FileFound::Missing | keeper::FileFound::Wiped | keeper::FileFound::Malformed(_) => None,
+        }
+    }
+
+    /// Forgets pairs that were replaced before `before`; a chain that is busy is left for the next time.
+    pub async fn forget_replaced(&self, before: Timestamp) {
+        let keeper = self.clone();
+        let forgotten = self.0.world.offload(move || {
+            let held = keeper.0.vault.lock(keeper.0.world.monotonic()).ok()?;
+            held.prune_replaced(before).err()
+        });
+        if let Some(error) = forgotten.await {
+            tracing::warn!(chain = %self.0.chain, %error, "old fingerprints could not be forgotten");
+        }
+    }
+
     /// Makes the loop look, if it runs.
     fn poke(&self) {
         self.last(|last| {

@@ -277,7 +277,8 @@ async fn an_import_is_judged_and_taken() {
         let bytes = serde_json::to_vec(file).unwrap();
         match evergrant_core::authfile::read(&bytes, &fixture.keeper.policy().profile) {
             evergrant_core::authfile::Reading::Grant(grant) => grant,
-            other => panic!("{other:?}"),
+            other @ (evergrant_core::authfile::Reading::Wiped
+            | evergrant_core::authfile::Reading::Malformed(_)) => panic!("{other:?}"),
         }
     };
     let before = fixture.scratch.read();

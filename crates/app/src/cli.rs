@@ -1,0 +1,184 @@
+//! The command line (SPEC §11).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use evergrant_core::ChainName;
+
+/// Keeps OAuth grants alive on servers.
+///
+/// Exit status: 0 fine, 1 failed, 2 usage, 3 a chain needs somebody now.
+#[derive(Debug, Parser)]
+#[command(name = "evergrant", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Configuration file; without one the usual places are searched, and it runs without any.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON in place of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// You own the logins of all chains, and the provider's terms let you use them here.
+    #[arg(long, global = true)]
+    pub(crate) accept_provider_terms: bool,
+}
+
+/// Which chain.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OneChain {
+    /// The chain; may be left out where there is only one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) chain: Option<ChainName>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Keep the chains: renew them in time, until SIGTERM.
+    Serve,
+    /// Show a stand-in provider, a keeper and the failures that it survives; needs nothing.
+    Demo {
+        /// End by itself after so long, e.g. `20s` or `2m`.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+        span: Option<Duration>,
+    },
+    /// Run a stand-in provider on loopback.
+    StandIn(StandInArgs),
+    /// Show what state the chains are in.
+    Status,
+    /// Look at a chain now, and renew it if that is due.
+    Refresh {
+        #[command(flatten)]
+        chain: OneChain,
+        /// Renew it even if it is not due.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Prove that a chain's access token works.
+    Probe {
+        #[command(flatten)]
+        chain: OneChain,
+    },
+    /// Print a chain's access token, for scripts.
+    Token {
+        #[command(flatten)]
+        chain: OneChain,
+    },
+    /// Take over a login from a file; the file must not be used by anybody else afterwards.
+    Import {
+        /// An auth file, or `-` for standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        chain: OneChain,
+        /// Remove the file once the login is taken.
+        #[arg(long = "move")]
+        remove: bool,
+        /// Take it although the provider cannot be asked whether it works.
+        #[arg(long)]
+        skip_probe: bool,
+    },
+    /// Write a chain's grant as an auth file, without its refresh token.
+    Export {
+        /// Where to; standard output if left out.
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        chain: OneChain,
+        /// Hand out the refresh token too: whoever uses it becomes a second writer and breaks the chain.
+        #[arg(long)]
+        include_refresh_token: bool,
+    },
+    /// Check, show and describe the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say every fault with its line and what to do about it.
+    Check,
+    /// Print the configuration that is in force.
+    Show,
+    /// Print the JSON schema of the file.
+    Schema,
+    /// Print the reference of all settings as Markdown.
+    Reference,
+}
+
+/// What a stand-in provider does with a refresh token that is presented twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReuseArg {
+    /// Revoke the whole family.
+    Strict,
+    /// Let it pass for 30 s.
+    Grace,
+    /// Refuse it, and no more.
+    None,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StandInArgs {
+    /// Where to listen; loopback only.
+    #[arg(long, default_value = "127.0.0.1:8788")]
+    pub(crate) listen: SocketAddr,
+    /// Life of an access token, in seconds.
+    #[arg(long, default_value_t = 3600)]
+    pub(crate) access_secs: u64,
+    /// What happens to a refresh token that is presented twice.
+    #[arg(long, value_enum, default_value_t = ReuseArg::Strict)]
+    pub(crate) reuse: ReuseArg,
+    /// Log in, and write the auth file there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) auth_file: Option<PathBuf>,
+}
+
+/// `20s`, `5m`, `2h`, `1d`, or plain seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| "use a number with s, m, h or d, such as 20s".to_owned())?;
+    let secs = match &text[digits.len()..] {
+        "" | "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    secs.and_then(|unit| number.checked_mul(unit))
+        .map(Duration::from_secs)
+        .ok_or_else(|| "use a number with s, m, h or d, such as 20s".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, secs) in [("20s", Some(20)), ("2m", Some(120)), ("1h", Some(3600)), ("7", Some(7)), ("x", None), ("3y", None)] {
+            assert_eq!(parse_duration(text).ok().map(|span| span.as_secs()), secs, "{text}");
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! What each command does: wires the rooms, prints what they say, and chooses the exit status.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use evergrant_core::authfile::{self, MAX_LEN, Reading};
+use evergrant_core::grant::Grant;
+use evergrant_core::keeper::{Look, Report};
+use evergrant_core::probe::Verdict;
+use evergrant_core::Reason;
+use evergrant_server::keeper::{Import, Refused};
+use evergrant_server::{World, probe};
+use evergrant_store::State;
+use serde_json::{Value, json};
+
+use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain};
+use crate::config::{self, Environment, Loaded};
+use crate::host::{Chain, Host};
+use crate::{logs, output, serve, standin};
+
+/// So many events `status` shows of a chain.
+const EVENTS_SHOWN: usize = 5;
+
+/// Runs one command.
+pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "evergrant", &mut std::io::stdout());
+            return ExitCode::SUCCESS;
+        }
+        Command::Man => return man(),
+        Command::Demo { span } => return standin::demo(span, global.json).await,
+        Command::StandIn(args) => return standin::stand_in(args, global.json).await,
+        Command::Config { command: ConfigCommand::Schema } => {
+            output::json(&config::schema());
+            return ExitCode::SUCCESS;
+        }
+        Command::Config { command: ConfigCommand::Reference } => {
+            anstream::print!("{}", config::reference());
+            return ExitCode::SUCCESS;
+        }
+        Command::Config { command: ConfigCommand::Check } => return config_check(&global, &env),
+        Command::Serve
+        | Command::Status
+        | Command::Refresh { .. }
+        | Command::Probe { .. }
+        | Command::Token { .. }
+        | Command::Import { .. }
+        | Command::Export { .. }
+        | Command::Config { command: ConfigCommand::Show } => {}
+    }
+    let mut loaded = match config::load(global.config.as_deref(), &env) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            output::faults(&faults);
+            return ExitCode::from(output::FAILED);
+        }
+    };
+    if global.accept_provider_terms {
+        loaded.accept_provider_terms();
+    }
+    logs::start(loaded.settings.log);
+    with_configuration(command, loaded, &global, &env).await
+}
+
+/// The commands that need a configuration.
+async fn with_configuration(command: Command, loaded: Loaded, global: &Global, env: &Environment) -> ExitCode {
+    if let Command::Config { command: ConfigCommand::Show } = command {
+        return config_show(&loaded, global.json);
+    }
+    if let Command::Serve = command {
+        output::faults(&loaded.warnings);
+        return serve::serve(loaded, global, env).await;
+    }
+    let host = match Host::open(&loaded.settings) {
+        Ok(host) => host,
+        Err(why) => return output::failed(why),
+    };
+    let chain = |which: &OneChain| host.one_chain(&loaded.settings, which.chain.as_ref());
+    let code = match &command {
+        Command::Status => status(&host, &loaded, global.json).await,
+        Command::Refresh { chain: which, force } => match chain(which) {
+            Ok(chain) => Ok(refresh(&chain, *force, global.json).await),
+            Err(why) => Err(why),
+        },
+        Command::Probe { chain: which } => match chain(which) {
+            Ok(chain) => Ok(probe_now(&host, &chain, global.json).await),
+            Err(why) => Err(why),
+        },
+        Command::Token { chain: which } => chain(which).and_then(|chain| token(&chain, global.json)),
+        Command::Import { file, chain: which, remove, skip_probe } => match chain(which) {
+            Ok(chain) => import(&chain, file, *remove, *skip_probe, global.json).await,
+            Err(why) => Err(why),
+        },
+        Command::Export { file, chain: which, include_refresh_token } => {
+            chain(which).and_then(|chain| export(&chain, file.as_deref(), *include_refresh_token))
+        }
+        Command::Serve
+        | Command::Demo { .. }
+        | Command::StandIn(_)
+        | Command::Config { .. }
+        | Command::Completions { .. }
+        | Command::Man => Ok(ExitCode::SUCCESS),
+    };
+    // An answer that is still being read may hold the only successor.
+    host.world.settled().await;
+    code.unwrap_or_else(output::failed)
+}
+
+fn man() -> ExitCode {
+    let mut page = Vec::new();
+    if let Err(error) = clap_mangen::Man::new(Cli::command()).render(&mut page) {
+        return output::failed(error);
+    }
+    match std::io::stdout().write_all(&page) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::failed(error),
+    }
+}
+
+fn config_check(global: &Global, env: &Environment) -> ExitCode {
+    let loaded = config::load(global.config.as_deref(), env);
+    let (ok, faults, source) = match &loaded {
+        Ok(loaded) => (true, loaded.warnings.as_slice(), loaded.source.clone()),
+        Err(faults) => (false, faults.as_slice(), None),
+    };
+    if global.json {
+        let list: Vec<Value> = faults
+            .iter()
+            .map(|fault| {
+                json!({ "severity": fault.severity.as_str(), "file": fault.file, "line": fault.line,
+                    "column": fault.column, "message": fault.message, "help": fault.help })
+            })
+            .collect();
+        output::json(&json!({ "ok": ok, "file": source, "faults": list }));
+    } else {
+        output::faults(faults);
+        match (ok, source) {
+            (true, Some(file)) => anstream::println!("{} can be used", file.display()),
+            (true, None) => anstream::println!("there is no configuration file; the defaults are used"),
+            (false, _) => {}
+        }
+    }
+    if ok { ExitCode::SUCCESS } else { ExitCode::from(output::FAILED) }
+}
+
+fn config_show(loaded: &Loaded, json: bool) -> ExitCode {
+    if json {
+        output::json(&loaded.raw);
+    } else {
+        anstream::print!("{}", config::show(&loaded.raw));
+    }
+    ExitCode::SUCCESS
+}
+
+async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<ExitCode, String> {
+    let mut shown = Vec::new();
+    let mut worst = output::FINE;
+    for chain in host.chains(&loaded.settings)? {
+        let (report, record) = chain.keeper.glance();
+        if !report.token_valid {
+            worst = output::NEEDS_SOMEBODY;
+        }
+        let events = host.state.latest_events(chain.keeper.chain(), EVENTS_SHOWN).await;
+        let events = events.map_err(|error| error.to_string())?;
+        let now = chain.world.now();
+        if json {
+            let auth_file = chain.keeper.vault().path();
+            let fingerprint = record.as_ref().map(|record| record.pair.fingerprint());
+            let provider = &chain.keeper.policy().profile.name;
+            let mut value = serde_json::to_value(&report).map_err(|error| error.to_string())?;
+            value["provider"] = json!(provider);
+            value["auth_file"] = json!(auth_file);
+            value["fingerprint"] = json!(fingerprint);
+            value["kind"] = json!(record.as_ref().map(|record| record.kind.as_str()));
+            value["granted_at"] = json!(record.as_ref().map(|record| record.granted_at));
+            value["grant_expires_at"] = json!(record.as_ref().and_then(|record| record.grant_expires_at));
+            value["events"] = json!(events);
+            shown.push(value);
+            continue;
+        }
+        output::report(&report, now);
+        for warning in record.iter().flat_map(|record| output::warnings(record, now)) {
+            anstream::println!("  {}warning:{:#} {warning}", output::WARN, output::WARN);
+        }
+        for numbered in events.iter().rev() {
+            let event = &numbered.event;
+            let ago = output::span(now.duration_since(event.at).as_secs());
+            let dim = output::DIM;
+            anstream::println!("  {dim}{ago:>12} ago{dim:#}  {} {}", event.kind.as_str(), event.reason);
+        }
+    }
+    if json {
+        output::json(&json!({ "chains": shown }));
+    } else if loaded.settings.chains.is_empty() {
+        anstream::println!("no chain is configured and enabled");
+    }
+    Ok(ExitCode::from(worst))
+}
+
+fn exit_of(report: &Report) -> ExitCode {
+    ExitCode::from(if report.ok { output::FINE } else { output::FAILED })
+}
+
+fn print(report: &Report, chain: &Chain, json: bool) {
+    if json {
+        output::json(report);
+    } else {
+        output::report(report, chain.world.now());
+    }
+}
+
+async fn refresh(chain: &Chain, force: bool, json: bool) -> ExitCode {
+    let look = if force { Look::Forced } else { Look::Due };
+    let report = chain.keeper.look(look).await;
+    print(&report, chain, json);
+    exit_of(&report)
+}
+
+async fn probe_now(host: &Host, chain: &Chain, json: bool) -> ExitCode {
+    // A look first: it finishes what is found, and publishes the access token that is probed.
+    let looked = chain.keeper.look(Look::Due).await;
+    if !looked.token_present {
+        print(&looked, chain, json);
+        return ExitCode::from(output::FAILED);
+    }
+    let report = probe::probe(&chain.keeper, &chain.world, &host.snapshots).await;
+    if json {
+        output::json(&report);
+    } else {
+        let style = if report.ok { output::GOOD } else { output::BAD };
+        anstream::println!("{}  {style}{}{style:#}  {}", report.chain, report.reason, report.reason.sentence());
+        let shown = |status: Option<u16>| status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
+        let (probed, round_trip) = (shown(report.probe_status), shown(report.round_trip_status));
+        anstream::println!("  probe URL: {probed}, round trip: {round_trip}, {} ms", report.took_ms);
+        if let Some(renewal) = report.renewal {
+            anstream::println!("  renewed because of it: {renewal}");
+        }
+    }
+    ExitCode::from(if report.ok { output::FINE } else { output::FAILED })
+}
+
+fn token(chain: &Chain, json: bool) -> Result<ExitCode, String> {
+    let (report, _) = chain.keeper.glance();
+    let grant = chain.keeper.grant().filter(|_| report.token_valid);
+    let Some(grant) = grant else {
+        let why = report.error.unwrap_or(Reason::Expired);
+        return Err(format!("chain {} has no valid access token ({why}): see `evergrant status`", report.chain));
+    };
+    if json {
+        let access = grant.access.expose();
+        output::json(&json!({ "access_token": access, "source": "oauth", "expires_at": report.expires_at }));
+    } else {
+        anstream::println!("{}", grant.access.expose());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn import(chain: &Chain, file: &Path, remove: bool, skip_probe: bool, json: bool) -> Result<ExitCode, String> {
+    let standard_input = file == Path::new("-");
+    if remove && standard_input {
+        return Err("--move needs a file, and standard input is none".into());
+    }
+    let same = |other: &Path| file.canonicalize().is_ok_and(|file| other.canonicalize().is_ok_and(|other| file == other));
+    if same(chain.keeper.vault().path()) {
+        return Err(format!(
+            "{} is this chain's own auth file; what is put there is taken over by itself",
+            file.display()
+        ));
+    }
+    let grant = read_grant(chain, file)?;
+    let refused = match judge(chain, &grant, skip_probe).await {
+        Err(refused) => refused,
+        Ok(()) => match chain.keeper.import(grant).await {
+            Import::Refused(refused) => refused,
+            Import::Taken(report) => {
+                print(&report, chain, json);
+                return imported(file, remove, standard_input).map(|()| exit_of(&report));
+            }
+        },
+    };
+    if json {
+        output::json(&json!({ "ok": false, "error": refused.reason, "detail": refused.detail }));
+        return Ok(ExitCode::from(output::FAILED));
+    }
+    Err(format!("not imported ({}): {}; nothing was changed", refused.reason, refused.detail))
+}
+
+/// The source must never renew again: it would be a second writer.
+fn imported(file: &Path, remove: bool, standard_input: bool) -> Result<(), String> {
+    let shown = file.display();
+    if remove {
+        return std::fs::remove_file(file)
+            .map_err(|error| format!("imported, but {shown} cannot be removed: {error}; remove it by hand"));
+    }
+    if !standard_input {
+        output::warn(format!(
+            "{shown} must not be used any more: whoever renews from it breaks the chain. Remove it (--move does)"
+        ));
+    }
+    Ok(())
+}
+
+fn read_grant(chain: &Chain, file: &Path) -> Result<Grant, String> {
+    let mut bytes = Vec::new();
+    let failed = |error: std::io::Error| format!("{} cannot be read: {error}", file.display());
+    if file == Path::new("-") {
+        std::io::stdin().take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        let opened = std::fs::File::open(file).map_err(failed)?;
+        opened.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    }
+    match authfile::read(&bytes, &chain.keeper.policy().profile) {
+        Reading::Grant(grant) => Ok(grant),
+        Reading::Wiped => Err(format!("{} holds no login: its tokens are empty. Log in again", file.display())),
+        Reading::Malformed(fault) => Err(format!("{}: {fault}", file.display())),
+    }
+}
+
+async fn judge(chain: &Chain, grant: &Grant, skip_probe: bool) -> Result<(), Refused> {
+    chain.keeper.judge(grant)?;
+    let live = grant.expires_at.is_none_or(|at| at > chain.world.now());
+    if skip_probe || !live {
+        return Ok(());
+    }
+    let refuse = |reason: Reason, detail: &str| Err(Refused { reason, detail: detail.into() });
+    let (verdict, ..) = probe::probe_token(chain.world.client(), &chain.keeper.policy().profile, &grant.access).await;
+    match verdict {
+        Verdict::Works | Verdict::Limited => Ok(()),
+        Verdict::Refused => refuse(Reason::ProbeRefused, "the API refuses its access token; log in again"),
+        Verdict::Unavailable => {
+            refuse(Reason::ProbeUnavailable, "the API does not answer; try again, or use --skip-probe")
+        }
+    }
+}
+
+fn export(chain: &Chain, file: Option<&Path>, include_refresh_token: bool) -> Result<ExitCode, String> {
+    let Some(mut grant) = chain.keeper.grant() else {
+        return Err(format!("the auth file of chain {} holds no grant", chain.keeper.chain()));
+    };
+    if include_refresh_token {
+        output::warn("whoever renews with this file becomes a second writer and breaks the chain");
+    } else {
+        grant.refresh = None;
+    }
+    let bytes = authfile::write(None, &grant);
+    match file {
+        None => std::io::stdout().write_all(&bytes).map_err(|error| error.to_string())?,
+        Some(file) => write_private(file, &bytes)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A new file that only its owner may read; one that exists is not overwritten.
+pub(crate) fn write_private(file: &Path, bytes: &[u8]) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{} cannot be written: {error}", PathBuf::from(file).display());
+    let mut options = std::fs::OpenOptions::new();
+    let mut opened = options.write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
+    opened.write_all(bytes).and_then(|()| opened.sync_all()).map_err(failed)
+}

@@ -1,0 +1,317 @@
+//! The file as it is written: every field with its unit and default. Schema and reference page are made from
+//! these types, so their comments are written for the operator.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The configuration of Evergrant. Every field may be left out, and so may the whole file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Folder of the state (SQLite), a path. Without it: `$XDG_STATE_HOME/evergrant`, else
+    /// `~/.local/state/evergrant`. A change needs a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// What is logged, and how.
+    pub(crate) log: Log,
+    /// Where Evergrant listens.
+    pub(crate) http: Http,
+    /// The chains: named slots that each hold one grant. Without any: one chain, `claude`.
+    pub(crate) chains: BTreeMap<String, Chain>,
+    /// The regular proof that the access tokens work.
+    pub(crate) probe: Probe,
+    /// How long the past is kept.
+    pub(crate) retention: Retention,
+    /// Profiles of providers: your own, or overrides of the built-in `claude`.
+    pub(crate) providers: BTreeMap<String, Provider>,
+}
+
+impl Config {
+    /// Reads what was checked against the schema before.
+    pub(crate) fn from_tree(tree: toml::Table) -> Result<Self, toml::de::Error> {
+        Self::deserialize(toml::Value::Table(tree))
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    /// `text` for people, `json` for machines: one object a line.
+    pub(crate) format: LogFormat,
+    /// The least level that is logged.
+    pub(crate) level: LogLevel,
+}
+
+/// The shape of a log line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// The least level that is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogLevel {
+    /// Only what failed.
+    Error,
+    /// And what needs a look.
+    Warn,
+    /// And what was done.
+    #[default]
+    Info,
+    /// And why.
+    Debug,
+    /// And everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The level as it stands in the file.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Where Evergrant listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Http {
+    /// Address and port. Port 0: any that is free. A change needs a restart.
+    pub(crate) listen: String,
+    /// A proxy in front of Evergrant ends TLS. Needed for an address that is not loopback.
+    pub(crate) behind_proxy: bool,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8787".into(),
+            behind_proxy: false,
+        }
+    }
+}
+
+/// One chain. Its name: 1 to 64 of `a-z`, `0-9`, `-` and `_`, a letter or digit first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Chain {
+    /// Whether it is kept alive at all.
+    pub(crate) enabled: bool,
+    /// The provider's profile: `claude` or one of `[providers]`.
+    pub(crate) provider: String,
+    /// Where its pair is of record, a path (`~/` is your home, a relative one begins at the configuration's
+    /// folder). Without it, for `claude`: `$XDG_CONFIG_HOME/claude-code/auth.json`, else
+    /// `~/.config/claude-code/auth.json`. Each chain needs a file of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) auth_file: Option<PathBuf>,
+    /// You own this login and accept the provider's terms for what you use it for. Without it a chain whose
+    /// provider has terms does nothing: `terms_not_accepted`.
+    pub(crate) accept_provider_terms: bool,
+    /// How long before its end the access token is renewed, in seconds; at most half of its life counts.
+    #[schemars(range(min = 0, max = 31_536_000))]
+    pub(crate) renew_before_secs: u64,
+    /// The least time between two exchanges when one is forced, in seconds; at most a quarter of the access
+    /// token's life counts.
+    #[schemars(range(min = 0, max = 86_400))]
+    pub(crate) min_exchange_interval_secs: u64,
+    /// How long the provider's answer is waited for until the attempt counts as in doubt, in seconds.
+    #[schemars(range(min = 1, max = 55))]
+    pub(crate) deadline_secs: u64,
+    /// Whether the directory locks of the provider's own client are taken around the auth file.
+    pub(crate) client_locks: ClientLocks,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            provider: "claude".into(),
+            auth_file: None,
+            accept_provider_terms: false,
+            renew_before_secs: 3600,
+            min_exchange_interval_secs: 60,
+            deadline_secs: 30,
+            client_locks: ClientLocks::Auto,
+        }
+    }
+}
+
+/// Whether the directory locks of the provider's own client are taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ClientLocks {
+    /// Where the provider's client has any and the folder is its own.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The regular proof that the access tokens work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Probe {
+    /// Whether it runs by itself; `evergrant probe` runs it in any case.
+    pub(crate) enabled: bool,
+    /// How often, in seconds.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub(crate) every_secs: u64,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            every_secs: 300,
+        }
+    }
+}
+
+/// How long the past is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Retention {
+    /// Events, in days.
+    #[schemars(range(min = 1, max = 36_500))]
+    pub(crate) events_days: u64,
+    /// Rotations with the fingerprints of replaced pairs, in days. A pair older than that is no longer known
+    /// to be spent.
+    #[schemars(range(min = 1, max = 36_500))]
+    pub(crate) rotations_days: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            events_days: 90,
+            rotations_days: 400,
+        }
+    }
+}
+
+/// A provider's profile. What is left out comes from the profile that it extends; `[providers.claude]` always
+/// extends the built-in one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(transform = without_null_defaults)]
+pub(crate) struct Provider {
+    /// The built-in profile that this one begins with: `claude`. Without it `token_url`, `client_id` and
+    /// `api_base` are needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) extends: Option<String>,
+    /// Where pairs are exchanged: an https URL (http only on loopback).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_url: Option<String>,
+    /// The OAuth client id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_id: Option<String>,
+    /// How the token URL wants its request. Without it: `form`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) encoding: Option<Encoding>,
+    /// How the client proves itself at the token URL. Without it: `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_auth: Option<ClientAuth>,
+    /// A file that holds the client's secret, a path; for `client_secret_basic` and `client_secret_post`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_secret_file: Option<PathBuf>,
+    /// More headers of the exchange: name and value. Those of the profile that is extended stay.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) headers: BTreeMap<String, String>,
+    /// More headers of calls to the API: name and value. Those of the profile that is extended stay.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) api_headers: BTreeMap<String, String>,
+    /// What the provider does when a spent refresh token is presented again. Without it: `strict`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reuse: Option<Reuse>,
+    /// What every access token begins with; empty: anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) access_prefix: Option<String>,
+    /// What every refresh token begins with; empty: anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) refresh_prefix: Option<String>,
+    /// What every API key begins with; empty: anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_key_prefix: Option<String>,
+    /// Where the API is: an https URL (http only on loopback).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_base: Option<String>,
+    /// What answers 200 to a live access token: an https URL (http only on loopback); empty: nothing does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) probe_url: Option<String>,
+    /// A free call below `api_base` that proves the round trip: a path with its query; empty: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) round_trip: Option<String>,
+    /// What the body of a 403 says when the token's scopes do not cover the probe URL; empty: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) probe_scope_reason: Option<String>,
+    /// The provider's own client takes directory locks around the auth file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_locks: Option<bool>,
+    /// Certificates (PEM) that are trusted for this provider in place of the public ones, a path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// How the token URL wants its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Encoding {
+    /// `application/json`.
+    Json,
+    /// `application/x-www-form-urlencoded`.
+    Form,
+}
+
+/// How the client proves itself at the token URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ClientAuth {
+    /// A public client: its id only.
+    None,
+    /// HTTP Basic.
+    ClientSecretBasic,
+    /// In the body.
+    ClientSecretPost,
+}
+
+/// What the provider does when a spent refresh token is presented again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reuse {
+    /// It may revoke the whole family.
+    Strict,
+    /// It refuses, and nothing else happens.
+    None,
+    /// It may be presented again for so many seconds after it was spent.
+    Grace(u64),
+}
+
+fn without_null_defaults(schema: &mut schemars::Schema) {
+    let properties = schema
+        .get_mut("properties")
+        .and_then(|properties| properties.as_object_mut());
+    for property in properties.into_iter().flatten().map(|(_, property)| property) {
+        if let Some(property) = property.as_object_mut()
+            && property.get("default").is_some_and(serde_json::Value::is_null)
+        {
+            property.remove("default");
+        }
+    }
+}

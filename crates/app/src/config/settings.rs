@@ -1,0 +1,74 @@
+//! The configuration as the rest of the program sees it: checked, resolved, in types.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use evergrant_core::ChainName;
+use evergrant_core::keeper::Policy;
+use evergrant_store::authfile::TakeClientLocks;
+
+use super::file::{LogFormat, LogLevel};
+
+/// Everything that the rest of the program needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Folder of the state.
+    pub(crate) state_dir: PathBuf,
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// A proxy in front ends TLS.
+    pub(crate) behind_proxy: bool,
+    /// What is logged, and how.
+    pub(crate) log: LogSettings,
+    /// The chains that are enabled, by name.
+    pub(crate) chains: Vec<ChainSettings>,
+    /// The probe.
+    pub(crate) probe: ProbeSettings,
+    /// How long the past is kept.
+    pub(crate) retention: RetentionSettings,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogSettings {
+    /// The shape of a line.
+    pub(crate) format: LogFormat,
+    /// The least level.
+    pub(crate) level: LogLevel,
+}
+
+/// One chain that is enabled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ChainSettings {
+    /// Its name.
+    pub(crate) name: ChainName,
+    /// Its auth file, absolute.
+    pub(crate) auth_file: PathBuf,
+    /// The provider's terms are accepted, or there are none.
+    pub(crate) accepted: bool,
+    /// What its keeper decides by, the profile included.
+    pub(crate) policy: Policy,
+    /// Whether the provider's own client's locks are taken.
+    pub(crate) take_client_locks: TakeClientLocks,
+    /// Certificates that are trusted in place of the public ones, absolute.
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// The probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProbeSettings {
+    /// Whether it runs by itself.
+    pub(crate) enabled: bool,
+    /// How often.
+    pub(crate) every: Duration,
+}
+
+/// How long the past is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RetentionSettings {
+    /// Events.
+    pub(crate) events: Duration,
+    /// Rotations with their fingerprints.
+    pub(crate) rotations: Duration,
+}

@@ -1,0 +1,96 @@
+//! Wires a configuration to the rooms: state, clients and one keeper a chain.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use evergrant_core::ChainName;
+use evergrant_server::http::HttpClient;
+use evergrant_server::metrics::Metrics;
+use evergrant_server::{Keeper, Snapshots, TokioWorld};
+use evergrant_store::{AuthFile, OsDisk, SqliteState};
+
+use crate::config::{ChainSettings, Settings};
+
+/// The keeper of one chain in the real world.
+pub(crate) type ChainKeeper = Keeper<TokioWorld<SqliteState>>;
+
+/// Everything that a command or the server works with.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) state: SqliteState,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) metrics: Metrics,
+    pub(crate) world: TokioWorld<SqliteState>,
+}
+
+/// One chain, with the world that its provider needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Chain {
+    pub(crate) keeper: ChainKeeper,
+    pub(crate) world: TokioWorld<SqliteState>,
+}
+
+impl Host {
+    /// Opens the state, which is made if it is missing.
+    pub(crate) fn open(settings: &Settings) -> Result<Self, String> {
+        make_state_folder(&settings.state_dir)?;
+        let state = SqliteState::open(&settings.state_dir.join("state.db")).map_err(|error| error.to_string())?;
+        let client = HttpClient::new(None).map_err(|error| error.to_string())?;
+        let world = TokioWorld::new(state.clone(), client);
+        Ok(Self { state, snapshots: Snapshots::default(), metrics: Metrics::default(), world })
+    }
+
+    /// The chain of a setting.
+    pub(crate) fn chain(&self, settings: &Settings, chain: &ChainSettings) -> Result<Chain, String> {
+        let world = match &chain.ca_file {
+            Some(ca_file) => {
+                let client = HttpClient::new(Some(ca_file)).map_err(|error| error.to_string())?;
+                self.world.with_client(client)
+            }
+            None => self.world.clone(),
+        };
+        let state_folder = settings.state_dir.join(format!("vault-{}", chain.name));
+        let vault = AuthFile::new(OsDisk, chain.auth_file.clone(), state_folder, chain.take_client_locks);
+        let keeper = Keeper::new(
+            world.clone(),
+            chain.name.clone(),
+            chain.policy.clone(),
+            chain.accepted,
+            vault,
+            self.snapshots.clone(),
+            self.metrics.clone(),
+        );
+        Ok(Chain { keeper, world })
+    }
+
+    /// All chains.
+    pub(crate) fn chains(&self, settings: &Settings) -> Result<Vec<Chain>, String> {
+        settings.chains.iter().map(|chain| self.chain(settings, chain)).collect()
+    }
+
+    /// The chain that is meant: the named one, or the only one.
+    pub(crate) fn one_chain(&self, settings: &Settings, name: Option<&ChainName>) -> Result<Chain, String> {
+        let names = || settings.chains.iter().map(|chain| chain.name.as_str()).collect::<Vec<_>>().join(", ");
+        let chain = match (name, settings.chains.as_slice()) {
+            (Some(name), chains) => chains.iter().find(|chain| chain.name == *name).ok_or_else(|| {
+                format!("there is no chain {name} in the configuration; there is: {}", names())
+            })?,
+            (None, [only]) => only,
+            (None, []) => return Err("no chain is configured and enabled".into()),
+            (None, _) => return Err(format!("say which chain with --chain: {}", names())),
+        };
+        self.chain(settings, chain)
+    }
+}
+
+fn make_state_folder(folder: &Path) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("the state folder {} cannot be used: {error}", folder.display());
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    let mode = fs::metadata(folder).map_err(failed)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(folder = %folder.display(), "the state folder was open to others; tightened to 0700");
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    }
+    Ok(())
+}

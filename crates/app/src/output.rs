@@ -1,0 +1,150 @@
+//! What people read: text, with colour on a terminal only.
+
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use evergrant_core::keeper::Report;
+use evergrant_core::{Reason, chain::Record};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::config::{Fault, Severity};
+
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const WARN: Style = AnsiColor::Yellow.on_default();
+pub(crate) const DIM: Style = Style::new().dimmed();
+
+/// Nothing went wrong.
+pub(crate) const FINE: u8 = 0;
+/// It failed.
+pub(crate) const FAILED: u8 = 1;
+/// A chain needs somebody now.
+pub(crate) const NEEDS_SOMEBODY: u8 = 3;
+
+/// Says why it failed, on standard error.
+pub(crate) fn failed(why: impl std::fmt::Display) -> ExitCode {
+    anstream::eprintln!("{BAD}error:{BAD:#} {why}");
+    ExitCode::from(FAILED)
+}
+
+/// A warning, on standard error.
+pub(crate) fn warn(what: impl std::fmt::Display) {
+    anstream::eprintln!("{WARN}warning:{WARN:#} {what}");
+}
+
+/// Faults of the configuration, on standard error.
+pub(crate) fn faults(faults: &[Fault]) {
+    for fault in faults {
+        let style = match fault.severity {
+            Severity::Error => BAD,
+            Severity::Warning => WARN,
+        };
+        anstream::eprintln!("{style}{fault}{style:#}");
+    }
+}
+
+/// A value as JSON, on standard output.
+pub(crate) fn json(value: &impl Serialize) {
+    let text = serde_json::to_string_pretty(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+    anstream::println!("{text}");
+}
+
+/// A report in one or two lines.
+pub(crate) fn report(report: &Report, now: Timestamp) {
+    let style = match (report.error, report.token_valid) {
+        (None, true) => GOOD,
+        (Some(_), true) => WARN,
+        (_, false) => BAD,
+    };
+    let word = report.error.unwrap_or(report.reason);
+    anstream::println!("{}  {style}{word}{style:#}  {}", report.chain, word.sentence());
+    if let (Some(lineage), Some(generation)) = (report.lineage, report.generation) {
+        let token = token_line(report, now);
+        anstream::println!("  {DIM}grant{DIM:#} {lineage}, generation {generation}; {token}");
+    }
+    if let Some(detail) = &report.detail {
+        anstream::println!("  {detail}");
+    }
+    if let Some(action) = report.error.and_then(|error| action(error, report)) {
+        anstream::println!("  {DIM}next:{DIM:#} {action}");
+    }
+}
+
+fn token_line(report: &Report, now: Timestamp) -> String {
+    let until = |at: Timestamp| span(at.duration_since(now).as_secs());
+    let mut line = match (report.expires_at, report.token_valid, report.token_present) {
+        (_, _, false) => return "no access token in the vault".into(),
+        (Some(at), true, true) => format!("access token valid for {}", until(at)),
+        (Some(at), false, true) if at <= now => {
+            format!("access token ended {} ago", span(now.duration_since(at).as_secs()))
+        }
+        (_, false, true) => "access token refused by the API".into(),
+        (None, true, true) => "access token valid".into(),
+    };
+    match report.renew_at {
+        Some(at) if at > now => line.push_str(&format!(", renewed in {}", until(at))),
+        Some(_) => line.push_str(", renewal due"),
+        None => line.push_str(", nothing to renew"),
+    }
+    line
+}
+
+/// What to do about an error, as a command where there is one.
+fn action(error: Reason, report: &Report) -> Option<String> {
+    let chain = &report.chain;
+    let needs_login =
+        [Reason::RefreshTokenRevoked, Reason::GrantExpired, Reason::GrantSpent, Reason::TokenAbsent];
+    if needs_login.contains(&error) {
+        return Some(format!("log in again, then: evergrant import FILE --chain {chain} --move"));
+    }
+    let actions = [
+        (Reason::InDoubt, "nothing at once; log in again before the access token ends, to be safe".to_owned()),
+        (Reason::AuthFileMalformed, format!("repair the file, or: evergrant import FILE --chain {chain}")),
+        (Reason::ClientRejected, "evergrant config check".to_owned()),
+        (Reason::TermsNotAccepted, "evergrant config check".to_owned()),
+    ];
+    actions.into_iter().find(|(reason, _)| *reason == error).map(|(_, action)| action)
+}
+
+/// Seconds in the two largest units that fit.
+pub(crate) fn span(secs: i64) -> String {
+    let secs = secs.max(0);
+    let units = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
+    let first = units.iter().position(|(_, unit)| secs >= *unit).unwrap_or(units.len() - 1);
+    let (name, unit) = units[first];
+    let mut text = format!("{} {name}", secs / unit);
+    if let Some((name, smaller)) = units.get(first + 1).filter(|(_, smaller)| secs % unit / smaller > 0) {
+        text.push_str(&format!(" {} {name}", secs % unit / smaller));
+    }
+    text
+}
+
+/// The warning that a record deserves besides its error.
+pub(crate) fn warnings(record: &Record, now: Timestamp) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if record.second_writer(now) {
+        warnings.push(Reason::SecondWriter.sentence().to_owned());
+    }
+    if let Some(end) = record.grant_expires_at.filter(|end| *end > now) {
+        let left = end.duration_since(now).as_secs();
+        if left < 3 * 86_400 {
+            warnings.push(format!("the grant itself ends in {}; log in again before that", span(left)));
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units_at_most() {
+        for (secs, text) in
+            [(0, "0 s"), (-5, "0 s"), (59, "59 s"), (60, "1 min"), (3_599, "59 min 59 s"), (28_800, "8 h"), (90_061, "1 d 1 h")]
+        {
+            assert_eq!(span(secs), text);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! `evergrant serve`: starts the parts, answers signals, and lets an exchange in flight finish.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use evergrant_core::Reason;
+use evergrant_server::{Wake, World, admin, probe};
+use evergrant_store::{State, watch};
+use futures_channel::mpsc::{self, UnboundedSender};
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use crate::cli::Global;
+use crate::config::{self, Environment, Loaded, Settings};
+use crate::host::{Chain, Host};
+use crate::output;
+
+/// The look behind the watch, for changes that it misses.
+const LOOK_AT_FILES: Duration = Duration::from_secs(5);
+/// The first probe comes soon after the start, when the first look is over.
+const FIRST_PROBE: Duration = Duration::from_secs(2);
+const HOUSEKEEPING: Duration = Duration::from_secs(24 * 3600);
+/// So much longer than a deadline an exchange may take to be settled at the end.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) -> ExitCode {
+    let host = match Host::open(&loaded.settings) {
+        Ok(host) => host,
+        Err(why) => return output::failed(why),
+    };
+    let listener = match TcpListener::bind(loaded.settings.listen).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            return output::failed(format!(
+                "cannot listen on {}: {error}; set [http] listen, or end what listens there",
+                loaded.settings.listen
+            ));
+        }
+    };
+    let address = listener.local_addr().unwrap_or(loaded.settings.listen);
+    let router = admin::router(host.state.clone(), host.metrics.clone());
+    let http = tokio::spawn(async move { axum::serve(listener, router).await });
+    let running = match Running::start(&host, &loaded.settings) {
+        Ok(running) => running,
+        Err(why) => return output::failed(why),
+    };
+    let names: Vec<_> = loaded.settings.chains.iter().map(|chain| chain.name.as_str()).collect();
+    tracing::info!(%address, chains = names.join(","), version = env!("CARGO_PKG_VERSION"), "serving");
+    notify(&[NotifyState::Ready]);
+    let deadline = until_told_to_end(&host, running, loaded.settings, global, env).await;
+    notify(&[NotifyState::Stopping]);
+    http.abort();
+    if tokio::time::timeout(deadline + SETTLE, host.world.settled()).await.is_err() {
+        tracing::warn!("an answer is still outstanding; its intent is recorded, and the next start settles it");
+    }
+    tracing::info!("ended");
+    ExitCode::SUCCESS
+}
+
+/// Answers signals. Returns the longest deadline of the chains that ran last.
+async fn until_told_to_end(
+    host: &Host,
+    mut running: Running,
+    mut settings: Settings,
+    global: &Global,
+    env: &Environment,
+) -> Duration {
+    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
+        tracing::error!("signals cannot be received; serving until killed");
+        std::future::pending::<()>().await;
+        return Duration::ZERO;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                notify(&[NotifyState::Reloading]);
+                if let Some(fresh) = reload(&settings, global, env) {
+                    match Running::start(host, &fresh) {
+                        Ok(next) => {
+                            std::mem::replace(&mut running, next).stop();
+                            settings = fresh;
+                            tracing::info!(reason = %Reason::ConfigReloaded, "the configuration was read again");
+                        }
+                        Err(why) => tracing::error!(reason = %Reason::ConfigRejected, why, "the old configuration stays"),
+                    }
+                }
+                notify(&[NotifyState::Ready]);
+            }
+        }
+    }
+    tracing::info!("ending; an exchange in flight is let finish");
+    running.stop();
+    settings.chains.iter().map(|chain| chain.policy.deadline).max().unwrap_or_default()
+}
+
+/// Reads the configuration again; a faulty one is refused whole.
+fn reload(old: &Settings, global: &Global, env: &Environment) -> Option<Settings> {
+    let mut loaded = match config::load(global.config.as_deref(), env) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            for fault in faults {
+                tracing::error!(reason = %Reason::ConfigRejected, %fault, "the old configuration stays");
+            }
+            return None;
+        }
+    };
+    if global.accept_provider_terms {
+        loaded.accept_provider_terms();
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!(%warning, "configuration");
+    }
+    let mut fresh = loaded.settings;
+    if (&fresh.state_dir, fresh.listen) != (&old.state_dir, old.listen) {
+        tracing::warn!("addresses and the state folder change at the next start only");
+        fresh.state_dir.clone_from(&old.state_dir);
+        fresh.listen = old.listen;
+    }
+    Some(fresh)
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+/// The loops of one configuration.
+struct Running {
+    wakes: Vec<UnboundedSender<Wake>>,
+    /// Loops that may be ended anywhere: they hold nothing that a look does.
+    others: Vec<JoinHandle<()>>,
+    _watch: Option<watch::Watch>,
+}
+
+impl Running {
+    fn start(host: &Host, settings: &Settings) -> Result<Self, String> {
+        let chains = host.chains(settings)?;
+        let mut wakes = Vec::new();
+        let mut others = Vec::new();
+        for chain in &chains {
+            let (wake, woken) = mpsc::unbounded();
+            wakes.push(wake.clone());
+            let (keeper, own_wake) = (chain.keeper.clone(), wake.clone());
+            tokio::spawn(async move { keeper.run(woken, own_wake).await });
+            others.push(tokio::spawn(look_at_file(wake)));
+            if settings.probe.enabled {
+                others.push(tokio::spawn(probe_loop(chain.clone(), host.snapshots.clone(), settings.probe.every)));
+            }
+        }
+        let retention = (settings.retention.events, settings.retention.rotations);
+        others.push(tokio::spawn(housekeeping(host.state.clone(), chains.clone(), retention)));
+        let watch = watch_files(&chains, wakes.clone());
+        Ok(Self { wakes, others, _watch: watch })
+    }
+
+    fn stop(self) {
+        for wake in &self.wakes {
+            wake.close_channel();
+        }
+        for other in &self.others {
+            other.abort();
+        }
+    }
+}
+
+fn watch_files(chains: &[Chain], wakes: Vec<UnboundedSender<Wake>>) -> Option<watch::Watch> {
+    let files: Vec<_> = chains.iter().map(|chain| chain.keeper.vault().path().to_owned()).collect();
+    let changed = move || {
+        for wake in &wakes {
+            let _ = wake.unbounded_send(Wake::FileChanged);
+        }
+    };
+    watch::watch(&files, changed)
+        .inspect_err(|error| tracing::warn!(%error, "auth files are looked at every 5 s only"))
+        .ok()
+}
+
+async fn look_at_file(wake: UnboundedSender<Wake>) {
+    loop {
+        tokio::time::sleep(LOOK_AT_FILES).await;
+        // The keeper compares: a file that did not change costs it one look at its date.
+        if wake.unbounded_send(Wake::FileChanged).is_err() {
+            return;
+        }
+    }
+}
+
+async fn probe_loop(chain: Chain, snapshots: evergrant_server::Snapshots, every: Duration) {
+    let mut wait = FIRST_PROBE.min(every);
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = every;
+        let live = snapshots.current(chain.keeper.chain()).is_some_and(|current| current.usable(chain.world.now()));
+        if live {
+            probe::probe(&chain.keeper, &chain.world, &snapshots).await;
+        }
+    }
+}
+
+async fn housekeeping(state: evergrant_store::SqliteState, chains: Vec<Chain>, (events, rotations): (Duration, Duration)) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let Some(now) = chains.first().map(|chain| chain.world.now()) else { continue };
+        match state.prune(now - events, now - rotations).await {
+            Ok(0) => {}
+            Ok(forgotten) => tracing::info!(forgotten, "old events were forgotten"),
+            Err(error) => tracing::warn!(%error, "old events could not be forgotten"),
+        }
+        for chain in &chains {
+            chain.keeper.forget_replaced(now - rotations).await;
+        }
+    }
+}
