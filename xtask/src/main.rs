@@ -1,1 +1,51 @@
-fn main(){}
+//! The habits of the house as commands: `cargo xtask test|audit|bench`.
+
+mod audit;
+mod bench;
+mod prerequisites;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What developers of Evergrant need.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what the tests need, then check format and lints and run every test.
+    Test {
+        /// Install nothing: print the command that would, and fail where something is missing.
+        #[arg(long)]
+        no_install: bool,
+    },
+    /// Check licences, bans, sources and, where their database can be reached, advisories.
+    Audit,
+    /// Measure what is claimed.
+    Bench {
+        #[command(subcommand)]
+        bench: bench::Bench,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Test { no_install } => test::run(no_install),
+        Command::Audit => audit::run(),
+        Command::Bench { bench } => bench::run(bench),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            run::say(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The built binary as its users run it: real files, real processes, real peers.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod crash;
+mod files;
+mod input;
+mod oidc;
+mod secrets;
+mod serving;
+mod support;
+mod writers;

@@ -1,0 +1,181 @@
+//! What the tests need besides Rust: Debian's packages, and the pinned packages of npm in `tests-npm`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run::{is_there, output, root, run, say, shown, succeeds};
+
+/// A program and the packages of Debian that bring it.
+struct Needed {
+    program: &'static str,
+    packages: &'static [&'static str],
+    for_what: &'static str,
+}
+
+const ALWAYS: [Needed; 4] = [
+    Needed {
+        program: "cc",
+        packages: &["gcc", "libc6-dev"],
+        for_what: "SQLite and the cryptography are C",
+    },
+    Needed {
+        program: "setpriv",
+        packages: &["util-linux"],
+        for_what: "tests of permissions run as another user",
+    },
+    Needed {
+        program: "unshare",
+        packages: &["util-linux"],
+        for_what: "tests of mounts run in a namespace of their own",
+    },
+    Needed {
+        program: "mount",
+        packages: &["mount"],
+        for_what: "tests of mounts",
+    },
+];
+
+/// Only to run npm; the tests run the pinned Node.
+const FOR_NPM: [Needed; 2] = [
+    Needed {
+        program: "node",
+        packages: &["nodejs"],
+        for_what: "runs npm",
+    },
+    Needed {
+        program: "npm",
+        packages: &["npm", "ca-certificates"],
+        for_what: "brings the pinned Node and the independent OAuth server",
+    },
+];
+
+/// Brings what is missing, or says the exact command that does.
+pub(crate) fn provide(no_install: bool) -> Result<()> {
+    let npm_is_up = npm_is_up();
+    let mut needed: Vec<&Needed> = ALWAYS.iter().collect();
+    if !npm_is_up {
+        needed.extend(&FOR_NPM);
+    }
+    let missing: Vec<_> = needed
+        .into_iter()
+        .filter(|needed| !is_there(needed.program))
+        .collect();
+    let mut to_run = Vec::new();
+    if missing.is_empty() {
+        say(format_args!("system packages: all there"));
+    } else {
+        for needed in &missing {
+            say(format_args!("missing: {} ({})", needed.program, needed.for_what));
+        }
+        let packages = missing
+            .iter()
+            .flat_map(|needed| needed.packages.iter().copied())
+            .collect();
+        system_packages(&packages, no_install, &mut to_run)?;
+    }
+    if npm_is_up {
+        say(format_args!("npm packages: all there"));
+    } else if no_install || !to_run.is_empty() {
+        to_run.push(shown(&npm_ci()));
+    } else {
+        npm_packages()?;
+    }
+    if to_run.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "something is missing. Run this, then `cargo xtask test` again:\n\n    {}\n",
+        to_run.join(" &&\n    ")
+    )
+}
+
+fn system_packages(
+    packages: &BTreeSet<&'static str>,
+    no_install: bool,
+    to_run: &mut Vec<String>,
+) -> Result<()> {
+    let list: Vec<_> = packages.iter().copied().collect();
+    if !is_there("apt-get") {
+        bail!(
+            "this system has no apt-get: install what Debian calls {} by hand",
+            list.join(", ")
+        );
+    }
+    let root = output(Command::new("id").arg("-u")).as_deref() == Some("0");
+    let sudo = !root && succeeds(Command::new("sudo").args(["-n", "true"]));
+    let words = ["apt-get", "install", "--yes", "--no-install-recommends"];
+    if no_install || !(root || sudo) {
+        let sudo = if root { "" } else { "sudo " };
+        to_run.push(format!("{sudo}apt-get update"));
+        to_run.push(format!("{sudo}{} {}", words.join(" "), list.join(" ")));
+        return Ok(());
+    }
+    say(format_args!("installing from Debian: {}", list.join(", ")));
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new(if root { "env" } else { "sudo" });
+        if sudo {
+            command.args(["-n", "env"]);
+        }
+        command.arg("DEBIAN_FRONTEND=noninteractive").args(arguments);
+        command
+    };
+    run(&mut apt(&["apt-get", "update"]))?;
+    run(apt(&words).args(&list))
+}
+
+/// The packages of the lock file are there, and the pinned Node runs.
+fn npm_is_up() -> bool {
+    let folder = root().join("tests-npm");
+    let packages = |path: &str| {
+        let text = fs::read(folder.join(path)).ok()?;
+        let mut lock: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        let packages = lock.get_mut("packages")?.as_object_mut()?;
+        // The entry of the project itself, which npm leaves out of what it says it installed.
+        packages.shift_remove("");
+        Some(packages.clone())
+    };
+    let wanted = packages("package-lock.json");
+    wanted.is_some() && wanted == packages("node_modules/.package-lock.json") && pinned_node_runs()
+}
+
+fn pinned_node_runs() -> bool {
+    let pinned = fs::read(root().join("tests-npm/package.json"))
+        .ok()
+        .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
+        .and_then(|package| {
+            let version = package.pointer("/dependencies/node")?.as_str()?;
+            Some(format!("v{version}"))
+        });
+    let node = root().join("tests-npm/node_modules/.bin/node");
+    let runs = output(Command::new(node).arg("--version"));
+    runs.is_some() && runs == pinned
+}
+
+fn npm_ci() -> Command {
+    let mut command = Command::new("npm");
+    command.args(["ci", "--no-audit", "--no-fund", "--prefix", "tests-npm"]);
+    command.current_dir(root());
+    command
+}
+
+fn npm_packages() -> Result<()> {
+    say(format_args!(
+        "installing from npm: the packages of tests-npm/package-lock.json"
+    ));
+    run(&mut npm_ci())?;
+    let folder = root().join("tests-npm");
+    if !pinned_node_runs() {
+        // Its install script was held back, as newer versions of npm may do.
+        let script = folder.join("node_modules/node");
+        run(Command::new("node")
+            .arg("installArchSpecificPackage.js")
+            .current_dir(script))?;
+    }
+    if !pinned_node_runs() {
+        bail!("tests-npm/node_modules/.bin/node is not the Node that tests-npm/package.json pins");
+    }
+    Ok(())
+}
