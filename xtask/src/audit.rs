@@ -14,23 +14,14 @@ pub(crate) fn run() -> Result<()> {
     let mut steps = Steps::default();
     let deny = installed()?;
     let check = |what: &[&str]| {
-        run::run(
-            Command::new(&deny)
-                .args(["--workspace", "check"])
-                .args(what)
-                .current_dir(root()),
-        )
+        run::run(Command::new(&deny).args(["--workspace", "check"]).args(what).current_dir(root()))
     };
-    steps.step("licences, bans, sources", || {
-        check(&["licenses", "bans", "sources"])
-    });
+    steps.step("licences, bans, sources", || check(&["licenses", "bans", "sources"]));
     say(format_args!("\nfetching the advisories"));
     if run::run(Command::new(&deny).args(["fetch", "db"]).current_dir(root())).is_ok() {
         steps.step("advisories", || check(&["--disable-fetch", "advisories"]));
     } else {
-        say(format_args!(
-            "SKIPPED: advisories, since their database cannot be fetched"
-        ));
+        say(format_args!("SKIPPED: advisories, since their database cannot be fetched"));
     }
     steps.close()
 }
@@ -50,14 +41,7 @@ fn installed() -> Result<PathBuf> {
     say(format_args!("installing cargo-deny {VERSION} into target/tools"));
     run::run(
         cargo()
-            .args([
-                "install",
-                "--locked",
-                "cargo-deny",
-                "--version",
-                VERSION,
-                "--root",
-            ])
+            .args(["install", "--locked", "cargo-deny", "--version", VERSION, "--root"])
             .arg(root().join("target/tools")),
     )?;
     Ok(own)

@@ -41,10 +41,7 @@ impl Figure {
 /// As a table, or one object a line.
 fn report(figures: &[Figure], as_json: bool) -> Result<()> {
     if !as_json {
-        print(format_args!(
-            "{:<24} {:>10}      {:>10}",
-            "figure", "median", "target"
-        ))?;
+        print(format_args!("{:<24} {:>10}      {:>10}", "figure", "median", "target"))?;
     }
     for figure in figures {
         let rounded = (figure.value * 100.0).round() / 100.0;

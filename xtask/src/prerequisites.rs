@@ -16,11 +16,7 @@ struct Needed {
 }
 
 const ALWAYS: [Needed; 4] = [
-    Needed {
-        program: "cc",
-        packages: &["gcc", "libc6-dev"],
-        for_what: "SQLite and the cryptography are C",
-    },
+    Needed { program: "cc", packages: &["gcc", "libc6-dev"], for_what: "SQLite and the cryptography are C" },
     Needed {
         program: "setpriv",
         packages: &["util-linux"],
@@ -31,20 +27,12 @@ const ALWAYS: [Needed; 4] = [
         packages: &["util-linux"],
         for_what: "tests of mounts run in a namespace of their own",
     },
-    Needed {
-        program: "mount",
-        packages: &["mount"],
-        for_what: "tests of mounts",
-    },
+    Needed { program: "mount", packages: &["mount"], for_what: "tests of mounts" },
 ];
 
 /// Only to run npm; the tests run the pinned Node.
 const FOR_NPM: [Needed; 2] = [
-    Needed {
-        program: "node",
-        packages: &["nodejs"],
-        for_what: "runs npm",
-    },
+    Needed { program: "node", packages: &["nodejs"], for_what: "runs npm" },
     Needed {
         program: "npm",
         packages: &["npm", "ca-certificates"],
@@ -59,10 +47,7 @@ pub(crate) fn provide(no_install: bool) -> Result<()> {
     if !npm_is_up {
         needed.extend(&FOR_NPM);
     }
-    let missing: Vec<_> = needed
-        .into_iter()
-        .filter(|needed| !is_there(needed.program))
-        .collect();
+    let missing: Vec<_> = needed.into_iter().filter(|needed| !is_there(needed.program)).collect();
     let mut to_run = Vec::new();
     if missing.is_empty() {
         say(format_args!("system packages: all there"));
@@ -70,10 +55,7 @@ pub(crate) fn provide(no_install: bool) -> Result<()> {
         for needed in &missing {
             say(format_args!("missing: {} ({})", needed.program, needed.for_what));
         }
-        let packages = missing
-            .iter()
-            .flat_map(|needed| needed.packages.iter().copied())
-            .collect();
+        let packages = missing.iter().flat_map(|needed| needed.packages.iter().copied()).collect();
         system_packages(&packages, no_install, &mut to_run)?;
     }
     if npm_is_up {
@@ -99,10 +81,7 @@ fn system_packages(
 ) -> Result<()> {
     let list: Vec<_> = packages.iter().copied().collect();
     if !is_there("apt-get") {
-        bail!(
-            "this system has no apt-get: install what Debian calls {} by hand",
-            list.join(", ")
-        );
+        bail!("this system has no apt-get: install what Debian calls {} by hand", list.join(", "));
     }
     let root = output(Command::new("id").arg("-u")).as_deref() == Some("0");
     let sudo = !root && succeeds(Command::new("sudo").args(["-n", "true"]));
@@ -162,17 +141,13 @@ fn npm_ci() -> Command {
 }
 
 fn npm_packages() -> Result<()> {
-    say(format_args!(
-        "installing from npm: the packages of tests-npm/package-lock.json"
-    ));
+    say(format_args!("installing from npm: the packages of tests-npm/package-lock.json"));
     run(&mut npm_ci())?;
     let folder = root().join("tests-npm");
     if !pinned_node_runs() {
         // Its install script was held back, as newer versions of npm may do.
         let script = folder.join("node_modules/node");
-        run(Command::new("node")
-            .arg("installArchSpecificPackage.js")
-            .current_dir(script))?;
+        run(Command::new("node").arg("installArchSpecificPackage.js").current_dir(script))?;
     }
     if !pinned_node_runs() {
         bail!("tests-npm/node_modules/.bin/node is not the Node that tests-npm/package.json pins");

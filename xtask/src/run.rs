@@ -36,9 +36,7 @@ pub(crate) fn cargo() -> Command {
 /// Runs a command that shows its own output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     say(format_args!("$ {}", shown(command)));
-    let status = command
-        .status()
-        .with_context(|| format!("{} cannot be started", shown(command)))?;
+    let status = command.status().with_context(|| format!("{} cannot be started", shown(command)))?;
     if !status.success() {
         bail!("{} failed: {status}", shown(command));
     }
@@ -79,10 +77,7 @@ pub(crate) fn shown(command: &Command) -> String {
 }
 
 /// The time, for durations only.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "xtask measures real programs; nothing here is simulated"
-)]
+#[expect(clippy::disallowed_methods, reason = "xtask measures real programs; nothing here is simulated")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
@@ -102,8 +97,7 @@ impl Steps {
         if let Err(error) = &result {
             say(format_args!("error: {error:#}"));
         }
-        self.done
-            .push((name.to_owned(), started.elapsed(), result.is_ok()));
+        self.done.push((name.to_owned(), started.elapsed(), result.is_ok()));
     }
 
     /// Does one step that all others need.
@@ -126,11 +120,7 @@ impl Steps {
         let failed = self.done.iter().filter(|(_, _, held)| !held);
         let failed: Vec<_> = failed.map(|(name, _, _)| name.as_str()).collect();
         if !failed.is_empty() {
-            bail!(
-                "failed: {} (after {:.0} s)",
-                failed.join(", "),
-                total.as_secs_f64()
-            );
+            bail!("failed: {} (after {:.0} s)", failed.join(", "), total.as_secs_f64());
         }
         say(format_args!("everything holds ({:.0} s)", total.as_secs_f64()));
         Ok(())

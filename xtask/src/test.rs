@@ -24,9 +24,7 @@ pub(crate) fn run(no_install: bool) -> Result<()> {
     let whole = ["--workspace", "--all-features"];
     if succeeds(cargo().args(["nextest", "--version"])) {
         steps.step("tests", || run::run(cargo().args(["nextest", "run"]).args(whole)));
-        steps.step("documentation", || {
-            run::run(cargo().args(["test", "--doc"]).args(whole))
-        });
+        steps.step("documentation", || run::run(cargo().args(["test", "--doc"]).args(whole)));
     } else {
         steps.step("tests", || run::run(cargo().arg("test").args(whole)));
     }

@@ -177,7 +177,14 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        for (text, secs) in [("20s", Some(20)), ("2m", Some(120)), ("1h", Some(3600)), ("7", Some(7)), ("x", None), ("3y", None)] {
+        for (text, secs) in [
+            ("20s", Some(20)),
+            ("2m", Some(120)),
+            ("1h", Some(3600)),
+            ("7", Some(7)),
+            ("x", None),
+            ("3y", None),
+        ] {
             assert_eq!(parse_duration(text).ok().map(|span| span.as_secs()), secs, "{text}");
         }
     }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use evergrant_core::Reason;
 use evergrant_core::authfile::{self, MAX_LEN, Reading};
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{Look, Report};
 use evergrant_core::probe::Verdict;
-use evergrant_core::Reason;
 use evergrant_server::keeper::{Import, Refused};
 use evergrant_server::{World, probe};
 use evergrant_store::State;
@@ -68,7 +68,12 @@ pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
 }
 
 /// The commands that need a configuration.
-async fn with_configuration(command: Command, loaded: Loaded, global: &Global, env: &Environment) -> ExitCode {
+async fn with_configuration(
+    command: Command,
+    loaded: Loaded,
+    global: &Global,
+    env: &Environment,
+) -> ExitCode {
     if let Command::Config { command: ConfigCommand::Show } = command {
         return config_show(&loaded, global.json);
     }
@@ -233,8 +238,14 @@ async fn probe_now(host: &Host, chain: &Chain, json: bool) -> ExitCode {
         output::json(&report);
     } else {
         let style = if report.ok { output::GOOD } else { output::BAD };
-        anstream::println!("{}  {style}{}{style:#}  {}", report.chain, report.reason, report.reason.sentence());
-        let shown = |status: Option<u16>| status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
+        anstream::println!(
+            "{}  {style}{}{style:#}  {}",
+            report.chain,
+            report.reason,
+            report.reason.sentence()
+        );
+        let shown =
+            |status: Option<u16>| status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
         let (probed, round_trip) = (shown(report.probe_status), shown(report.round_trip_status));
         anstream::println!("  probe URL: {probed}, round trip: {round_trip}, {} ms", report.took_ms);
         if let Some(renewal) = report.renewal {
@@ -249,7 +260,10 @@ fn token(chain: &Chain, json: bool) -> Result<ExitCode, String> {
     let grant = chain.keeper.grant().filter(|_| report.token_valid);
     let Some(grant) = grant else {
         let why = report.error.unwrap_or(Reason::Expired);
-        return Err(format!("chain {} has no valid access token ({why}): see `evergrant status`", report.chain));
+        return Err(format!(
+            "chain {} has no valid access token ({why}): see `evergrant status`",
+            report.chain
+        ));
     };
     if json {
         let access = grant.access.expose();
@@ -260,12 +274,20 @@ fn token(chain: &Chain, json: bool) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn import(chain: &Chain, file: &Path, remove: bool, skip_probe: bool, json: bool) -> Result<ExitCode, String> {
+async fn import(
+    chain: &Chain,
+    file: &Path,
+    remove: bool,
+    skip_probe: bool,
+    json: bool,
+) -> Result<ExitCode, String> {
     let standard_input = file == Path::new("-");
     if remove && standard_input {
         return Err("--move needs a file, and standard input is none".into());
     }
-    let same = |other: &Path| file.canonicalize().is_ok_and(|file| other.canonicalize().is_ok_and(|other| file == other));
+    let same = |other: &Path| {
+        file.canonicalize().is_ok_and(|file| other.canonicalize().is_ok_and(|other| file == other))
+    };
     if same(chain.keeper.vault().path()) {
         return Err(format!(
             "{} is this chain's own auth file; what is put there is taken over by itself",
@@ -316,7 +338,9 @@ fn read_grant(chain: &Chain, file: &Path) -> Result<Grant, String> {
     }
     match authfile::read(&bytes, &chain.keeper.policy().profile) {
         Reading::Grant(grant) => Ok(grant),
-        Reading::Wiped => Err(format!("{} holds no login: its tokens are empty. Log in again", file.display())),
+        Reading::Wiped => {
+            Err(format!("{} holds no login: its tokens are empty. Log in again", file.display()))
+        }
         Reading::Malformed(fault) => Err(format!("{}: {fault}", file.display())),
     }
 }
@@ -328,7 +352,8 @@ async fn judge(chain: &Chain, grant: &Grant, skip_probe: bool) -> Result<(), Ref
         return Ok(());
     }
     let refuse = |reason: Reason, detail: &str| Err(Refused { reason, detail: detail.into() });
-    let (verdict, ..) = probe::probe_token(chain.world.client(), &chain.keeper.policy().profile, &grant.access).await;
+    let (verdict, ..) =
+        probe::probe_token(chain.world.client(), &chain.keeper.policy().profile, &grant.access).await;
     match verdict {
         Verdict::Works | Verdict::Limited => Ok(()),
         Verdict::Refused => refuse(Reason::ProbeRefused, "the API refuses its access token; log in again"),
@@ -357,7 +382,8 @@ fn export(chain: &Chain, file: Option<&Path>, include_refresh_token: bool) -> Re
 
 /// A new file that only its owner may read; one that exists is not overwritten.
 pub(crate) fn write_private(file: &Path, bytes: &[u8]) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("{} cannot be written: {error}", PathBuf::from(file).display());
+    let failed =
+        |error: std::io::Error| format!("{} cannot be written: {error}", PathBuf::from(file).display());
     let mut options = std::fs::OpenOptions::new();
     let mut opened = options.write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
     opened.write_all(bytes).and_then(|()| opened.sync_all()).map_err(failed)

@@ -49,8 +49,7 @@ impl Loaded {
         for chain in self.raw.chains.values_mut() {
             chain.accept_provider_terms = true;
         }
-        self.warnings
-            .retain(|warning| warning.reason != Some(Reason::TermsNotAccepted));
+        self.warnings.retain(|warning| warning.reason != Some(Reason::TermsNotAccepted));
     }
 }
 
@@ -83,12 +82,9 @@ fn load_text(source: Option<PathBuf>, text: &str, env: &Environment) -> Result<L
     };
     let settings = resolve::resolve(&mut raw, &tree.places, env, &mut faults);
     match settings {
-        Some(settings) if !faults.any_error() => Ok(Loaded {
-            settings,
-            raw,
-            source,
-            warnings: faults.in_order(),
-        }),
+        Some(settings) if !faults.any_error() => {
+            Ok(Loaded { settings, raw, source, warnings: faults.in_order() })
+        }
         Some(_) | None => Err(faults.in_order()),
     }
 }

@@ -35,7 +35,8 @@ impl Host {
     /// Opens the state, which is made if it is missing.
     pub(crate) fn open(settings: &Settings) -> Result<Self, String> {
         make_state_folder(&settings.state_dir)?;
-        let state = SqliteState::open(&settings.state_dir.join("state.db")).map_err(|error| error.to_string())?;
+        let state =
+            SqliteState::open(&settings.state_dir.join("state.db")).map_err(|error| error.to_string())?;
         let client = HttpClient::new(None).map_err(|error| error.to_string())?;
         let world = TokioWorld::new(state.clone(), client);
         Ok(Self { state, snapshots: Snapshots::default(), metrics: Metrics::default(), world })
@@ -85,7 +86,8 @@ impl Host {
 }
 
 fn make_state_folder(folder: &Path) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("the state folder {} cannot be used: {error}", folder.display());
+    let failed =
+        |error: std::io::Error| format!("the state folder {} cannot be used: {error}", folder.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     let mode = fs::metadata(folder).map_err(failed)?.permissions().mode();
     if mode & 0o077 != 0 {

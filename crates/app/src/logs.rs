@@ -11,7 +11,9 @@ pub(crate) fn start(settings: LogSettings) {
     let level = settings.level.as_str();
     let filter = match level {
         "debug" | "trace" => EnvFilter::new(level),
-        _ => EnvFilter::new(format!("warn,evergrant={level},evergrant_server={level},evergrant_store={level}")),
+        _ => {
+            EnvFilter::new(format!("warn,evergrant={level},evergrant_server={level},evergrant_store={level}"))
+        }
     };
     start_with(settings.format, filter, std::io::stderr);
 }

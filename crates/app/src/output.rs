@@ -46,7 +46,8 @@ pub(crate) fn faults(faults: &[Fault]) {
 
 /// A value as JSON, on standard output.
 pub(crate) fn json(value: &impl Serialize) {
-    let text = serde_json::to_string_pretty(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+    let text =
+        serde_json::to_string_pretty(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
     anstream::println!("{text}");
 }
 
@@ -99,7 +100,10 @@ fn action(error: Reason, report: &Report) -> Option<String> {
         return Some(format!("log in again, then: evergrant import FILE --chain {chain} --move"));
     }
     let actions = [
-        (Reason::InDoubt, "nothing at once; log in again before the access token ends, to be safe".to_owned()),
+        (
+            Reason::InDoubt,
+            "nothing at once; log in again before the access token ends, to be safe".to_owned(),
+        ),
         (Reason::AuthFileMalformed, format!("repair the file, or: evergrant import FILE --chain {chain}")),
         (Reason::ClientRejected, "evergrant config check".to_owned()),
         (Reason::TermsNotAccepted, "evergrant config check".to_owned()),
@@ -141,9 +145,15 @@ mod tests {
 
     #[test]
     fn spans_have_two_units_at_most() {
-        for (secs, text) in
-            [(0, "0 s"), (-5, "0 s"), (59, "59 s"), (60, "1 min"), (3_599, "59 min 59 s"), (28_800, "8 h"), (90_061, "1 d 1 h")]
-        {
+        for (secs, text) in [
+            (0, "0 s"),
+            (-5, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3_599, "59 min 59 s"),
+            (28_800, "8 h"),
+            (90_061, "1 d 1 h"),
+        ] {
             assert_eq!(span(secs), text);
         }
     }

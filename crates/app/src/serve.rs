@@ -54,7 +54,9 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     notify(&[NotifyState::Stopping]);
     http.abort();
     if tokio::time::timeout(deadline + SETTLE, host.world.settled()).await.is_err() {
-        tracing::warn!("an answer is still outstanding; its intent is recorded, and the next start settles it");
+        tracing::warn!(
+            "an answer is still outstanding; its intent is recorded, and the next start settles it"
+        );
     }
     tracing::info!("ended");
     ExitCode::SUCCESS
@@ -151,7 +153,11 @@ impl Running {
             tokio::spawn(async move { keeper.run(woken, own_wake).await });
             others.push(tokio::spawn(look_at_file(wake)));
             if settings.probe.enabled {
-                others.push(tokio::spawn(probe_loop(chain.clone(), host.snapshots.clone(), settings.probe.every)));
+                others.push(tokio::spawn(probe_loop(
+                    chain.clone(),
+                    host.snapshots.clone(),
+                    settings.probe.every,
+                )));
             }
         }
         let retention = (settings.retention.events, settings.retention.rotations);
@@ -197,14 +203,19 @@ async fn probe_loop(chain: Chain, snapshots: evergrant_server::Snapshots, every:
     loop {
         tokio::time::sleep(wait).await;
         wait = every;
-        let live = snapshots.current(chain.keeper.chain()).is_some_and(|current| current.usable(chain.world.now()));
+        let live =
+            snapshots.current(chain.keeper.chain()).is_some_and(|current| current.usable(chain.world.now()));
         if live {
             probe::probe(&chain.keeper, &chain.world, &snapshots).await;
         }
     }
 }
 
-async fn housekeeping(state: evergrant_store::SqliteState, chains: Vec<Chain>, (events, rotations): (Duration, Duration)) {
+async fn housekeeping(
+    state: evergrant_store::SqliteState,
+    chains: Vec<Chain>,
+    (events, rotations): (Duration, Duration),
+) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let Some(now) = chains.first().map(|chain| chain.world.now()) else { continue };

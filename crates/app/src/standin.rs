@@ -38,7 +38,9 @@ pub(crate) async fn stand_in(args: StandInArgs, as_json: bool) -> ExitCode {
         }
     }
     if as_json {
-        output::json(&json!({ "url": base, "token_url": token, "probe_url": probe, "auth_file": args.auth_file }));
+        output::json(
+            &json!({ "url": base, "token_url": token, "probe_url": probe, "auth_file": args.auth_file }),
+        );
     } else {
         anstream::println!("a stand-in provider listens on {base}; it is scripted at {base}/_stand-in/");
         anstream::println!("\nto keep a chain of it, put this into a configuration file:\n");
@@ -68,7 +70,12 @@ pub(crate) async fn demo(span: Option<Duration>, as_json: bool) -> ExitCode {
             evergrant_lab::demo::Mood::Plain => anstyle::Style::new(),
         };
         let dim = output::DIM;
-        anstream::println!("{dim}{:>6.1} s{dim:#}  {:<8} {style}{}{style:#}", line.at_secs, line.who, line.what);
+        anstream::println!(
+            "{dim}{:>6.1} s{dim:#}  {:<8} {style}{}{style:#}",
+            line.at_secs,
+            line.who,
+            line.what
+        );
     };
     let demo = match Demo::start(say).await {
         Ok(demo) => demo,

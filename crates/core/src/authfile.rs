@@ -71,31 +71,18 @@ fn parse(bytes: &[u8], profile: &Profile) -> Result<Option<Grant>, Malformed> {
     if bytes.len() > MAX_LEN {
         return Err(Malformed::TooLarge);
     }
-    let file: Value = serde_json::from_slice(bytes).map_err(|error| Malformed::NotJson {
-        line: error.line(),
-        column: error.column(),
-    })?;
-    let oauth = file
-        .get(MEMBER)
-        .and_then(Value::as_object)
-        .ok_or(Malformed::NoGrant)?;
+    let file: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
+    let oauth = file.get(MEMBER).and_then(Value::as_object).ok_or(Malformed::NoGrant)?;
     let access = text(oauth, "accessToken")?.unwrap_or_default();
     let refresh = text(oauth, "refreshToken")?.unwrap_or_default();
     if access.is_empty() || oauth.get("expiresAt").and_then(Value::as_f64) == Some(0.0) {
         return Ok(None);
     }
-    profile
-        .access_token_place(access)
-        .map_err(|fault| Malformed::Member {
-            member: "accessToken",
-            fault,
-        })?;
+    profile.access_token_place(access).map_err(|fault| Malformed::Member { member: "accessToken", fault })?;
     profile
         .refresh_token_place(refresh)
-        .map_err(|fault| Malformed::Member {
-            member: "refreshToken",
-            fault,
-        })?;
+        .map_err(|fault| Malformed::Member { member: "refreshToken", fault })?;
     Ok(Some(Grant {
         access: token(AccessToken::parse(access), "accessToken")?,
         refresh: match refresh {
@@ -120,10 +107,7 @@ pub fn write(original: Option<&[u8]>, grant: &Grant) -> Vec<u8> {
     if let Some(oauth) = member.as_object_mut() {
         oauth.insert("accessToken".into(), grant.access.expose().into());
         let refresh = grant.refresh.as_ref().map(RefreshToken::expose);
-        oauth.insert(
-            "refreshToken".into(),
-            refresh.map_or_else(|| "".into(), Value::from),
-        );
+        oauth.insert("refreshToken".into(), refresh.map_or_else(|| "".into(), Value::from));
         oauth.insert("expiresAt".into(), millis(grant.expires_at));
         if grant.grant_expires_at.is_some() || oauth.contains_key("refreshTokenExpiresAt") {
             oauth.insert("refreshTokenExpiresAt".into(), millis(grant.grant_expires_at));
@@ -145,30 +129,19 @@ fn text<'a>(oauth: &'a Map<String, Value>, member: &'static str) -> Result<Optio
     match oauth.get(member) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(Malformed::Member {
-            member,
-            fault: "must be a string".into(),
-        }),
+        Some(_) => Err(Malformed::Member { member, fault: "must be a string".into() }),
     }
 }
 
 fn token<T>(parsed: Result<T, crate::secret::NotAToken>, member: &'static str) -> Result<T, Malformed> {
-    parsed.map_err(|fault| Malformed::Member {
-        member,
-        fault: format!("is no token: {fault}"),
-    })
+    parsed.map_err(|fault| Malformed::Member { member, fault: format!("is no token: {fault}") })
 }
 
 fn instant(oauth: &Map<String, Value>, member: &'static str) -> Result<Option<Timestamp>, Malformed> {
-    let fault = |fault: &str| Malformed::Member {
-        member,
-        fault: fault.to_owned(),
-    };
+    let fault = |fault: &str| Malformed::Member { member, fault: fault.to_owned() };
     let millis = match oauth.get(member) {
         None | Some(Value::Null) => return Ok(None),
-        Some(Value::Number(number)) => number
-            .as_i64()
-            .or_else(|| number.as_f64().map(|float| float as i64)),
+        Some(Value::Number(number)) => number.as_i64().or_else(|| number.as_f64().map(|float| float as i64)),
         Some(_) => None,
     };
     let millis = millis.ok_or_else(|| fault("must be a number: milliseconds since the epoch"))?;
@@ -180,22 +153,16 @@ fn instant(oauth: &Map<String, Value>, member: &'static str) -> Result<Option<Ti
             "is in seconds or in the distant past; it must be in milliseconds since the epoch",
         ));
     }
-    Timestamp::from_millisecond(millis)
-        .map(Some)
-        .map_err(|_| fault("is out of range"))
+    Timestamp::from_millisecond(millis).map(Some).map_err(|_| fault("is out of range"))
 }
 
 fn scopes(oauth: &Map<String, Value>) -> Result<Vec<String>, Malformed> {
-    let fault = || Malformed::Member {
-        member: "scopes",
-        fault: "must be a list of strings".into(),
-    };
+    let fault = || Malformed::Member { member: "scopes", fault: "must be a list of strings".into() };
     match oauth.get("scopes") {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(list)) => list
-            .iter()
-            .map(|scope| scope.as_str().map(str::to_owned).ok_or_else(fault))
-            .collect(),
+        Some(Value::Array(list)) => {
+            list.iter().map(|scope| scope.as_str().map(str::to_owned).ok_or_else(fault)).collect()
+        }
         Some(_) => Err(fault()),
     }
 }
@@ -217,13 +184,8 @@ mod tests {
     fn every_shape_of_file_has_its_reading() {
         let full =
             r#""accessToken":"sk-ant-oat01-a","refreshToken":"sk-ant-ort01-r","expiresAt":1765432100000"#;
-        let Reading::Grant(grant) = read(&file(full), &profile()) else {
-            panic!("a grant")
-        };
-        assert_eq!(
-            grant.expires_at,
-            Some(Timestamp::from_second(1_765_432_100).unwrap())
-        );
+        let Reading::Grant(grant) = read(&file(full), &profile()) else { panic!("a grant") };
+        assert_eq!(grant.expires_at, Some(Timestamp::from_second(1_765_432_100).unwrap()));
         assert_eq!(grant.refresh.unwrap().expose(), "sk-ant-ort01-r");
 
         for wiped in [
@@ -235,36 +197,19 @@ mod tests {
             assert_eq!(read(&file(wiped), &profile()), Reading::Wiped, "{wiped}");
         }
         for (members, says) in [
-            (
-                r#""accessToken":"sk-ant-ort01-r""#,
-                "claudeAiOauth.accessToken holds a refresh token",
-            ),
-            (
-                r#""accessToken":"sk-ant-api03-k""#,
-                "claudeAiOauth.accessToken holds an API key",
-            ),
+            (r#""accessToken":"sk-ant-ort01-r""#, "claudeAiOauth.accessToken holds a refresh token"),
+            (r#""accessToken":"sk-ant-api03-k""#, "claudeAiOauth.accessToken holds an API key"),
             (
                 r#""accessToken":"x","refreshToken":"sk-ant-oat01-a""#,
                 "claudeAiOauth.refreshToken holds an access",
             ),
-            (
-                r#""accessToken":"x","expiresAt":1765432100"#,
-                "claudeAiOauth.expiresAt is in seconds",
-            ),
-            (
-                r#""accessToken":"x","expiresAt":"soon""#,
-                "claudeAiOauth.expiresAt must be a number",
-            ),
+            (r#""accessToken":"x","expiresAt":1765432100"#, "claudeAiOauth.expiresAt is in seconds"),
+            (r#""accessToken":"x","expiresAt":"soon""#, "claudeAiOauth.expiresAt must be a number"),
             (r#""accessToken":7"#, "claudeAiOauth.accessToken must be a string"),
             (r#""accessToken":"a b""#, "claudeAiOauth.accessToken is no token"),
-            (
-                r#""accessToken":"x","scopes":"all""#,
-                "claudeAiOauth.scopes must be a list",
-            ),
+            (r#""accessToken":"x","scopes":"all""#, "claudeAiOauth.scopes must be a list"),
         ] {
-            let Reading::Malformed(fault) = read(&file(members), &profile()) else {
-                panic!("{members}")
-            };
+            let Reading::Malformed(fault) = read(&file(members), &profile()) else { panic!("{members}") };
             assert!(fault.to_string().starts_with(says), "{fault}");
         }
         for (bytes, says) in [
@@ -273,15 +218,10 @@ mod tests {
             (b"[]", "it has no object"),
             (b"{\"claudeAiOauth\":3}", "it has no object"),
         ] {
-            let Reading::Malformed(fault) = read(bytes, &profile()) else {
-                panic!("{says}")
-            };
+            let Reading::Malformed(fault) = read(bytes, &profile()) else { panic!("{says}") };
             assert!(fault.to_string().starts_with(says), "{fault}");
         }
-        assert_eq!(
-            read(&vec![b' '; MAX_LEN + 1], &profile()),
-            Reading::Malformed(Malformed::TooLarge)
-        );
+        assert_eq!(read(&vec![b' '; MAX_LEN + 1], &profile()), Reading::Malformed(Malformed::TooLarge));
     }
 
     #[test]

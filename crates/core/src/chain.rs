@@ -34,14 +34,8 @@ impl TryFrom<String> for ChainName {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let fits = name.bytes().next().is_some_and(plain)
             && name.len() <= 64
-            && name
-                .bytes()
-                .all(|byte| plain(byte) || byte == b'-' || byte == b'_');
-        if fits {
-            Ok(Self(name))
-        } else {
-            Err(NotAChainName(name))
-        }
+            && name.bytes().all(|byte| plain(byte) || byte == b'-' || byte == b'_');
+        if fits { Ok(Self(name)) } else { Err(NotAChainName(name)) }
     }
 }
 
@@ -122,11 +116,7 @@ pub enum Kind {
 impl Kind {
     /// The kind that a grant makes of its lineage.
     pub fn of(grant: &Grant) -> Self {
-        if grant.refresh.is_some() {
-            Self::RefreshToken
-        } else {
-            Self::Static
-        }
+        if grant.refresh.is_some() { Self::RefreshToken } else { Self::Static }
     }
 
     /// The code as it stands in JSON.
@@ -275,10 +265,7 @@ impl Record {
 
     /// Whether somebody else seems to rotate this chain: two adoptions within a day that no import explains.
     pub fn second_writer(&self, now: Timestamp) -> bool {
-        let recent = self
-            .adoptions
-            .iter()
-            .filter(|at| now.duration_since(**at).as_secs() < DAY_SECS);
+        let recent = self.adoptions.iter().filter(|at| now.duration_since(**at).as_secs() < DAY_SECS);
         recent.count() >= 2
     }
 }

@@ -82,10 +82,7 @@ mod tests {
         let profile = Profile::claude();
         let reason = profile.probe_scope_reason.clone().unwrap();
         let status = |status| Some(Reply::Status(status, String::new()));
-        let limited = Some(Reply::Status(
-            403,
-            format!(r#"{{"error":{{"type":"{reason}"}}}}"#),
-        ));
+        let limited = Some(Reply::Status(403, format!(r#"{{"error":{{"type":"{reason}"}}}}"#)));
         let nothing = Some(Reply::Nothing("refused".into()));
         for (roles, round_trip, verdict) in [
             (status(200), status(200), Verdict::Works),

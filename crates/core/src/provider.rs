@@ -106,10 +106,7 @@ impl Profile {
     /// The built-in profile `claude`.
     pub fn claude() -> Self {
         let url = |text: &str| Url::parse(text).expect("the constants above are URLs; a test parses them");
-        let capability = (
-            claude::CAPABILITY_HEADER.to_owned(),
-            claude::CAPABILITY.to_owned(),
-        );
+        let capability = (claude::CAPABILITY_HEADER.to_owned(), claude::CAPABILITY.to_owned());
         Self {
             name: "claude".into(),
             token_url: url(claude::TOKEN_URL),
@@ -124,10 +121,7 @@ impl Profile {
             api_base: url(claude::API_BASE),
             probe_url: Some(url(claude::PROBE_URL)),
             round_trip: Some(claude::ROUND_TRIP.into()),
-            api_headers: vec![
-                capability,
-                (claude::VERSION_HEADER.into(), claude::VERSION.into()),
-            ],
+            api_headers: vec![capability, (claude::VERSION_HEADER.into(), claude::VERSION.into())],
             probe_scope_reason: Some(claude::PROBE_SCOPE_REASON.into()),
             client_locks: true,
             terms: Some(claude::TERMS.into()),
@@ -151,10 +145,7 @@ impl Profile {
             (&self.api_key_prefix, "an API key"),
         ];
         let bears = |prefix: &Option<String>| prefix.as_deref().is_some_and(|prefix| raw.starts_with(prefix));
-        match kinds
-            .iter()
-            .find(|(prefix, kind)| *kind != belongs && bears(prefix))
-        {
+        match kinds.iter().find(|(prefix, kind)| *kind != belongs && bears(prefix)) {
             Some((_, kind)) if !bears(own) => Err(format!("holds {kind} where {belongs} belongs")),
             Some(_) | None => Ok(()),
         }
@@ -182,10 +173,8 @@ impl Profile {
 
     /// The request that exchanges a refresh token: SPEC §3, RFC 6749 §6.
     pub fn refresh_request(&self, refresh: &RefreshToken) -> TokenRequest {
-        let mut members = vec![
-            ("grant_type", "refresh_token".to_owned()),
-            ("refresh_token", refresh.expose().to_owned()),
-        ];
+        let mut members =
+            vec![("grant_type", "refresh_token".to_owned()), ("refresh_token", refresh.expose().to_owned())];
         let mut headers = self.token_headers.clone();
         match &self.client_auth {
             ClientAuth::None => members.push(("client_id", self.client_id.clone())),
@@ -194,39 +183,25 @@ impl Profile {
                 members.push(("client_secret", secret.expose().to_owned()));
             }
             ClientAuth::Basic(secret) => {
-                let pair = format!(
-                    "{}:{}",
-                    form_encode(&self.client_id),
-                    form_encode(secret.expose())
-                );
-                headers.push((
-                    "authorization".into(),
-                    format!("Basic {}", base64(pair.as_bytes())),
-                ));
+                let pair = format!("{}:{}", form_encode(&self.client_id), form_encode(secret.expose()));
+                headers.push(("authorization".into(), format!("Basic {}", base64(pair.as_bytes()))));
             }
         }
         let (content_type, body) = match self.encoding {
             Encoding::Json => {
-                let object: serde_json::Map<_, _> = members
-                    .into_iter()
-                    .map(|(name, value)| (name.to_owned(), value.into()))
-                    .collect();
+                let object: serde_json::Map<_, _> =
+                    members.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
                 ("application/json", serde_json::Value::Object(object).to_string())
             }
             Encoding::Form => {
-                let body = url::form_urlencoded::Serializer::new(String::new())
-                    .extend_pairs(members)
-                    .finish();
+                let body =
+                    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(members).finish();
                 ("application/x-www-form-urlencoded", body)
             }
         };
         headers.push(("content-type".into(), content_type.into()));
         headers.push(("accept".into(), "application/json".into()));
-        TokenRequest {
-            url: self.token_url.clone(),
-            headers,
-            body: body.into(),
-        }
+        TokenRequest { url: self.token_url.clone(), headers, body: body.into() }
     }
 
     /// How long after its first presentation a pair may harmlessly be presented again.
@@ -251,9 +226,7 @@ pub struct TokenRequest {
 
 impl std::fmt::Debug for TokenRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenRequest")
-            .field("url", &self.url.as_str())
-            .finish_non_exhaustive()
+        f.debug_struct("TokenRequest").field("url", &self.url.as_str()).finish_non_exhaustive()
     }
 }
 
@@ -282,12 +255,7 @@ mod tests {
         let body: serde_json::Value = serde_json::from_str(&request.body).unwrap();
         let members: Vec<_> = body.as_object().unwrap().keys().collect();
         assert_eq!(members, ["grant_type", "refresh_token", "client_id"]);
-        assert!(
-            request
-                .headers
-                .iter()
-                .any(|(name, _)| name == claude::CAPABILITY_HEADER)
-        );
+        assert!(request.headers.iter().any(|(name, _)| name == claude::CAPABILITY_HEADER));
         assert!(!format!("{request:?}").contains("ort01"));
     }
 
@@ -298,25 +266,14 @@ mod tests {
         profile.client_id = "id with:colon".into();
         profile.client_auth = ClientAuth::Basic(ClientSecret::parse("s%cret").unwrap());
         let request = profile.refresh_request(&refresh());
-        assert_eq!(
-            *request.body,
-            "grant_type=refresh_token&refresh_token=sk-ant-ort01-a%2Bb%2Fc"
-        );
+        assert_eq!(*request.body, "grant_type=refresh_token&refresh_token=sk-ant-ort01-a%2Bb%2Fc");
         // RFC 6749 §2.3.1: both are form-encoded before they are joined.
         let basic = base64(b"id+with%3Acolon:s%25cret");
-        assert!(
-            request
-                .headers
-                .contains(&("authorization".into(), format!("Basic {basic}")))
-        );
+        assert!(request.headers.contains(&("authorization".into(), format!("Basic {basic}"))));
 
         profile.client_auth = ClientAuth::Post(ClientSecret::parse("s%cret").unwrap());
         let request = profile.refresh_request(&refresh());
-        assert!(
-            request
-                .body
-                .ends_with("&client_id=id+with%3Acolon&client_secret=s%25cret")
-        );
+        assert!(request.body.ends_with("&client_id=id+with%3Acolon&client_secret=s%25cret"));
     }
 
     #[test]
@@ -329,23 +286,9 @@ mod tests {
             scopes: vec![],
         };
         let profile = Profile::claude();
-        assert!(
-            profile
-                .prefixes(&grant("sk-ant-oat01-x", Some("sk-ant-ort01-x")))
-                .is_ok()
-        );
+        assert!(profile.prefixes(&grant("sk-ant-oat01-x", Some("sk-ant-ort01-x"))).is_ok());
         assert!(profile.prefixes(&grant("sk-ant-oat01-x", None)).is_ok());
-        assert!(
-            profile
-                .prefixes(&grant("sk-other", None))
-                .unwrap_err()
-                .contains("access token")
-        );
-        assert!(
-            profile
-                .prefixes(&grant("sk-ant-oat01-x", Some("y")))
-                .unwrap_err()
-                .contains("refresh token")
-        );
+        assert!(profile.prefixes(&grant("sk-other", None)).unwrap_err().contains("access token"));
+        assert!(profile.prefixes(&grant("sk-ant-oat01-x", Some("y"))).unwrap_err().contains("refresh token"));
     }
 }

@@ -160,10 +160,7 @@ mod tests {
         assert_eq!(token.shown(Some("prefix-")), "prefix-0123…");
         assert_eq!(token.shown(Some("other-")), "…");
         assert_eq!(token.shown(None), "…");
-        assert_eq!(
-            AccessToken::parse("prefix-short").unwrap().shown(Some("prefix-")),
-            "prefix-…"
-        );
+        assert_eq!(AccessToken::parse("prefix-short").unwrap().shown(Some("prefix-")), "prefix-…");
     }
 
     #[test]
@@ -176,10 +173,7 @@ mod tests {
         ] {
             assert_eq!(RefreshToken::parse(raw), Err(fault));
         }
-        assert_eq!(
-            RefreshToken::parse(&"x".repeat(MAX_TOKEN_LEN + 1)),
-            Err(NotAToken::TooLong)
-        );
+        assert_eq!(RefreshToken::parse(&"x".repeat(MAX_TOKEN_LEN + 1)), Err(NotAToken::TooLong));
         assert!(RefreshToken::parse(&"x".repeat(MAX_TOKEN_LEN)).is_ok());
     }
 

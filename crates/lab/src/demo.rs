@@ -74,9 +74,7 @@ impl Demo {
         let profile = Profile::claude();
         let mut settings = crate::like(&profile);
         settings.lives.access_secs = LIFE_SECS;
-        let standin = StandIn::start(settings)
-            .await
-            .map_err(|error| error.to_string())?;
+        let standin = StandIn::start(settings).await.map_err(|error| error.to_string())?;
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let file = folder.path().join("auth.json");
         let policy = Policy {
@@ -86,23 +84,11 @@ impl Demo {
         };
         let client = HttpClient::new(None).map_err(|error| error.to_string())?;
         let world = TokioWorld::new(MemoryState::new(), client);
-        let vault = AuthFile::new(
-            OsDisk,
-            file.clone(),
-            folder.path().join("state"),
-            TakeClientLocks::Never,
-        );
+        let vault = AuthFile::new(OsDisk, file.clone(), folder.path().join("state"), TakeClientLocks::Never);
         let chain: ChainName = "claude".parse().map_err(|error| format!("{error}"))?;
         let snapshots = Snapshots::default();
-        let keeper = Keeper::new(
-            world.clone(),
-            chain,
-            policy,
-            true,
-            vault,
-            snapshots.clone(),
-            Metrics::default(),
-        );
+        let keeper =
+            Keeper::new(world.clone(), chain, policy, true, vault, snapshots.clone(), Metrics::default());
         let (wake, woken) = mpsc::unbounded();
         let (looping, own) = (keeper.clone(), wake.clone());
         let mut demo = Self {
@@ -124,8 +110,7 @@ impl Demo {
             let _ = wake.unbounded_send(Wake::FileChanged);
         })
         .ok();
-        demo.tasks
-            .push(tokio::spawn(async move { looping.run(woken, own).await }));
+        demo.tasks.push(tokio::spawn(async move { looping.run(woken, own).await }));
         Ok(demo)
     }
 
@@ -136,31 +121,14 @@ impl Demo {
             Mood::Plain,
             format!("a stand-in provider listens on {base}; access tokens live {LIFE_SECS} s"),
         );
-        self.line(
-            "demo",
-            Mood::Plain,
-            format!("the keeper keeps {}", self.file.display()),
-        );
-        self.line(
-            "demo",
-            Mood::Plain,
-            "break something yourself: remove or edit that file, or".into(),
-        );
+        self.line("demo", Mood::Plain, format!("the keeper keeps {}", self.file.display()));
+        self.line("demo", Mood::Plain, "break something yourself: remove or edit that file, or".into());
         let fault = r#"{"target":"token","fault":"answer_lost","times":1}"#;
-        self.line(
-            "demo",
-            Mood::Plain,
-            format!("curl -d '{fault}' {base}/_stand-in/faults"),
-        );
+        self.line("demo", Mood::Plain, format!("curl -d '{fault}' {base}/_stand-in/faults"));
     }
 
     fn line(&self, who: &'static str, mood: Mood, what: String) {
-        (self.say)(Line {
-            at_secs: self.world.monotonic().as_secs_f64(),
-            who,
-            what,
-            mood,
-        });
+        (self.say)(Line { at_secs: self.world.monotonic().as_secs_f64(), who, what, mood });
     }
 
     fn log_in(&self) -> Result<(), String> {
@@ -172,22 +140,12 @@ impl Demo {
     pub async fn run(&self) -> Result<(), String> {
         self.pause(PAUSE).await;
         loop {
-            self.fault(
-                "answers 503 twice, and did not spend the token",
-                "overloaded_503",
-                2,
-            )
-            .await;
-            self.fault(
-                "loses a request: nobody can know whether the token was spent",
-                "request_lost",
-                1,
-            )
-            .await;
+            self.fault("answers 503 twice, and did not spend the token", "overloaded_503", 2).await;
+            self.fault("loses a request: nobody can know whether the token was spent", "request_lost", 1)
+                .await;
             self.older_file().await?;
             self.removed_file().await?;
-            self.fault("takes 3 s to answer, which is past the deadline", "slow_after", 1)
-                .await;
+            self.fault("takes 3 s to answer, which is past the deadline", "slow_after", 1).await;
             self.revoked().await?;
         }
     }
@@ -229,11 +187,7 @@ impl Demo {
     }
 
     async fn revoked(&self) -> Result<(), String> {
-        self.line(
-            "provider",
-            Mood::Warn,
-            "revokes the login, as after a login elsewhere".into(),
-        );
+        self.line("provider", Mood::Warn, "revokes the login, as after a login elsewhere".into());
         self.standin.engine().revoke_all();
         self.pause(PAUSE).await;
         self.line("operator", Mood::Plain, "logs in again".into());
@@ -261,11 +215,7 @@ impl Demo {
         let Some(report) = self.keeper.last_report() else {
             return;
         };
-        let seen = (
-            report.reason,
-            report.error,
-            report.generation.map(|generation| generation.0),
-        );
+        let seen = (report.reason, report.error, report.generation.map(|generation| generation.0));
         if report.reason == Reason::NotDue || lock(&self.told).replace(seen) == Some(seen) {
             return;
         }
@@ -286,16 +236,8 @@ impl Demo {
         self.line("demo", Mood::Plain, format!(
             "{exchanges} exchanges, {rotations} rotations; families revoked because a token was presented twice: {revoked}"
         ));
-        self.line(
-            "readers",
-            Mood::Plain,
-            format!("had no access token for {without:.1} s"),
-        );
-        if revoked > 0 {
-            Err("a refresh token was presented twice".into())
-        } else {
-            Ok(())
-        }
+        self.line("readers", Mood::Plain, format!("had no access token for {without:.1} s"));
+        if revoked > 0 { Err("a refresh token was presented twice".into()) } else { Ok(()) }
     }
 }
 
@@ -315,16 +257,6 @@ fn describe(report: &Report) -> (Mood, String) {
         (Some(_), true, _) => Mood::Warn,
         (Some(_), false, _) => Mood::Bad,
     };
-    let serves = if report.token_valid {
-        ""
-    } else {
-        "; readers have no access token"
-    };
-    (
-        mood,
-        format!(
-            "{word} ({position}): {}{serves}",
-            word.sentence().trim_end_matches('.')
-        ),
-    )
+    let serves = if report.token_valid { "" } else { "; readers have no access token" };
+    (mood, format!("{word} ({position}): {}{serves}", word.sentence().trim_end_matches('.')))
 }

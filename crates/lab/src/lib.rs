@@ -12,10 +12,7 @@ pub fn like(profile: &Profile) -> Settings {
         token_path: profile.token_url.path().to_owned(),
         access_prefix: profile.access_prefix.clone().unwrap_or_default(),
         refresh_prefix: profile.refresh_prefix.clone().unwrap_or_default(),
-        probe_path: profile
-            .probe_url
-            .as_ref()
-            .map_or(defaults.probe_path, |url| url.path().to_owned()),
+        probe_path: profile.probe_url.as_ref().map_or(defaults.probe_path, |url| url.path().to_owned()),
         ..Settings::default()
     };
     settings.client.id = Some(profile.client_id.clone());

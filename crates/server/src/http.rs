@@ -88,14 +88,9 @@ impl HttpClient {
     /// Trusts Mozilla's roots and those in `ca_file`; `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`
     /// (or in lower case) are honoured, except towards loopback.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, BadCertificates> {
-        let mut roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         if let Some(path) = ca_file {
-            let bad = |why: String| BadCertificates {
-                path: path.to_owned(),
-                why,
-            };
+            let bad = |why: String| BadCertificates { path: path.to_owned(), why };
             let certificates = CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))?;
             let mut added = 0;
             for certificate in certificates {
@@ -113,10 +108,7 @@ impl HttpClient {
             .expect("the crypto provider supports the default protocol versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self {
-            tls: Arc::new(tls),
-            proxies: Arc::new(Matcher::from_env()),
-        })
+        Ok(Self { tls: Arc::new(tls), proxies: Arc::new(Matcher::from_env()) })
     }
 
     /// Sends one request. It waits for the answer for as long as that takes: the caller bounds it.
@@ -128,10 +120,7 @@ impl HttpClient {
         body: Bytes,
     ) -> Result<Reply, CallError> {
         let not_sent = |why: String| CallError::NotSent(why);
-        let uri: Uri = url
-            .as_str()
-            .parse()
-            .map_err(|error| not_sent(format!("{url} is no URL: {error}")))?;
+        let uri: Uri = url.as_str().parse().map_err(|error| not_sent(format!("{url} is no URL: {error}")))?;
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(url, &uri));
         let (stream, via_proxy) = match connecting.await {
             Ok(connected) => connected.map_err(not_sent)?,
@@ -166,40 +155,19 @@ impl HttpClient {
         connector.set_nodelay(true);
         let failed =
             |error: &dyn std::error::Error| format!("no connection to {}: {}", host(url), describe(error));
-        let proxy = if is_loopback(url) {
-            None
-        } else {
-            self.proxies.intercept(uri)
-        };
+        let proxy = if is_loopback(url) { None } else { self.proxies.intercept(uri) };
         let (tcp, via) = match proxy {
-            None => (
-                connector
-                    .call(uri.clone())
-                    .await
-                    .map_err(|error| failed(&error))?,
-                None,
-            ),
+            None => (connector.call(uri.clone()).await.map_err(|error| failed(&error))?, None),
             Some(proxy) if secure => {
                 let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
                 if let Some(auth) = proxy.basic_auth() {
                     tunnel = tunnel.with_auth(auth.clone());
                 }
-                (
-                    tunnel.call(uri.clone()).await.map_err(|error| failed(&error))?,
-                    None,
-                )
+                (tunnel.call(uri.clone()).await.map_err(|error| failed(&error))?, None)
             }
             Some(proxy) => {
-                let tcp = connector
-                    .call(proxy.uri().clone())
-                    .await
-                    .map_err(|error| failed(&error))?;
-                (
-                    tcp,
-                    Some(ViaProxy {
-                        auth: proxy.basic_auth().cloned(),
-                    }),
-                )
+                let tcp = connector.call(proxy.uri().clone()).await.map_err(|error| failed(&error))?;
+                (tcp, Some(ViaProxy { auth: proxy.basic_auth().cloned() }))
             }
         };
         let tcp: TcpStream = tcp.into_inner();
@@ -208,9 +176,7 @@ impl HttpClient {
         }
         let name = ServerName::try_from(url.host_str().unwrap_or_default().to_owned());
         let name = name.map_err(|_| format!("{} is no host name", host(url)))?;
-        let tls = tokio_rustls::TlsConnector::from(self.tls.clone())
-            .connect(name, tcp)
-            .await;
+        let tls = tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, tcp).await;
         let tls = tls.map_err(|error| format!("no TLS connection to {}: {error}", host(url)))?;
         Ok((Box::new(tls), None))
     }
@@ -230,10 +196,7 @@ fn build(
 ) -> Result<Request<Full<Bytes>>, String> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let target = if via_proxy.is_some() { url.as_str() } else { path };
-    let mut request = Request::builder()
-        .method(method)
-        .uri(target)
-        .header("host", host(url));
+    let mut request = Request::builder().method(method).uri(target).header("host", host(url));
     request = request.header("user-agent", USER_AGENT);
     if let Some(auth) = via_proxy.and_then(|via| via.auth.clone()) {
         request = request.header("proxy-authorization", auth);
@@ -269,19 +232,13 @@ async fn read(response: ::http::Response<hyper::body::Incoming>) -> Reply {
             }
         }
     }
-    Reply {
-        status: head.status.as_u16(),
-        headers: head.headers,
-        body,
-        complete,
-    }
+    Reply { status: head.status.as_u16(), headers: head.headers, body, complete }
 }
 
 /// The authority for the `Host` header and for messages.
 fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
-    url.port()
-        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 fn is_loopback(url: &Url) -> bool {

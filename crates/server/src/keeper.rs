@@ -13,7 +13,7 @@ use evergrant_core::chain::Record;
 use evergrant_core::event::Event;
 use evergrant_core::keeper::{self, Decision, Look, Policy, Report};
 use evergrant_core::{ChainName, Generation, Lineage, Reason};
-use evergrant_store::{AuthFile, State};
+use evergrant_store::{AuthFile, State, crash};
 use futures_channel::{mpsc, oneshot};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
@@ -89,16 +89,7 @@ impl<W: World> Keeper<W> {
         metrics: Metrics,
     ) -> Self {
         let last = Mutex::default();
-        Self(Arc::new(Inner {
-            world,
-            chain,
-            policy,
-            accepted,
-            vault,
-            snapshots,
-            metrics,
-            last,
-        }))
+        Self(Arc::new(Inner { world, chain, policy, accepted, vault, snapshots, metrics, last }))
     }
 
     /// The chain.
@@ -152,22 +143,14 @@ impl<W: World> Keeper<W> {
         }
         let (done, report) = oneshot::channel();
         let keeper = self.clone();
-        self.0
-            .world
-            .spawn(async move { keeper.work(look, refused, done).await });
+        self.0.world.spawn(async move { keeper.work(look, refused, done).await });
         let took = |report: Report| report.took(self.0.world.monotonic().saturating_sub(begun));
         match report.await {
             Ok(report) => took(report),
             // The task died by a panic; the loop looks again.
             Err(oneshot::Canceled) => {
                 let now = self.0.world.now();
-                took(Report::new(
-                    &self.0.chain,
-                    None,
-                    false,
-                    (Reason::InDoubt, Some(Reason::InDoubt)),
-                    now,
-                ))
+                took(Report::new(&self.0.chain, None, false, (Reason::InDoubt, Some(Reason::InDoubt)), now))
             }
         }
     }
@@ -196,11 +179,8 @@ impl<W: World> Keeper<W> {
         for again in [true, false] {
             let keeper = self.clone();
             let remembered = remembered.clone();
-            let prepared = self
-                .0
-                .world
-                .offload(move || step::prepare(&keeper, remembered, look, refused))
-                .await;
+            let prepared =
+                self.0.world.offload(move || step::prepare(&keeper, remembered, look, refused)).await;
             let sending = match prepared {
                 Prepared::Rest(looked) => {
                     self.finish(looked, Some(done)).await;
@@ -209,6 +189,7 @@ impl<W: World> Keeper<W> {
                 Prepared::Send(sending) => *sending,
             };
             self.bring_up(&sending.looked).await;
+            crash::point("intent_in_state");
             match self.send(sending).await {
                 sending::Sent::Settled(looked) => {
                     if again && self.may_present_again_at_once(&looked) {
@@ -229,10 +210,8 @@ impl<W: World> Keeper<W> {
 
     fn may_present_again_at_once(&self, looked: &Looked) -> bool {
         let due = |record: &Record| keeper::decide(record, &self.0.policy, Look::Due, self.0.world.now());
-        matches!(
-            looked.record.as_ref().map(due),
-            Some(Decision::Exchange(Reason::DoubtPresentation))
-        ) && looked.error == Some(Reason::InDoubt)
+        matches!(looked.record.as_ref().map(due), Some(Decision::Exchange(Reason::DoubtPresentation)))
+            && looked.error == Some(Reason::InDoubt)
     }
 
     /// Publishes what a look found, brings the state up to it, and reports.
@@ -245,6 +224,7 @@ impl<W: World> Keeper<W> {
             (Some(_) | None, Some(_) | None) => {}
         }
         self.bring_up(&looked).await;
+        crash::point("state_written");
         let report = looked.report(&self.0.chain, self.0.world.now());
         self.0.metrics.looked(&report);
         log(&report);
@@ -264,18 +244,12 @@ impl<W: World> Keeper<W> {
         if !looked.changed {
             return;
         }
-        let brought = self
-            .0
-            .world
-            .state()
-            .bring_up(record, looked.replaced, &looked.events)
-            .await;
+        let brought = self.0.world.state().bring_up(record, looked.replaced, &looked.events).await;
         if let Err(error) = brought {
             let reason = Reason::StateUnwritable;
             tracing::warn!(chain = %self.0.chain, %reason, %error, "the auth file is ahead of the state");
             self.0.metrics.state_unwritable(&self.0.chain);
         }
-        evergrant_store::crash::point("state_written");
     }
 
     /// An event of this chain.
@@ -364,7 +338,8 @@ impl<W: World> Keeper<W> {
         let now = self.0.world.now();
         let (file, record) = self.0.vault.peek(&self.0.policy.profile);
         let (chain, policy) = (&self.0.chain, &self.0.policy);
-        let report = |record: Option<&Record>, present, reason| Report::new(chain, record, present, reason, now);
+        let report =
+            |record: Option<&Record>, present, reason| Report::new(chain, record, present, reason, now);
         if !self.0.accepted {
             return (self.terms_not_accepted(), record);
         }
@@ -374,7 +349,8 @@ impl<W: World> Keeper<W> {
                 report(record.as_ref(), false, fault(Reason::TokenAbsent))
             }
             (keeper::FileFound::Malformed(what), _) => {
-                report(record.as_ref(), false, fault(Reason::AuthFileMalformed)).detail(Some(what.to_string()))
+                report(record.as_ref(), false, fault(Reason::AuthFileMalformed))
+                    .detail(Some(what.to_string()))
             }
             (keeper::FileFound::Grant(grant), Some(record)) if grant.pair() == record.pair => {
                 let reason = match keeper::decide(record, policy, Look::Due, now) {
@@ -433,15 +409,7 @@ struct NewEvent {
 }
 
 fn log(report: &Report) {
-    let Report {
-        chain,
-        reason,
-        lineage,
-        generation,
-        took_ms,
-        detail,
-        ..
-    } = report;
+    let Report { chain, reason, lineage, generation, took_ms, detail, .. } = report;
     let lineage = lineage.map(|lineage| lineage.0);
     let generation = generation.map(|generation| generation.0);
     let detail = detail.as_deref();

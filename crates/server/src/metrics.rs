@@ -91,11 +91,7 @@ impl Default for Metrics {
 
 fn register(families: &Families) {
     let mut registry = families.registry.write().unwrap_or_else(PoisonError::into_inner);
-    registry.register(
-        "looks",
-        "Looks at a chain, by what they came to",
-        families.looks.clone(),
-    );
+    registry.register("looks", "Looks at a chain, by what they came to", families.looks.clone());
     registry.register("renewals", "Generations committed", families.renewals.clone());
     registry.register_with_unit(
         "exchange",
@@ -103,21 +99,9 @@ fn register(families: &Families) {
         Unit::Seconds,
         families.exchange_seconds.clone(),
     );
-    registry.register(
-        "state_failures",
-        "Writes of the state that failed",
-        families.state_failures.clone(),
-    );
-    registry.register(
-        "probes",
-        "Probes of the access token, by what they found",
-        families.probes.clone(),
-    );
-    registry.register(
-        "token_valid",
-        "1 while the access token is valid",
-        families.token_valid.clone(),
-    );
+    registry.register("state_failures", "Writes of the state that failed", families.state_failures.clone());
+    registry.register("probes", "Probes of the access token, by what they found", families.probes.clone());
+    registry.register("token_valid", "1 while the access token is valid", families.token_valid.clone());
     registry.register_with_unit(
         "access_token_expires_at",
         "When the access token ends, since the epoch",
@@ -137,65 +121,39 @@ fn register(families: &Families) {
 impl Metrics {
     /// Counts a look and takes over what it found.
     pub fn looked(&self, report: &Report) {
-        let chain = || OfChain {
-            chain: (&report.chain).into(),
-        };
+        let chain = || OfChain { chain: (&report.chain).into() };
         let families = &self.0;
-        let with_reason = WithReason {
-            chain: (&report.chain).into(),
-            reason: report.reason.into(),
-        };
+        let with_reason = WithReason { chain: (&report.chain).into(), reason: report.reason.into() };
         families.looks.get_or_create(&with_reason).inc();
         if report.refreshed {
             families.renewals.get_or_create(&chain()).inc();
         }
-        families
-            .token_valid
-            .get_or_create(&chain())
-            .set(report.token_valid.into());
+        families.token_valid.get_or_create(&chain()).set(report.token_valid.into());
         if let Some(at) = report.expires_at {
-            families
-                .expires_at
-                .get_or_create(&chain())
-                .set(at.as_millisecond() as f64 / 1e3);
+            families.expires_at.get_or_create(&chain()).set(at.as_millisecond() as f64 / 1e3);
         }
         if let Some(at) = report.renew_at {
-            families
-                .renew_at
-                .get_or_create(&chain())
-                .set(at.as_millisecond() as f64 / 1e3);
+            families.renew_at.get_or_create(&chain()).set(at.as_millisecond() as f64 / 1e3);
         }
         if let (Some(lineage), Some(generation)) = (report.lineage, report.generation) {
             families.lineage.get_or_create(&chain()).set(lineage.0 as i64);
-            families
-                .generation
-                .get_or_create(&chain())
-                .set(generation.0 as i64);
+            families.generation.get_or_create(&chain()).set(generation.0 as i64);
         }
     }
 
     /// Measures one exchange.
     pub fn exchanged(&self, chain: &ChainName, took: Duration) {
-        self.0
-            .exchange_seconds
-            .get_or_create(&OfChain { chain: chain.into() })
-            .observe(took.as_secs_f64());
+        self.0.exchange_seconds.get_or_create(&OfChain { chain: chain.into() }).observe(took.as_secs_f64());
     }
 
     /// Counts a write of the state that failed.
     pub fn state_unwritable(&self, chain: &ChainName) {
-        self.0
-            .state_failures
-            .get_or_create(&OfChain { chain: chain.into() })
-            .inc();
+        self.0.state_failures.get_or_create(&OfChain { chain: chain.into() }).inc();
     }
 
     /// Counts a probe.
     pub fn probed(&self, chain: &ChainName, verdict: Verdict) {
-        let with_reason = WithReason {
-            chain: chain.into(),
-            reason: verdict.reason().into(),
-        };
+        let with_reason = WithReason { chain: chain.into(), reason: verdict.reason().into() };
         self.0.probes.get_or_create(&with_reason).inc();
     }
 

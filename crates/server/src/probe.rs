@@ -51,10 +51,7 @@ pub async fn probe_token(
     profile: &Profile,
     access: &AccessToken,
 ) -> (Verdict, Option<Reply>, Option<Reply>) {
-    let round_trip = profile
-        .round_trip
-        .as_ref()
-        .and_then(|path| profile.api_base.join(path).ok());
+    let round_trip = profile.round_trip.as_ref().and_then(|path| profile.api_base.join(path).ok());
     let ask = |url: Option<Url>| async move {
         match url {
             Some(url) => Some(ask(client, profile, &url, access).await),
@@ -62,11 +59,7 @@ pub async fn probe_token(
         }
     };
     let (roles, round_trip) = tokio::join!(ask(profile.probe_url.clone()), ask(round_trip));
-    (
-        judge(profile, roles.as_ref(), round_trip.as_ref()),
-        roles,
-        round_trip,
-    )
+    (judge(profile, roles.as_ref(), round_trip.as_ref()), roles, round_trip)
 }
 
 async fn ask(client: &HttpClient, profile: &Profile, url: &Url, access: &AccessToken) -> Reply {
@@ -100,14 +93,8 @@ pub async fn probe<S: State>(
         renewal: None,
         took_ms: 0,
     };
-    let Some(current) = snapshots
-        .current(keeper.chain())
-        .filter(|current| current.present)
-    else {
-        report.reason = keeper
-            .last_report()
-            .and_then(|last| last.error)
-            .unwrap_or(Reason::TokenAbsent);
+    let Some(current) = snapshots.current(keeper.chain()).filter(|current| current.present) else {
+        report.reason = keeper.last_report().and_then(|last| last.error).unwrap_or(Reason::TokenAbsent);
         return report;
     };
     let (lineage, generation) = current.position;

@@ -65,10 +65,6 @@ impl Snapshots {
 
     /// The chain's access token.
     pub fn current(&self, chain: &ChainName) -> Option<Current> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(chain)
-            .cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(chain).cloned()
     }
 }

@@ -10,10 +10,7 @@ use crate::http::{CallError, HttpClient};
 /// Presents a pair, once.
 pub async fn exchange(client: &HttpClient, request: TokenRequest) -> Answer {
     let body = Bytes::copy_from_slice(request.body.as_bytes());
-    match client
-        .call(Method::POST, &request.url, &request.headers, body)
-        .await
-    {
+    match client.call(Method::POST, &request.url, &request.headers, body).await {
         Ok(reply) => Answer::Received {
             status: reply.status,
             retry_after: header(&reply.headers, "retry-after"),

@@ -31,22 +31,13 @@ impl<S: State> TokioWorld<S> {
     /// The world of this process.
     pub fn new(state: S, client: HttpClient) -> Self {
         let machine = rustix_hostname();
-        Self {
-            state,
-            client,
-            machine,
-            begun: monotonic_now(),
-            running: Arc::new(watch::Sender::new(0)),
-        }
+        Self { state, client, machine, begun: monotonic_now(), running: Arc::new(watch::Sender::new(0)) }
     }
 
     /// The same world with another client, for a chain whose provider needs its own certificates.
     #[must_use]
     pub fn with_client(&self, client: HttpClient) -> Self {
-        Self {
-            client,
-            ..self.clone()
-        }
+        Self { client, ..self.clone() }
     }
 
     /// The client that this world calls with.
@@ -61,10 +52,7 @@ impl<S: State> TokioWorld<S> {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the door through which the monotonic clock comes in"
-)]
+#[expect(clippy::disallowed_methods, reason = "the door through which the monotonic clock comes in")]
 fn monotonic_now() -> Instant {
     Instant::now()
 }
@@ -77,10 +65,7 @@ impl<S: State> World for TokioWorld<S> {
     type Disk = OsDisk;
     type State = S;
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the door through which the wall clock comes in"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the door through which the wall clock comes in")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }

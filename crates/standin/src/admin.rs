@@ -54,11 +54,7 @@ impl<'de> Deserialize<'de> for Rules {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error;
         let value = Value::deserialize(deserializer)?;
-        let list = if value.is_array() {
-            value
-        } else {
-            Value::Array(vec![value])
-        };
+        let list = if value.is_array() { value } else { Value::Array(vec![value]) };
         serde_json::from_value(list).map(Self).map_err(D::Error::custom)
     }
 }
@@ -72,11 +68,9 @@ pub(crate) fn answer(handle: &Handle, method: &str, path: &str, body: &[u8]) -> 
     match json_answer(handle, method, path, body) {
         Ok(body) => Reply::json(200, &body, now),
         Err(Mistake::Body(error)) => Reply::json(400, &json!({"error": error.to_string()}), now),
-        Err(Mistake::Call) => Reply::json(
-            404,
-            &json!({"error": "no such call; GET /_stand-in/ lists them"}),
-            now,
-        ),
+        Err(Mistake::Call) => {
+            Reply::json(404, &json!({"error": "no such call; GET /_stand-in/ lists them"}), now)
+        }
     }
 }
 
@@ -94,11 +88,8 @@ impl From<serde_json::Error> for Mistake {
 fn json_answer(handle: &Handle, method: &str, path: &str, body: &[u8]) -> Result<Value, Mistake> {
     match (method, path) {
         ("POST", "login") => {
-            let options: LoginOptions = if body.is_empty() {
-                LoginOptions::default()
-            } else {
-                serde_json::from_slice(body)?
-            };
+            let options: LoginOptions =
+                if body.is_empty() { LoginOptions::default() } else { serde_json::from_slice(body)? };
             Ok(handle.login(options).auth_file())
         }
         ("POST", "revoke") => {
@@ -124,9 +115,7 @@ fn json_answer(handle: &Handle, method: &str, path: &str, body: &[u8]) -> Result
         ("GET", "settings") => Ok(serde_json::to_value(handle.settings())?),
         ("PATCH", "settings") => {
             let patch: Value = serde_json::from_slice(body)?;
-            handle
-                .patch_settings(&patch)
-                .map_err(|error| Mistake::Body(error.0))?;
+            handle.patch_settings(&patch).map_err(|error| Mistake::Body(error.0))?;
             Ok(serde_json::to_value(handle.settings())?)
         }
         ("GET", "exchanges") => Ok(json!({"exchanges": handle.exchanges()})),

@@ -45,11 +45,7 @@ impl Engine {
         now: Timestamp,
         rng: &mut R,
     ) -> Reply {
-        let visit = Visit {
-            call,
-            id: request_id(rng),
-            now,
-        };
+        let visit = Visit { call, id: request_id(rng), now };
         let (source, presented) = caller_of(call);
         let reply = if plan.skip {
             Reply::new(200, "application/json", "", now)
@@ -75,11 +71,7 @@ impl Engine {
                 status: reply.status,
                 fault,
                 body_bytes: call.body.len(),
-                headers: if self.settings.record_headers {
-                    shown_headers(call)
-                } else {
-                    Vec::new()
-                },
+                headers: if self.settings.record_headers { shown_headers(call) } else { Vec::new() },
             };
             self.sightings.push(sighting, self.settings.log_kept);
         }
@@ -147,13 +139,7 @@ impl Engine {
                 Err(visit.error(400, "invalid_request_error", said))
             }
             Source::None => Err(visit.error(401, "authentication_error", "x-api-key header is required")),
-            Source::ApiKey
-                if self
-                    .settings
-                    .api_keys
-                    .iter()
-                    .any(|key| Some(key.as_str()) == presented) =>
-            {
+            Source::ApiKey if self.settings.api_keys.iter().any(|key| Some(key.as_str()) == presented) => {
                 Ok(())
             }
             Source::ApiKey => Err(visit.error(401, "authentication_error", "invalid x-api-key")),
@@ -174,11 +160,7 @@ impl Engine {
             AccessState::Unknown => Err(visit.error(401, "authentication_error", "Invalid bearer token")),
             AccessState::Revoked => {
                 let status = self.settings.revoked_status;
-                let kind = if status == 403 {
-                    "permission_error"
-                } else {
-                    "authentication_error"
-                };
+                let kind = if status == 403 { "permission_error" } else { "authentication_error" };
                 Err(visit.error(status, kind, "OAuth token has been revoked"))
             }
         }
@@ -215,17 +197,10 @@ impl Engine {
             return visit.error(400, "invalid_request_error", "the body is not JSON");
         };
         let counting = call.path().ends_with("/count_tokens");
-        let needed: &[&str] = if counting {
-            &["model", "messages"]
-        } else {
-            &["model", "max_tokens", "messages"]
-        };
+        let needed: &[&str] =
+            if counting { &["model", "messages"] } else { &["model", "max_tokens", "messages"] };
         if let Some(missing) = needed.iter().find(|name| request.get(**name).is_none()) {
-            return visit.error(
-                400,
-                "invalid_request_error",
-                &format!("{missing}: Field required"),
-            );
+            return visit.error(400, "invalid_request_error", &format!("{missing}: Field required"));
         }
         if counting {
             return visit.json(&json!({"input_tokens": call.body.len() / 4}));
@@ -263,16 +238,11 @@ fn check_message_headers(settings: &Settings, call: &Call<'_>) -> Result<(), Str
 
 fn stream(visit: &Visit<'_>, message: &Value, streaming: Streaming) -> Reply {
     let text = "x".repeat(streaming.delta_bytes as usize);
-    let delta = event(
-        "content_block_delta",
-        &json!({"index": 0, "delta": {"type": "text_delta", "text": text}}),
-    );
+    let delta =
+        event("content_block_delta", &json!({"index": 0, "delta": {"type": "text_delta", "text": text}}));
     let mut events = vec![
         event("message_start", &json!({"message": message})),
-        event(
-            "content_block_start",
-            &json!({"index": 0, "content_block": {"type": "text", "text": ""}}),
-        ),
+        event("content_block_start", &json!({"index": 0, "content_block": {"type": "text", "text": ""}})),
         event("ping", &json!({})),
     ];
     events.extend(std::iter::repeat_n(delta, streaming.deltas as usize));
@@ -286,10 +256,7 @@ fn stream(visit: &Visit<'_>, message: &Value, streaming: Streaming) -> Reply {
     let mut reply = Reply::new(200, "text/event-stream; charset=utf-8", "", visit.now);
     reply.headers.push(("cache-control", "no-cache".into()));
     reply.headers.push(("request-id", visit.id.clone().into()));
-    reply.body = Body::Events {
-        events,
-        gap: Duration::from_millis(streaming.gap_millis),
-    };
+    reply.body = Body::Events { events, gap: Duration::from_millis(streaming.gap_millis) };
     reply
 }
 

@@ -28,41 +28,24 @@ impl<'a> Call<'a> {
     pub fn query(&self, name: &str) -> Option<String> {
         let (_, query) = self.target.split_once('?')?;
         let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-        pairs
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
 
     /// The first value of a header.
     pub fn header(&self, name: &str) -> Option<&'a str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| *value)
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
     /// Whether a header, in any of its lines, lists `value` between commas.
     pub fn lists(&self, name: &str, value: &str) -> bool {
-        let lines = self
-            .headers
-            .iter()
-            .filter(|(key, _)| key.eq_ignore_ascii_case(name));
-        lines
-            .flat_map(|(_, line)| line.split(','))
-            .any(|entry| entry.trim() == value)
+        let lines = self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        lines.flat_map(|(_, line)| line.split(',')).any(|entry| entry.trim() == value)
     }
 
     /// The media type of the body, in lower case and without parameters.
     pub fn media_type(&self) -> Option<String> {
         let value = self.header("content-type")?;
-        Some(
-            value
-                .split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_ascii_lowercase(),
-        )
+        Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
     }
 }
 
@@ -134,14 +117,9 @@ impl TokenRequest {
         }
         request.basic = call.header("authorization").and_then(basic);
         if let Some(name) = capability_header {
-            let lines = call
-                .headers
-                .iter()
-                .filter(|(key, _)| key.eq_ignore_ascii_case(name));
-            request.capabilities = lines
-                .flat_map(|(_, line)| line.split(','))
-                .map(|entry| entry.trim().to_owned())
-                .collect();
+            let lines = call.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+            request.capabilities =
+                lines.flat_map(|(_, line)| line.split(',')).map(|entry| entry.trim().to_owned()).collect();
         }
         Ok(request)
     }
@@ -227,10 +205,8 @@ mod tests {
 
     #[test]
     fn both_encodings_say_the_same() {
-        let form = read(
-            "application/x-www-form-urlencoded",
-            "grant_type=refresh_token&refresh_token=a%2Bb+c&z=1",
-        );
+        let form =
+            read("application/x-www-form-urlencoded", "grant_type=refresh_token&refresh_token=a%2Bb+c&z=1");
         let json = read(
             "application/json; charset=utf-8",
             r#"{"grant_type":"refresh_token","refresh_token":"a+b c","z":1}"#,
@@ -247,10 +223,7 @@ mod tests {
         assert_eq!(read("application/json", "grant_type=x"), Err(Unreadable::Body));
         assert_eq!(read("application/json", "{}"), Err(Unreadable::Body));
         let twice = "grant_type=x&refresh_token=a&refresh_token=b";
-        assert_eq!(
-            read("application/x-www-form-urlencoded", twice),
-            Err(Unreadable::Twice)
-        );
+        assert_eq!(read("application/x-www-form-urlencoded", twice), Err(Unreadable::Twice));
     }
 
     #[test]

@@ -228,9 +228,8 @@ impl Engine {
     pub fn exchange_began(&mut self) {
         let counters = &mut self.counters;
         counters.exchanges_in_flight += 1;
-        counters.max_concurrent_exchanges = counters
-            .max_concurrent_exchanges
-            .max(counters.exchanges_in_flight);
+        counters.max_concurrent_exchanges =
+            counters.max_concurrent_exchanges.max(counters.exchanges_in_flight);
     }
 
     /// The end of what [`Engine::exchange_began`] began.
@@ -257,10 +256,7 @@ impl Engine {
 
     /// A request arrives: draws its faults. It is processed by [`Engine::answer`] after [`Arrival::wait`].
     pub fn arrive(&mut self, endpoint: Endpoint) -> Arrival {
-        Arrival {
-            endpoint,
-            plan: self.queue.take(endpoint),
-        }
+        Arrival { endpoint, plan: self.queue.take(endpoint) }
     }
 
     /// Processes a request that has arrived. `now` is the time of the processing.

@@ -162,21 +162,12 @@ fn once() -> Option<u32> {
 impl Rule {
     /// `fault` for the next `times` requests at `target`.
     pub fn new(target: FaultTarget, fault: Fault, times: u32) -> Self {
-        Self {
-            target,
-            fault,
-            also: Vec::new(),
-            after: 0,
-            times: Some(times),
-        }
+        Self { target, fault, also: Vec::new(), after: 0, times: Some(times) }
     }
 
     /// `fault` for every request at `target`, until the faults are cleared.
     pub fn always(target: FaultTarget, fault: Fault) -> Self {
-        Self {
-            times: None,
-            ..Self::new(target, fault, 0)
-        }
+        Self { times: None, ..Self::new(target, fault, 0) }
     }
 
     /// The same rule with one more fault for the same requests.
@@ -195,13 +186,7 @@ impl Rule {
 impl Fault {
     /// An answer of this status and body instead of the true one.
     pub fn status(status: u16, body: FaultBody) -> Self {
-        Self::Status {
-            status,
-            body,
-            retry_after_secs: None,
-            location: None,
-            processed: false,
-        }
+        Self::Status { status, body, retry_after_secs: None, location: None, processed: false }
     }
 
     /// An OAuth error code, as a string.
@@ -216,13 +201,7 @@ impl Fault {
 
     /// An error in the API's own shape.
     pub fn provider_error(status: u16, error: &str, message: &str) -> Self {
-        Self::status(
-            status,
-            FaultBody::ProviderError {
-                error: error.into(),
-                message: message.into(),
-            },
-        )
+        Self::status(status, FaultBody::ProviderError { error: error.into(), message: message.into() })
     }
 
     /// 429 in the API's own shape.
@@ -231,42 +210,20 @@ impl Fault {
             error: "rate_limit_error".into(),
             message: "Too many requests".into(),
         };
-        Self::Status {
-            status: 429,
-            body,
-            retry_after_secs: after_secs,
-            location: None,
-            processed: false,
-        }
+        Self::Status { status: 429, body, retry_after_secs: after_secs, location: None, processed: false }
     }
 
     /// The request is processed (the token is spent), then this plain-text status is answered.
     pub fn spent_then(status: u16) -> Self {
-        let body = FaultBody::Text {
-            text: "Internal error".into(),
-        };
-        Self::Status {
-            status,
-            body,
-            retry_after_secs: None,
-            location: None,
-            processed: true,
-        }
+        let body = FaultBody::Text { text: "Internal error".into() };
+        Self::Status { status, body, retry_after_secs: None, location: None, processed: true }
     }
 
     /// What the log calls it: its kind, and the status where it has one.
     pub fn label(&self) -> String {
         match self {
-            Self::Status {
-                status,
-                processed: false,
-                ..
-            } => format!("status_{status}"),
-            Self::Status {
-                status,
-                processed: true,
-                ..
-            } => format!("spent_then_{status}"),
+            Self::Status { status, processed: false, .. } => format!("status_{status}"),
+            Self::Status { status, processed: true, .. } => format!("spent_then_{status}"),
             Self::RequestLost => "request_lost".into(),
             Self::AnswerLost => "answer_lost".into(),
             Self::NeverAnswer { .. } => "never_answer".into(),
@@ -283,10 +240,7 @@ impl Fault {
 
     /// A fault by its name in [`Fault::presets`].
     pub fn named(name: &str) -> Option<Self> {
-        Self::presets()
-            .into_iter()
-            .find(|(preset, _)| *preset == name)
-            .map(|(_, fault)| fault)
+        Self::presets().into_iter().find(|(preset, _)| *preset == name).map(|(_, fault)| fault)
     }
 
     /// Every ready-made fault with its name.
@@ -294,9 +248,7 @@ impl Fault {
         let text = |text: &str| FaultBody::Text { text: text.into() };
         let html = |title: &str| FaultBody::Html { title: title.into() };
         let overloaded = |status| Self::provider_error(status, "overloaded_error", "Overloaded");
-        let omit = |member| Self::Omit {
-            members: vec![member],
-        };
+        let omit = |member| Self::Omit { members: vec![member] };
         let redirect = Self::Status {
             status: 302,
             body: FaultBody::Empty,
@@ -315,43 +267,25 @@ impl Fault {
             ("text_503", Self::status(503, text("Service Unavailable"))),
             ("html_504", Self::status(504, html("504 Gateway Time-out"))),
             ("text_529", Self::status(529, text("Overloaded"))),
-            (
-                "api_error_500",
-                Self::provider_error(500, "api_error", "Internal server error"),
-            ),
+            ("api_error_500", Self::provider_error(500, "api_error", "Internal server error")),
             ("overloaded_503", overloaded(503)),
             ("overloaded_529", overloaded(529)),
             ("timeout_408", Self::status(408, text("Request Timeout"))),
             ("blocked_403", Self::status(403, html("Access denied"))),
             ("blocked_404", Self::status(404, html("Not found"))),
-            (
-                "forbidden_json_403",
-                Self::status(403, FaultBody::Json { text: forbidden }),
-            ),
+            ("forbidden_json_403", Self::status(403, FaultBody::Json { text: forbidden })),
             ("accepted_202", Self::status(202, FaultBody::Empty)),
             ("no_content_204", Self::status(204, FaultBody::Empty)),
             ("redirect_302", redirect),
             ("invalid_grant_400", Self::oauth(400, "invalid_grant")),
             ("invalid_grant_401", Self::oauth(401, "invalid_grant")),
             ("invalid_grant_403", Self::oauth(403, "invalid_grant")),
-            (
-                "invalid_grant_object_400",
-                Self::oauth_object(400, "invalid_grant"),
-            ),
-            (
-                "invalid_grant_object_401",
-                Self::oauth_object(401, "invalid_grant"),
-            ),
-            (
-                "invalid_grant_object_403",
-                Self::oauth_object(403, "invalid_grant"),
-            ),
+            ("invalid_grant_object_400", Self::oauth_object(400, "invalid_grant")),
+            ("invalid_grant_object_401", Self::oauth_object(401, "invalid_grant")),
+            ("invalid_grant_object_403", Self::oauth_object(403, "invalid_grant")),
             ("invalid_client", Self::oauth(401, "invalid_client")),
             ("unauthorized_client", Self::oauth(400, "unauthorized_client")),
-            (
-                "unsupported_grant_type",
-                Self::oauth(400, "unsupported_grant_type"),
-            ),
+            ("unsupported_grant_type", Self::oauth(400, "unsupported_grant_type")),
             ("invalid_request", Self::oauth(400, "invalid_request")),
             ("invalid_scope", Self::oauth(400, "invalid_scope")),
             ("other_422", Self::status(422, text("Unprocessable"))),
@@ -373,18 +307,9 @@ impl Fault {
             ("clock_ahead", Self::DateSkew { secs: 600 }),
             ("clock_behind", Self::DateSkew { secs: -600 }),
             ("spent_then_500", Self::spent_then(500)),
-            (
-                "spurious_401",
-                Self::provider_error(401, "authentication_error", "Invalid bearer token"),
-            ),
-            (
-                "revoked_403",
-                Self::provider_error(403, "permission_error", revoked),
-            ),
-            (
-                "organization_403",
-                Self::provider_error(403, "permission_error", "OAuth not allowed here"),
-            ),
+            ("spurious_401", Self::provider_error(401, "authentication_error", "Invalid bearer token")),
+            ("revoked_403", Self::provider_error(403, "permission_error", revoked)),
+            ("organization_403", Self::provider_error(403, "permission_error", "OAuth not allowed here")),
         ]
     }
 }
@@ -410,10 +335,7 @@ mod tests {
         assert_eq!(rule, Rule::new(FaultTarget::Token, Fault::AnswerLost, 1));
         let text = r#"{"target":"api","fault":{"kind":"status","status":418},"times":null,"after":2}"#;
         let rule: Rule = serde_json::from_str(text).unwrap();
-        assert_eq!(
-            rule,
-            Rule::always(FaultTarget::Api, Fault::status(418, FaultBody::Empty)).after(2)
-        );
+        assert_eq!(rule, Rule::always(FaultTarget::Api, Fault::status(418, FaultBody::Empty)).after(2));
         let error = serde_json::from_str::<Rule>(r#"{"fault":"bad_luck"}"#).unwrap_err();
         assert!(error.to_string().contains("bad_luck"));
     }
@@ -422,10 +344,7 @@ mod tests {
     fn presets_are_unique_and_survive_json() {
         let presets = Fault::presets();
         for (at, (name, fault)) in presets.iter().enumerate() {
-            assert!(
-                presets[..at].iter().all(|(other, _)| other != name),
-                "{name} twice"
-            );
+            assert!(presets[..at].iter().all(|(other, _)| other != name), "{name} twice");
             let text = serde_json::to_string(fault).unwrap();
             assert_eq!(&serde_json::from_str::<Fault>(&text).unwrap(), fault);
         }

@@ -85,9 +85,7 @@ impl Family {
     }
 
     fn idle_secs(&self, settings: &Settings) -> Option<u64> {
-        self.options
-            .refresh_idle_secs
-            .or(settings.lives.refresh_idle_secs)
+        self.options.refresh_idle_secs.or(settings.lives.refresh_idle_secs)
     }
 }
 
@@ -193,21 +191,11 @@ impl Grants {
         let generation = owner.map_or(0, |owner| owner.generation);
         let token = random_token(&settings.access_prefix, rng);
         let print = Fingerprint::of(&token);
-        self.access.insert(
-            print,
-            Access {
-                family,
-                generation,
-                expires_at: later(now, secs),
-            },
-        );
+        self.access.insert(print, Access { family, generation, expires_at: later(now, secs) });
         self.access_order.push_back(print);
         // An expired access token and a forgotten one are refused alike, so the expired may go.
         while let Some(oldest) = self.access_order.front() {
-            let over = self
-                .access
-                .get(oldest)
-                .is_none_or(|entry| later(entry.expires_at, 86_400) <= now);
+            let over = self.access.get(oldest).is_none_or(|entry| later(entry.expires_at, 86_400) <= now);
             if !over && self.access_order.len() <= ACCESS_KEPT {
                 break;
             }
@@ -266,10 +254,7 @@ impl Grants {
         match settings.reuse {
             ReuseClass::Grace { secs, successor } if now < later(spent.at, secs) => {
                 let print = Fingerprint::of(&spent.successor);
-                let unspent = self
-                    .refresh
-                    .get(&print)
-                    .is_some_and(|entry| entry.spent.is_none());
+                let unspent = self.refresh.get(&print).is_some_and(|entry| entry.spent.is_none());
                 let same = match successor {
                     GraceSuccessor::Same => unspent.then(|| spent.successor.clone()),
                     GraceSuccessor::New => None,
@@ -307,19 +292,12 @@ impl Grants {
         } else {
             let successor = self.mint_refresh(settings, id, now, rng);
             if let Some(entry) = self.refresh.get_mut(&Fingerprint::of(token)) {
-                entry.spent = Some(Spent {
-                    at: now,
-                    successor: successor.clone(),
-                });
+                entry.spent = Some(Spent { at: now, successor: successor.clone() });
             }
             successor
         };
         let access_token = self.mint_access(settings, Some(id), now, rng);
-        Issued {
-            access_token,
-            refresh_token,
-            how,
-        }
+        Issued { access_token, refresh_token, how }
     }
 
     fn issue_graced<R: Rng + ?Sized>(
@@ -337,11 +315,7 @@ impl Grants {
             self.mint_refresh(settings, id, now, rng)
         };
         let access_token = self.mint_access(settings, Some(id), now, rng);
-        Issued {
-            access_token,
-            refresh_token,
-            how: How::Graced,
-        }
+        Issued { access_token, refresh_token, how: How::Graced }
     }
 
     fn next_generation(&mut self, settings: &Settings, id: u64) {
@@ -370,15 +344,7 @@ impl Grants {
 
     fn remember(&mut self, settings: &Settings, id: u64, token: &str, now: Timestamp) {
         let print = Fingerprint::of(token);
-        self.refresh.insert(
-            print,
-            Refresh {
-                family: id,
-                used_at: now,
-                repeats: 0,
-                spent: None,
-            },
-        );
+        self.refresh.insert(print, Refresh { family: id, used_at: now, repeats: 0, spent: None });
         let Some(family) = self.families.get_mut(&id) else {
             return;
         };
@@ -416,10 +382,7 @@ impl Grants {
     pub(crate) fn revoke_all(&mut self, now: Timestamp) -> u64 {
         let ids: Vec<u64> = self.families.keys().copied().collect();
         self.access.retain(|_, entry| entry.family.is_some());
-        ids.into_iter()
-            .filter(|id| self.revoke_family(*id, now, true))
-            .map(|_| 1)
-            .sum()
+        ids.into_iter().filter(|id| self.revoke_family(*id, now, true)).map(|_| 1).sum()
     }
 
     fn revoke_family(&mut self, id: u64, now: Timestamp, access_too: bool) -> bool {

@@ -50,10 +50,7 @@ impl Handle {
     pub fn new(settings: Settings) -> Self {
         let rng = settings.seed.map_or_else(rand::make_rng, StdRng::seed_from_u64);
         Self(Arc::new(Shared {
-            inner: Mutex::new(Inner {
-                engine: Engine::new(settings),
-                rng,
-            }),
+            inner: Mutex::new(Inner { engine: Engine::new(settings), rng }),
             offset_millis: AtomicI64::new(0),
             streams_begun: AtomicU64::new(0),
             streams_dropped: AtomicU64::new(0),
@@ -62,10 +59,7 @@ impl Handle {
 
     /// The stand-in's time: the machine's, plus the offset.
     pub fn now(&self) -> Timestamp {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the stand-in's own door to the real clock"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "the stand-in's own door to the real clock")]
         let real = Timestamp::now();
         let offset = SignedDuration::from_millis(self.0.offset_millis.load(Ordering::Relaxed));
         real.checked_add(offset).unwrap_or(real)

@@ -93,10 +93,7 @@ struct Instead {
 
 impl Plan {
     fn of(rule: &Rule) -> Self {
-        let mut plan = Self {
-            label: Some(rule.fault.label()),
-            ..Self::default()
-        };
+        let mut plan = Self { label: Some(rule.fault.label()), ..Self::default() };
         plan.add(&rule.fault);
         for fault in &rule.also {
             plan.add(fault);
@@ -106,13 +103,7 @@ impl Plan {
 
     fn add(&mut self, fault: &Fault) {
         match fault {
-            Fault::Status {
-                status,
-                body,
-                retry_after_secs,
-                location,
-                processed,
-            } => {
+            Fault::Status { status, body, retry_after_secs, location, processed } => {
                 self.skip |= !processed;
                 self.instead = Some(Instead {
                     status: *status,
@@ -134,22 +125,13 @@ impl Plan {
             Fault::DelayAfter { millis } => self.after += Duration::from_millis(*millis),
             Fault::TruncatedJson { missing_bytes } => self.missing_bytes = *missing_bytes,
             Fault::CutBody { after_bytes } => {
-                self.transport = Some(Transport::CutBody {
-                    after_bytes: *after_bytes,
-                });
+                self.transport = Some(Transport::CutBody { after_bytes: *after_bytes });
             }
             Fault::Omit { members } => self.omit.extend_from_slice(members),
             Fault::NotAToken { processed } => {
                 self.skip |= !processed;
-                let body = FaultBody::Json {
-                    text: json!({"ok": true}).to_string(),
-                };
-                self.instead = Some(Instead {
-                    status: 200,
-                    body,
-                    retry_after_secs: None,
-                    location: None,
-                });
+                let body = FaultBody::Json { text: json!({"ok": true}).to_string() };
+                self.instead = Some(Instead { status: 200, body, retry_after_secs: None, location: None });
             }
             Fault::HugeBody { bytes } => self.pad_to_bytes = *bytes,
             Fault::DateSkew { secs } => self.skew_secs += secs,
@@ -167,10 +149,7 @@ impl Plan {
             bytes.truncate(bytes.len().saturating_sub(self.missing_bytes));
             reply.body = Body::Whole(bytes.into());
         }
-        reply.date = reply
-            .date
-            .checked_add(SignedDuration::from_secs(self.skew_secs))
-            .unwrap_or(reply.date);
+        reply.date = reply.date.checked_add(SignedDuration::from_secs(self.skew_secs)).unwrap_or(reply.date);
         reply.delay += self.after;
         if let Some(transport) = self.transport {
             reply.transport = transport;
@@ -243,10 +222,7 @@ mod tests {
         assert_eq!(label(Endpoint::Greeting), None);
         assert_eq!(label(Endpoint::Api).as_deref(), Some("answer_lost"));
         let names: Vec<_> = (0..4).filter_map(|_| label(Endpoint::Token)).collect();
-        assert_eq!(
-            names,
-            ["answer_lost", "request_lost", "request_lost", "answer_lost"]
-        );
+        assert_eq!(names, ["answer_lost", "request_lost", "request_lost", "answer_lost"]);
         assert_eq!(queue.rules().len(), 1);
         queue.clear();
         assert!(queue.rules().is_empty());

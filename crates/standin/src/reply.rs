@@ -69,10 +69,7 @@ impl Reply {
 
     /// The value of a header, by its lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value.as_ref())
+        self.headers.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_ref())
     }
 
     /// The `Date` header as HTTP writes it (RFC 9110 §5.6.7).
@@ -108,11 +105,7 @@ impl Reply {
 
     /// An error of the token endpoint (RFC 6749 §5.2).
     pub(crate) fn oauth_error(status: u16, error: &str, description: &str, now: Timestamp) -> Self {
-        let mut reply = Self::json(
-            status,
-            &json!({"error": error, "error_description": description}),
-            now,
-        );
+        let mut reply = Self::json(status, &json!({"error": error, "error_description": description}), now);
         reply.headers.push(("cache-control", "no-store".into()));
         reply
     }

@@ -76,17 +76,10 @@ impl StandIn {
             let address = listener.local_addr()?;
             Ok((listener, address))
         };
-        let (listener, address) = bound
-            .await
-            .map_err(|source| StartError::Bind { address, source })?;
+        let (listener, address) = bound.await.map_err(|source| StartError::Bind { address, source })?;
         let (stop, stopped) = watch::channel(false);
         let accepting = tokio::spawn(accept(listener, handle.clone(), stopped));
-        Ok(Self {
-            handle,
-            address,
-            stop,
-            accepting,
-        })
+        Ok(Self { handle, address, stop, accepting })
     }
 
     /// `http://127.0.0.1:PORT`, without a slash at the end.
@@ -101,20 +94,12 @@ impl StandIn {
 
     /// The whole URL of the token endpoint.
     pub fn token_url(&self) -> String {
-        format!(
-            "{}{}",
-            self.url(),
-            self.handle.with(|engine| engine.settings().token_path.clone())
-        )
+        format!("{}{}", self.url(), self.handle.with(|engine| engine.settings().token_path.clone()))
     }
 
     /// The whole URL of the roles endpoint.
     pub fn probe_url(&self) -> String {
-        format!(
-            "{}{}",
-            self.url(),
-            self.handle.with(|engine| engine.settings().probe_path.clone())
-        )
+        format!("{}{}", self.url(), self.handle.with(|engine| engine.settings().probe_path.clone()))
     }
 
     /// The engine, from within the process.
@@ -165,9 +150,7 @@ async fn serve(stream: TcpStream, handle: Handle, stopped: watch::Receiver<bool>
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| respond(request, handle.clone(), stopped.clone()));
     // A connection that a client or a fault broke is no error of ours.
-    let _ = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// Given to hyper in place of a response, so that it closes the connection without sending a byte.
@@ -234,20 +217,11 @@ async fn work(
 ) -> Option<(Reply, Option<InFlight>)> {
     let answering = async {
         let lines = head.headers.iter();
-        let lines: Vec<(&str, Cow<'_, str>)> = lines
-            .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())))
-            .collect();
-        let headers: Vec<(&str, &str)> = lines
-            .iter()
-            .map(|(name, value)| (*name, value.as_ref()))
-            .collect();
+        let lines: Vec<(&str, Cow<'_, str>)> =
+            lines.map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))).collect();
+        let headers: Vec<(&str, &str)> = lines.iter().map(|(name, value)| (*name, value.as_ref())).collect();
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        let call = Call {
-            method: head.method.as_str(),
-            target,
-            headers: &headers,
-            body: &body,
-        };
+        let call = Call { method: head.method.as_str(), target, headers: &headers, body: &body };
         if let Some(rest) = call.path().strip_prefix(admin::PREFIX) {
             return (admin::answer(&handle, call.method, rest, call.body), None);
         }
@@ -278,17 +252,10 @@ fn response(reply: &Reply, handle: &Handle) -> Response<Sending> {
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let date = reply.http_date();
     let dated = std::iter::once(("date", date.as_str()));
-    for (name, value) in reply
-        .headers
-        .iter()
-        .map(|(name, value)| (*name, value.as_ref()))
-        .chain(dated)
-    {
+    for (name, value) in reply.headers.iter().map(|(name, value)| (*name, value.as_ref())).chain(dated) {
         // A scripted value that no header can hold is left out.
         if let Ok(value) = HeaderValue::from_str(value) {
-            response
-                .headers_mut()
-                .append(HeaderName::from_static(name), value);
+            response.headers_mut().append(HeaderName::from_static(name), value);
         }
     }
     response

@@ -260,11 +260,7 @@ pub struct Lives {
 
 impl Default for Lives {
     fn default() -> Self {
-        Self {
-            access_secs: 3600,
-            refresh_idle_secs: None,
-            grant_secs: None,
-        }
+        Self { access_secs: 3600, refresh_idle_secs: None, grant_secs: None }
     }
 }
 
@@ -315,11 +311,7 @@ pub struct Streaming {
 
 impl Default for Streaming {
     fn default() -> Self {
-        Self {
-            deltas: 5,
-            delta_bytes: 8,
-            gap_millis: 0,
-        }
+        Self { deltas: 5, delta_bytes: 8, gap_millis: 0 }
     }
 }
 
@@ -342,20 +334,8 @@ mod tests {
         let graced = Settings::default()
             .patched(&json!({"reuse": {"class": "grace", "secs": 9}, "lives": {"access_secs": 5}}))
             .unwrap();
-        assert_eq!(
-            graced.reuse,
-            ReuseClass::Grace {
-                secs: 9,
-                successor: GraceSuccessor::Same
-            }
-        );
-        assert_eq!(
-            graced.lives,
-            Lives {
-                access_secs: 5,
-                ..Lives::default()
-            }
-        );
+        assert_eq!(graced.reuse, ReuseClass::Grace { secs: 9, successor: GraceSuccessor::Same });
+        assert_eq!(graced.lives, Lives { access_secs: 5, ..Lives::default() });
         let strict = graced.patched(&json!({"reuse": {"class": "strict"}})).unwrap();
         assert_eq!(strict.reuse, ReuseClass::Strict);
         assert_eq!(strict.lives.access_secs, 5);

@@ -53,11 +53,7 @@ struct Done {
 
 impl Done {
     fn refused(reply: Reply) -> Self {
-        Self {
-            reply,
-            outcome: ExchangeOutcome::Refused,
-            issued: None,
-        }
+        Self { reply, outcome: ExchangeOutcome::Refused, issued: None }
     }
 }
 
@@ -75,10 +71,7 @@ impl Engine {
             return reply;
         }
         let settings = &self.settings;
-        let capability = settings
-            .capability
-            .as_ref()
-            .map(|capability| capability.header.as_str());
+        let capability = settings.capability.as_ref().map(|capability| capability.header.as_str());
         let read = TokenRequest::read(call, capability, settings.accepts_json, settings.accepts_form);
         self.answer_token_request(read.as_ref().map_err(|error| *error), plan, now, rng)
     }
@@ -91,18 +84,12 @@ impl Engine {
         rng: &mut R,
     ) -> Reply {
         self.counters.exchanges += 1;
-        let presented = request
-            .ok()
-            .and_then(|request| request.refresh_token.as_deref())
-            .map(Fingerprint::of);
+        let presented =
+            request.ok().and_then(|request| request.refresh_token.as_deref()).map(Fingerprint::of);
         let id = request_id(rng);
         let done = if plan.skip {
             let reply = Reply::new(200, "application/json", "", now);
-            Done {
-                reply,
-                outcome: ExchangeOutcome::NotProcessed,
-                issued: None,
-            }
+            Done { reply, outcome: ExchangeOutcome::NotProcessed, issued: None }
         } else {
             self.process(request, &plan.omit, &id, now, rng)
         };
@@ -115,9 +102,7 @@ impl Engine {
             presented,
             issued: done.issued,
             family,
-            generation: family
-                .and_then(|id| self.grants.families().get(&id))
-                .map(|family| family.generation),
+            generation: family.and_then(|id| self.grants.families().get(&id)).map(|family| family.generation),
             outcome: done.outcome,
             fault,
             status: reply.status,
@@ -135,13 +120,11 @@ impl Engine {
         now: Timestamp,
         rng: &mut R,
     ) -> Done {
-        let checked = request
-            .map_err(|error| unreadable(error, now))
-            .and_then(|request| {
-                check_client(&self.settings, request, now)?;
-                check_capability(&self.settings, request, now)?;
-                Ok(request)
-            });
+        let checked = request.map_err(|error| unreadable(error, now)).and_then(|request| {
+            check_client(&self.settings, request, now)?;
+            check_capability(&self.settings, request, now)?;
+            Ok(request)
+        });
         let request = match checked {
             Ok(request) => request,
             Err(reply) => return Done::refused(reply),
@@ -149,12 +132,8 @@ impl Engine {
         match request.grant_type.as_str() {
             "refresh_token" => self.refresh(request, omit, now, rng),
             "client_credentials" if self.settings.client.auth == ClientAuth::None => {
-                let reply = Reply::oauth_error(
-                    400,
-                    "unauthorized_client",
-                    "a public client has no credentials",
-                    now,
-                );
+                let reply =
+                    Reply::oauth_error(400, "unauthorized_client", "a public client has no credentials", now);
                 Done::refused(reply)
             }
             "client_credentials" => self.mint(omit, now, rng),
@@ -167,12 +146,7 @@ impl Engine {
                     Done::refused(Reply::api_error(401, "authentication_error", message, id, now))
                 }
             }
-            _ => Done::refused(Reply::oauth_error(
-                400,
-                "unsupported_grant_type",
-                "unknown grant type",
-                now,
-            )),
+            _ => Done::refused(Reply::oauth_error(400, "unsupported_grant_type", "unknown grant type", now)),
         }
     }
 
@@ -191,10 +165,7 @@ impl Engine {
                 now,
             ));
         };
-        match self
-            .grants
-            .present(&self.settings, token, now, rng, &mut self.counters)
-        {
+        match self.grants.present(&self.settings, token, now, rng, &mut self.counters) {
             Presented::Issued(issued) => {
                 let outcome = match issued.how {
                     How::Rotated => {
@@ -208,27 +179,14 @@ impl Engine {
                     How::Graced => ExchangeOutcome::Graced,
                 };
                 let family = self.grants.family_of(Fingerprint::of(token));
-                let reply = self.token_answer(
-                    &issued.access_token,
-                    Some(&issued.refresh_token),
-                    family,
-                    omit,
-                    now,
-                );
-                Done {
-                    reply,
-                    outcome,
-                    issued: Some(Fingerprint::of(&issued.refresh_token)),
-                }
+                let reply =
+                    self.token_answer(&issued.access_token, Some(&issued.refresh_token), family, omit, now);
+                Done { reply, outcome, issued: Some(Fingerprint::of(&issued.refresh_token)) }
             }
             Presented::Reuse => {
                 let said = "the refresh token was used before";
                 let reply = Reply::oauth_error(400, "invalid_grant", said, now);
-                Done {
-                    reply,
-                    outcome: ExchangeOutcome::ReuseDetected,
-                    issued: None,
-                }
+                Done { reply, outcome: ExchangeOutcome::ReuseDetected, issued: None }
             }
             Presented::Refused(refusal) => {
                 let said = match refusal {
@@ -245,11 +203,7 @@ impl Engine {
     fn mint<R: Rng + ?Sized>(&mut self, omit: &[Member], now: Timestamp, rng: &mut R) -> Done {
         let token = self.grants.mint_access(&self.settings, None, now, rng);
         let reply = self.token_answer(&token, None, None, omit, now);
-        Done {
-            reply,
-            outcome: ExchangeOutcome::Minted,
-            issued: None,
-        }
+        Done { reply, outcome: ExchangeOutcome::Minted, issued: None }
     }
 
     fn token_answer(
@@ -285,11 +239,7 @@ impl Engine {
             refresh_token_expires_in: under_long_name,
             refresh_expires_in: under_short_name,
             scope: said(Member::Scope).then(|| scopes.join(" ")),
-            organization: owned(
-                Member::Organization,
-                &settings.organization_uuid,
-                "Stand-in Organization",
-            ),
+            organization: owned(Member::Organization, &settings.organization_uuid, "Stand-in Organization"),
             account: owned(Member::Account, &settings.account_uuid, "Stand-in Account"),
         };
         let mut reply = Reply::json(200, &answer, now);
@@ -314,10 +264,7 @@ fn check_client(settings: &Settings, request: &TokenRequest, now: Timestamp) -> 
         ClientAuth::ClientSecretPost => (request.client_id.as_deref(), request.client_secret.as_deref()),
         ClientAuth::ClientSecretBasic => {
             let basic = request.basic.as_ref();
-            (
-                basic.map(|(name, _)| name.as_str()),
-                basic.map(|(_, password)| password.as_str()),
-            )
+            (basic.map(|(name, _)| name.as_str()), basic.map(|(_, password)| password.as_str()))
         }
     };
     let known = client.id.is_none() || client.id.as_deref() == id;
@@ -328,19 +275,13 @@ fn check_client(settings: &Settings, request: &TokenRequest, now: Timestamp) -> 
     }
     let mut reply = Reply::oauth_error(401, "invalid_client", "client authentication failed", now);
     if client.auth == ClientAuth::ClientSecretBasic {
-        reply
-            .headers
-            .push(("www-authenticate", "Basic realm=\"stand-in\"".into()));
+        reply.headers.push(("www-authenticate", "Basic realm=\"stand-in\"".into()));
     }
     Err(reply)
 }
 
 fn check_capability(settings: &Settings, request: &TokenRequest, now: Timestamp) -> Result<(), Reply> {
-    let Some(capability) = settings
-        .capability
-        .as_ref()
-        .filter(|capability| capability.on_exchange)
-    else {
+    let Some(capability) = settings.capability.as_ref().filter(|capability| capability.on_exchange) else {
         return Ok(());
     };
     let has = |value: &str| request.capabilities.iter().any(|held| held == value);
@@ -349,19 +290,9 @@ fn check_capability(settings: &Settings, request: &TokenRequest, now: Timestamp)
         || (request.grant_type == JWT_BEARER && federated.is_some_and(|value| !has(value)));
     let misplaced = request.grant_type == "refresh_token" && federated.is_some_and(has);
     if missing {
-        Err(Reply::oauth_error(
-            400,
-            "invalid_request",
-            "a capability is missing from the headers",
-            now,
-        ))
+        Err(Reply::oauth_error(400, "invalid_request", "a capability is missing from the headers", now))
     } else if misplaced {
-        Err(Reply::oauth_error(
-            400,
-            "invalid_request",
-            "a capability does not go with this grant type",
-            now,
-        ))
+        Err(Reply::oauth_error(400, "invalid_request", "a capability does not go with this grant type", now))
     } else {
         Ok(())
     }

@@ -34,11 +34,7 @@ impl Sending {
     pub(crate) fn of(reply: &Reply, handle: &Handle) -> Self {
         let (mut frames, gap, length) = match &reply.body {
             Body::Whole(bytes) if bytes.is_empty() => (VecDeque::new(), Duration::ZERO, Some(0)),
-            Body::Whole(bytes) => (
-                VecDeque::from([bytes.clone()]),
-                Duration::ZERO,
-                Some(bytes.len() as u64),
-            ),
+            Body::Whole(bytes) => (VecDeque::from([bytes.clone()]), Duration::ZERO, Some(bytes.len() as u64)),
             Body::Events { events, gap } => (events.iter().cloned().collect(), *gap, None),
         };
         let mut cut = false;
@@ -51,14 +47,7 @@ impl Sending {
             handle.stream_begun();
         }
         let wait = (cut && frames.is_empty()).then(|| Box::pin(sleep(FLUSH)));
-        Self {
-            frames,
-            gap,
-            wait,
-            cut,
-            length,
-            stream_of,
-        }
+        Self { frames, gap, wait, cut, length, stream_of }
     }
 }
 

@@ -22,7 +22,7 @@ pub use commit::Written;
 pub use held::{FoundFiles, Held};
 pub use receipt::Reservation;
 
-use crate::disk::{Disk, FileKind, Owner};
+use crate::disk::{Disk, Owner};
 
 /// Whether the directory locks of the provider's own client are taken around the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,13 +134,7 @@ impl Places {
 impl<D: Disk> AuthFile<D> {
     /// The auth file at `path`. Nothing is touched yet.
     pub fn new(disk: D, path: PathBuf, state_folder: PathBuf, take_client_locks: TakeClientLocks) -> Self {
-        Self {
-            disk,
-            path,
-            state_folder,
-            take_client_locks,
-            sightings: Arc::default(),
-        }
+        Self { disk, path, state_folder, take_client_locks, sightings: Arc::default() }
     }
 
     /// The path as it was configured.
@@ -171,10 +165,8 @@ impl<D: Disk> AuthFile<D> {
             LockError::NoFolder(folder.display().to_string())
         })?;
         self.prepare_folder(&places)?;
-        let lock = self
-            .disk
-            .try_lock(&places.lock())
-            .map_err(VaultError::io("cannot open", &places.lock()))?;
+        let lock =
+            self.disk.try_lock(&places.lock()).map_err(VaultError::io("cannot open", &places.lock()))?;
         let Some(lock) = lock else {
             return Err(LockError::Busy(places.file.display().to_string()));
         };
@@ -197,32 +189,21 @@ impl<D: Disk> AuthFile<D> {
             folder.push(".evergrant");
             folder.into()
         };
-        Ok(Places {
-            file,
-            folder,
-            mounted,
-        })
+        Ok(Places { file, folder, mounted })
     }
 
     fn prepare_folder(&self, places: &Places) -> Result<(), VaultError> {
         let parent = places.parent();
-        if let Some(kind) = self
-            .disk
-            .network_file_system(parent)
-            .map_err(VaultError::io("cannot look at", parent))?
+        if let Some(kind) =
+            self.disk.network_file_system(parent).map_err(VaultError::io("cannot look at", parent))?
         {
-            return Err(VaultError::NetworkFileSystem {
-                path: places.file.display().to_string(),
-                kind,
-            });
+            return Err(VaultError::NetworkFileSystem { path: places.file.display().to_string(), kind });
         }
         for folder in [places.folder.clone(), places.receipts()] {
             match self.disk.make_folder(&folder, 0o700) {
                 Ok(()) => {
                     let parent = folder.parent().unwrap_or(Path::new("/"));
-                    self.disk
-                        .sync_folder(parent)
-                        .map_err(VaultError::io("cannot sync", parent))?;
+                    self.disk.sync_folder(parent).map_err(VaultError::io("cannot sync", parent))?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(VaultError::io("cannot make the folder", &folder)(error)),
@@ -233,16 +214,8 @@ impl<D: Disk> AuthFile<D> {
 
     fn takes_client_locks(&self, places: &Places) -> bool {
         let own = || {
-            let folder_name = places
-                .parent()
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            let file_name = places
-                .file
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
+            let folder_name = places.parent().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let file_name = places.file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             file_name == ".credentials.json"
                 || [".claude", "claude-code"].contains(&folder_name)
                 || self.disk.stat(&client_locks::first_lock(places)).is_ok()
@@ -260,10 +233,7 @@ fn read_file<D: Disk>(disk: &D, path: &Path, profile: &Profile) -> (FileFound, O
     match disk.read(path, MAX_LEN + 1) {
         Ok(bytes) => (authfile::read(&bytes, profile).into(), Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (FileFound::Missing, None),
-        Err(error) => (
-            FileFound::Malformed(Malformed::Unreadable(error.to_string())),
-            None,
-        ),
+        Err(error) => (FileFound::Malformed(Malformed::Unreadable(error.to_string())), None),
     }
 }
 
@@ -283,12 +253,9 @@ fn replace_own<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> Result<(), Vault
     fresh.push(".new");
     let fresh = PathBuf::from(fresh);
     remove_if_there(disk, &fresh)?;
-    disk.create(&fresh, bytes, Owner::PRIVATE)
-        .map_err(VaultError::io("cannot write", &fresh))?;
-    disk.rename(&fresh, path)
-        .map_err(VaultError::io("cannot replace", path))?;
-    disk.sync_folder(folder)
-        .map_err(VaultError::io("cannot sync", folder))
+    disk.create(&fresh, bytes, Owner::PRIVATE).map_err(VaultError::io("cannot write", &fresh))?;
+    disk.rename(&fresh, path).map_err(VaultError::io("cannot replace", path))?;
+    disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))
 }
 
 fn remove_if_there<D: Disk>(disk: &D, path: &Path) -> Result<(), VaultError> {
@@ -297,8 +264,4 @@ fn remove_if_there<D: Disk>(disk: &D, path: &Path) -> Result<(), VaultError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(VaultError::io("cannot remove", path)(error)),
     }
-}
-
-fn is_folder<D: Disk>(disk: &D, path: &Path) -> bool {
-    disk.stat(path).is_ok_and(|stat| stat.kind == FileKind::Folder)
 }

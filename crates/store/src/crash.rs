@@ -2,10 +2,11 @@
 //! `crash-points`; without it they are nothing).
 
 /// Every point, in the order of a rotation. Tests walk this list.
-pub const POINTS: [&str; 13] = [
+pub const POINTS: [&str; 14] = [
     "locked",
     "reserved",
     "intended",
+    "intent_in_state",
     "answered",
     "receipt_written",
     "fresh_written",
@@ -23,11 +24,7 @@ pub const POINTS: [&str; 13] = [
 pub fn point(name: &'static str) {
     static AT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     debug_assert!(POINTS.contains(&name), "{name} is missing in the list");
-    if AT
-        .get_or_init(|| std::env::var("EVERGRANT_CRASH_AT").ok())
-        .as_deref()
-        == Some(name)
-    {
+    if AT.get_or_init(|| std::env::var("EVERGRANT_CRASH_AT").ok()).as_deref() == Some(name) {
         std::process::abort();
     }
 }

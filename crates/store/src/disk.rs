@@ -59,17 +59,11 @@ pub struct Owner {
 
 impl Owner {
     /// Ours, and nobody else may read it.
-    pub const PRIVATE: Self = Self {
-        mode: 0o600,
-        ids: None,
-    };
+    pub const PRIVATE: Self = Self { mode: 0o600, ids: None };
 
     /// As an existing file.
     pub fn like(stat: &Stat) -> Self {
-        Self {
-            mode: stat.mode & 0o7777,
-            ids: Some((stat.uid, stat.gid)),
-        }
+        Self { mode: stat.mode & 0o7777, ids: Some((stat.uid, stat.gid)) }
     }
 }
 
@@ -140,10 +134,7 @@ impl Disk for OsDisk {
                 Err(_) => return Ok(here),
             }
         }
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "too many symbolic links",
-        ))
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "too many symbolic links"))
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
@@ -154,10 +145,7 @@ impl Disk for OsDisk {
             kind if kind.is_symlink() => FileKind::Link,
             _ => FileKind::Other,
         };
-        let born = meta
-            .created()
-            .ok()
-            .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        let born = meta.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
         let statx = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
         Ok(Stat {
             kind,
@@ -177,27 +165,19 @@ impl Disk for OsDisk {
         // A pipe or device in the file's place must not hang or flood us.
         let file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?;
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is not a regular file",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
         file.take(most as u64).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        fs::read_dir(folder)?
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     fn network_file_system(&self, path: &Path) -> io::Result<Option<&'static str>> {
         let kind = rustix::fs::statfs(path)?.f_type;
-        Ok(NETWORK_FILE_SYSTEMS
-            .iter()
-            .find(|(magic, _)| *magic == kind as u32)
-            .map(|(_, name)| *name))
+        Ok(NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == kind as u32).map(|(_, name)| *name))
     }
 
     fn make_folder(&self, path: &Path, mode: u32) -> io::Result<()> {
@@ -213,11 +193,7 @@ impl Disk for OsDisk {
     }
 
     fn create(&self, path: &Path, bytes: &[u8], owner: Owner) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let filled = (|| {
             if let Some((uid, gid)) = owner.ids {
                 let now = file.metadata()?;
@@ -245,11 +221,7 @@ impl Disk for OsDisk {
     }
 
     fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     }
@@ -271,30 +243,14 @@ impl Disk for OsDisk {
     }
 
     fn touch(&self, path: &Path) -> io::Result<()> {
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_NOW,
-        };
-        let times = Timestamps {
-            last_access: now,
-            last_modification: now,
-        };
-        Ok(rustix::fs::utimensat(
-            CWD,
-            path,
-            &times,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?)
+        let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<File>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -302,8 +258,7 @@ impl Disk for OsDisk {
         }
         // The path may have been removed or replaced in between: then this lock guards nothing.
         let same = fs::symlink_metadata(path).is_ok_and(|there| {
-            file.metadata()
-                .is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
+            file.metadata().is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
         });
         Ok(same.then_some(file))
     }

@@ -40,10 +40,7 @@ impl Tables {
         for event in events {
             if event_key(event).is_none_or(|key| self.keys.insert(key)) {
                 self.last_seq += 1;
-                self.events.push(Numbered {
-                    seq: self.last_seq,
-                    event: event.clone(),
-                });
+                self.events.push(Numbered { seq: self.last_seq, event: event.clone() });
             }
         }
     }
@@ -66,10 +63,7 @@ impl State for MemoryState {
             tables.records.insert(record.chain.clone(), record.clone());
         }
         if let Some((fingerprint, at)) = replaced {
-            tables
-                .replaced
-                .entry((record.chain.clone(), fingerprint))
-                .or_insert(at);
+            tables.replaced.entry((record.chain.clone(), fingerprint)).or_insert(at);
         }
         tables.add(events);
         Ok(taken)
@@ -89,14 +83,7 @@ impl State for MemoryState {
     async fn latest_events(&self, chain: &ChainName, most: usize) -> Result<Vec<Numbered>, StateError> {
         let tables = self.tables();
         let fits = |numbered: &&Numbered| numbered.event.chain == *chain;
-        Ok(tables
-            .events
-            .iter()
-            .rev()
-            .filter(fits)
-            .take(most)
-            .cloned()
-            .collect())
+        Ok(tables.events.iter().rev().filter(fits).take(most).cloned().collect())
     }
 
     async fn was_replaced(&self, chain: &ChainName, fingerprint: Fingerprint) -> Result<bool, StateError> {
@@ -106,15 +93,9 @@ impl State for MemoryState {
     async fn prune(&self, events_before: Timestamp, replaced_before: Timestamp) -> Result<u64, StateError> {
         let mut tables = self.tables();
         let before = tables.events.len() + tables.replaced.len();
-        tables
-            .events
-            .retain(|numbered| numbered.event.at >= events_before);
+        tables.events.retain(|numbered| numbered.event.at >= events_before);
         tables.replaced.retain(|_, at| *at >= replaced_before);
-        let keys = tables
-            .events
-            .iter()
-            .filter_map(|numbered| event_key(&numbered.event))
-            .collect();
+        let keys = tables.events.iter().filter_map(|numbered| event_key(&numbered.event)).collect();
         tables.keys = keys;
         Ok((before - tables.events.len() - tables.replaced.len()) as u64)
     }

@@ -31,34 +31,20 @@ impl SqliteState {
     /// Opens the file, which is made (0600) if it is missing, and migrates it under its write lock; before an
     /// upgrade it is copied to `FILE.before-N`.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let files = |source| StateError::File {
-            place: path.display().to_string(),
-            source,
-        };
-        fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(files)?;
+        let files = |source| StateError::File { place: path.display().to_string(), source };
+        fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(files)?;
         let mode = fs::metadata(path).map_err(files)?.permissions().mode();
         if mode & 0o077 != 0 {
             tracing::warn!(file = %path.display(), "the state was readable by others; tightened to 0600");
             fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(files)?;
         }
         let place = path.display().to_string();
-        let database = |source| StateError::Database {
-            place: place.clone(),
-            source,
-        };
+        let database = |source| StateError::Database { place: place.clone(), source };
         let mut connection = Connection::open(path).map_err(database)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
         set_up(&connection).map_err(database)?;
         migrate(&mut connection, path)?;
-        Ok(Self {
-            place: Arc::new(path.to_owned()),
-            connection: Arc::new(Mutex::new(connection)),
-        })
+        Ok(Self { place: Arc::new(path.to_owned()), connection: Arc::new(Mutex::new(connection)) })
     }
 
     async fn with<T: Send + 'static>(
@@ -70,9 +56,7 @@ impl SqliteState {
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
             work(&mut connection).map_err(|fault| fault.at(&place))
         };
-        tokio::task::spawn_blocking(run)
-            .await
-            .map_err(|_| StateError::Closed)?
+        tokio::task::spawn_blocking(run).await.map_err(|_| StateError::Closed)?
     }
 }
 
@@ -109,14 +93,9 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StateError> {
     let place = path.display().to_string();
-    let database = |source| StateError::Database {
-        place: place.clone(),
-        source,
-    };
+    let database = |source| StateError::Database { place: place.clone(), source };
     let version = |connection: &Connection| {
-        connection
-            .query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
-            .map_err(database)
+        connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).map_err(database)
     };
     let known = MIGRATIONS.len() as i64;
     let found = version(connection)?;
@@ -129,20 +108,13 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StateError> {
     if found > 0 {
         copy_before_upgrade(connection, path, found)?;
     }
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(database)?;
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(database)?;
     // Another process may have migrated it while this one waited for the lock.
     let found = version(&transaction)?;
-    for (index, step) in MIGRATIONS
-        .iter()
-        .enumerate()
-        .skip(usize::try_from(found).unwrap_or(0))
-    {
+    for (index, step) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
         transaction.execute_batch(step).map_err(database)?;
-        transaction
-            .pragma_update(None, "user_version", index as i64 + 1)
-            .map_err(database)?;
+        transaction.pragma_update(None, "user_version", index as i64 + 1).map_err(database)?;
     }
     transaction.commit().map_err(database)
 }
@@ -155,33 +127,16 @@ fn copy_before_upgrade(connection: &Connection, path: &Path, found: i64) -> Resu
     if copy.exists() {
         return Ok(());
     }
-    let database = |source| StateError::Database {
-        place: place.clone(),
-        source,
-    };
-    let files = |source| StateError::File {
-        place: place.clone(),
-        source,
-    };
-    fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&copy)
-        .map_err(files)?;
-    connection
-        .backup("main", &copy, None::<fn(rusqlite::backup::Progress)>)
-        .map_err(database)?;
-    fs::File::open(&copy)
-        .and_then(|file| file.sync_all())
-        .map_err(files)
+    let database = |source| StateError::Database { place: place.clone(), source };
+    let files = |source| StateError::File { place: place.clone(), source };
+    fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&copy).map_err(files)?;
+    connection.backup("main", &copy, None::<fn(rusqlite::backup::Progress)>).map_err(database)?;
+    fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(files)
 }
 
 fn read_record(connection: &Connection, chain: &ChainName) -> Result<Option<Record>, Fault> {
     let query = "SELECT record FROM chains WHERE chain = ?1";
-    let json: Option<String> = connection
-        .query_row(query, [chain.as_str()], |row| row.get(0))
-        .optional()?;
+    let json: Option<String> = connection.query_row(query, [chain.as_str()], |row| row.get(0)).optional()?;
     let parse = |json: String| {
         serde_json::from_str(&json).map_err(|error| Fault::Unreadable(format!("chain {chain}: {error}")))
     };
@@ -193,12 +148,7 @@ fn insert_events(connection: &Connection, events: &[Event]) -> Result<(), Fault>
         .prepare_cached("INSERT OR IGNORE INTO events (key, chain, at_ms, event) VALUES (?1, ?2, ?3, ?4)")?;
     for event in events {
         let json = serde_json::to_string(event).map_err(|error| Fault::Unreadable(error.to_string()))?;
-        insert.execute(params![
-            event_key(event),
-            event.chain.as_str(),
-            event.at.as_millisecond(),
-            json
-        ])?;
+        insert.execute(params![event_key(event), event.chain.as_str(), event.at.as_millisecond(), json])?;
     }
     Ok(())
 }
@@ -209,17 +159,12 @@ fn read_events(
     params: impl rusqlite::Params,
 ) -> Result<Vec<Numbered>, Fault> {
     let mut select = connection.prepare_cached(query)?;
-    let rows = select.query_map(params, |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
-    })?;
+    let rows = select.query_map(params, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
     rows.map(|row| {
         let (seq, json) = row?;
         let event = serde_json::from_str(&json)
             .map_err(|error| Fault::Unreadable(format!("event {seq}: {error}")))?;
-        Ok(Numbered {
-            seq: u64::try_from(seq).unwrap_or(0),
-            event,
-        })
+        Ok(Numbered { seq: u64::try_from(seq).unwrap_or(0), event })
     })
     .collect()
 }
@@ -246,22 +191,13 @@ impl State for SqliteState {
                 transaction.execute(
                     "INSERT INTO chains (chain, lineage, generation, record) VALUES (?1, ?2, ?3, ?4)
                      ON CONFLICT (chain) DO UPDATE SET lineage = ?2, generation = ?3, record = ?4",
-                    params![
-                        record.chain.as_str(),
-                        record.lineage.0 as i64,
-                        record.generation.0 as i64,
-                        json
-                    ],
+                    params![record.chain.as_str(), record.lineage.0 as i64, record.generation.0 as i64, json],
                 )?;
             }
             if let Some((fingerprint, at)) = replaced {
                 transaction.execute(
                     "INSERT OR IGNORE INTO replaced (chain, fingerprint, at_ms) VALUES (?1, ?2, ?3)",
-                    params![
-                        record.chain.as_str(),
-                        fingerprint.to_string(),
-                        at.as_millisecond()
-                    ],
+                    params![record.chain.as_str(), fingerprint.to_string(), at.as_millisecond()],
                 )?;
             }
             insert_events(&transaction, &events)?;
@@ -285,11 +221,7 @@ impl State for SqliteState {
         let chain = chain.clone();
         let query = "SELECT seq, event FROM events WHERE chain = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
         self.with(move |connection| {
-            read_events(
-                connection,
-                query,
-                params![chain.as_str(), after as i64, most as i64],
-            )
+            read_events(connection, query, params![chain.as_str(), after as i64, most as i64])
         })
         .await
     }
@@ -305,11 +237,8 @@ impl State for SqliteState {
         let chain = chain.clone();
         let query = "SELECT EXISTS (SELECT 1 FROM replaced WHERE chain = ?1 AND fingerprint = ?2)";
         self.with(move |connection| {
-            Ok(
-                connection.query_row(query, params![chain.as_str(), fingerprint.to_string()], |row| {
-                    row.get(0)
-                })?,
-            )
+            Ok(connection
+                .query_row(query, params![chain.as_str(), fingerprint.to_string()], |row| row.get(0))?)
         })
         .await
     }
@@ -317,14 +246,10 @@ impl State for SqliteState {
     async fn prune(&self, events_before: Timestamp, replaced_before: Timestamp) -> Result<u64, StateError> {
         self.with(move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let events = transaction.execute(
-                "DELETE FROM events WHERE at_ms < ?1",
-                [events_before.as_millisecond()],
-            )?;
-            let replaced = transaction.execute(
-                "DELETE FROM replaced WHERE at_ms < ?1",
-                [replaced_before.as_millisecond()],
-            )?;
+            let events = transaction
+                .execute("DELETE FROM events WHERE at_ms < ?1", [events_before.as_millisecond()])?;
+            let replaced = transaction
+                .execute("DELETE FROM replaced WHERE at_ms < ?1", [replaced_before.as_millisecond()])?;
             transaction.commit()?;
             Ok((events + replaced) as u64)
         })

@@ -119,18 +119,9 @@ pub trait State: Clone + Send + Sync + 'static {
 
 /// The key under which an event is written once only.
 pub(crate) fn event_key(event: &Event) -> Option<String> {
-    let Event {
-        lineage,
-        generation,
-        kind,
-        ..
-    } = event;
+    let Event { lineage, generation, kind, .. } = event;
     let attempt = event.attempt?;
-    Some(format!(
-        "{}/{lineage}/{generation}/{attempt}/{}",
-        event.chain,
-        kind.as_str()
-    ))
+    Some(format!("{}/{lineage}/{generation}/{attempt}/{}", event.chain, kind.as_str()))
 }
 
 /// Whether `next` may take the place of `remembered`: never backwards.

@@ -66,9 +66,7 @@ fn release_build() -> Result<PathBuf> {
     let metadata = output(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))
         .context("cargo metadata failed")?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata).context("cargo metadata")?;
-    let target = metadata
-        .get("target_directory")
-        .and_then(|folder| folder.as_str());
+    let target = metadata.get("target_directory").and_then(|folder| folder.as_str());
     let target = target.context("cargo metadata names no target folder")?;
     Ok(Path::new(target).join("release/evergrant"))
 }
@@ -97,17 +95,13 @@ fn start(binary: &Path) -> Result<(Duration, u64)> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(File::create(&log).context("making the log")?);
-    for (name, folder) in [
-        ("XDG_CONFIG_HOME", "config"),
-        ("XDG_STATE_HOME", "state"),
-        ("XDG_RUNTIME_DIR", "runtime"),
-    ] {
+    for (name, folder) in
+        [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "runtime")]
+    {
         command.env(name, scratch.path().join(folder));
     }
     let started = now();
-    let child = command
-        .spawn()
-        .with_context(|| format!("starting {}", binary.display()))?;
+    let child = command.spawn().with_context(|| format!("starting {}", binary.display()))?;
     let mut running = Running(child);
     while !healthy(address) {
         let ended = running.0.try_wait().context("looking at the process")?;

@@ -10,14 +10,7 @@ const SOURCES: [&str; 8] = ["rs", "toml", "sql", "mjs", "js", "json", "html", "s
 const SKIPPED: [&str; 3] = ["node_modules", "target", "fixtures"];
 
 /// Constants that nothing else may spell.
-const EVERYWHERE: [&str; 6] = [
-    "TOKEN_URL",
-    "CLIENT_ID",
-    "PROBE_URL",
-    "API_BASE",
-    "CAPABILITY",
-    "TERMS",
-];
+const EVERYWHERE: [&str; 6] = ["TOKEN_URL", "CLIENT_ID", "PROBE_URL", "API_BASE", "CAPABILITY", "TERMS"];
 /// Short ones that tests may spell, to make tokens of the real shape.
 const OUTSIDE_TESTS: [&str; 3] = ["ACCESS_PREFIX", "REFRESH_PREFIX", "API_KEY_PREFIX"];
 
@@ -30,11 +23,7 @@ pub(crate) fn sources(folder: &Path) -> Vec<PathBuf> {
             continue;
         };
         for path in entries.map(|entry| entry.expect("the folder can be listed").path()) {
-            let name = path
-                .file_name()
-                .expect("an entry has a name")
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
             let ends = path.extension().map(|end| end.to_string_lossy().into_owned());
             if path.is_dir() && !SKIPPED.contains(&name.as_str()) {
                 folders.push(path);
@@ -74,9 +63,7 @@ fn is_test_file(path: &Path) -> bool {
 /// `NAME` and value of each string constant in `mod claude { … }`.
 fn constants(text: &str) -> Vec<(String, String)> {
     let inside = text.split("\nmod claude {\n").nth(1);
-    let inside = inside
-        .and_then(|rest| rest.split("\n}\n").next())
-        .unwrap_or_default();
+    let inside = inside.and_then(|rest| rest.split("\n}\n").next()).unwrap_or_default();
     let constant = |line: &str| {
         let (name, value) = line.split_once("const ")?.1.split_once(": &str = \"")?;
         Some((name.to_owned(), value.strip_suffix("\";")?.to_owned()))
@@ -86,11 +73,7 @@ fn constants(text: &str) -> Vec<(String, String)> {
 
 /// `PATH:LINE: NAME` for each place that spells a constant, and may not.
 fn spelled(path: &Path, text: &str, constants: &[(String, String)]) -> Vec<String> {
-    let outside = if is_test_file(path) {
-        String::new()
-    } else {
-        without_tests(text)
-    };
+    let outside = if is_test_file(path) { String::new() } else { without_tests(text) };
     let mut found = Vec::new();
     for (name, value) in constants {
         let searched = if EVERYWHERE.contains(&name.as_str()) {
@@ -110,10 +93,7 @@ fn spelled(path: &Path, text: &str, constants: &[(String, String)]) -> Vec<Strin
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the workspace")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
 }
 
 fn ours() -> Vec<(String, String)> {

@@ -11,50 +11,20 @@ const ROOMS: [(&str, &str, &[&str]); 9] = [
     ("server", "evergrant-server", &["store", "core"]),
     ("agent", "evergrant-agent", &["core"]),
     ("standin", "evergrant-standin", &[]),
-    (
-        "lab",
-        "evergrant-lab",
-        &["server", "agent", "store", "core", "standin"],
-    ),
-    (
-        "app",
-        "evergrant",
-        &["core", "store", "server", "agent", "standin", "lab"],
-    ),
-    (
-        "proof",
-        "evergrant-proof",
-        &["core", "store", "server", "agent", "standin"],
-    ),
+    ("lab", "evergrant-lab", &["server", "agent", "store", "core", "standin"]),
+    ("app", "evergrant", &["core", "store", "server", "agent", "standin", "lab"]),
+    ("proof", "evergrant-proof", &["core", "store", "server", "agent", "standin"]),
     ("xtask", "xtask", &["proof"]),
 ];
 
 /// All that `core` may use besides the standard library: what computes. No runtime, database, client or file.
-const CORE_MAY_USE: [&str; 10] = [
-    "base64",
-    "jiff",
-    "rand",
-    "schemars",
-    "serde",
-    "serde_json",
-    "sha2",
-    "thiserror",
-    "url",
-    "zeroize",
-];
+const CORE_MAY_USE: [&str; 10] =
+    ["base64", "jiff", "rand", "schemars", "serde", "serde_json", "sha2", "thiserror", "url", "zeroize"];
 
 /// What of the standard library `core` may not name outside its tests: files, environment, network, processes,
 /// threads, clocks.
-const CORE_MAY_NOT_NAME: [&str; 8] = [
-    "std::fs",
-    "std::env",
-    "std::net",
-    "std::process",
-    "std::thread",
-    "std::io",
-    "SystemTime",
-    "Instant",
-];
+const CORE_MAY_NOT_NAME: [&str; 8] =
+    ["std::fs", "std::env", "std::net", "std::process", "std::thread", "std::io", "SystemTime", "Instant"];
 
 /// One crate of the workspace.
 #[derive(Debug, Clone)]
@@ -78,10 +48,7 @@ fn faults(packages: &[Package]) -> Vec<String> {
             continue;
         };
         if package.folder != *room {
-            faults.push(format!(
-                "{} lies in {}, not in {room}",
-                package.name, package.folder
-            ));
+            faults.push(format!("{} lies in {}, not in {room}", package.name, package.folder));
         }
         for (import, in_tests) in &package.imports {
             match room_of(import) {
@@ -169,24 +136,12 @@ fn the_rules_find_what_breaks_them() {
     let package = |name: &str, folder: &str, imports: &[(&str, bool)]| Package {
         name: name.into(),
         folder: folder.into(),
-        imports: imports
-            .iter()
-            .map(|(name, in_tests)| ((*name).into(), *in_tests))
-            .collect(),
+        imports: imports.iter().map(|(name, in_tests)| ((*name).into(), *in_tests)).collect(),
     };
     for (broken, fault) in [
-        (
-            package("evergrant-store", "store", &[("evergrant-server", false)]),
-            "store may not import server",
-        ),
-        (
-            package("evergrant-server", "server", &[("evergrant-agent", false)]),
-            "server may not import agent",
-        ),
-        (
-            package("evergrant-agent", "agent", &[("evergrant-store", false)]),
-            "agent may not import store",
-        ),
+        (package("evergrant-store", "store", &[("evergrant-server", false)]), "store may not import server"),
+        (package("evergrant-server", "server", &[("evergrant-agent", false)]), "server may not import agent"),
+        (package("evergrant-agent", "agent", &[("evergrant-store", false)]), "agent may not import store"),
         (
             package("evergrant-core", "core", &[("evergrant-store", true)]),
             "core may not import store in its tests",
@@ -199,38 +154,17 @@ fn the_rules_find_what_breaks_them() {
             package("evergrant-server", "server", &[("evergrant-standin", false)]),
             "server may not import standin",
         ),
-        (
-            package("evergrant-lab", "lab", &[("evergrant", false)]),
-            "lab may not import app",
-        ),
-        (
-            package("evergrant-proof", "proof", &[("evergrant-lab", false)]),
-            "proof may not import lab",
-        ),
-        (
-            package("xtask", "xtask", &[("evergrant-core", false)]),
-            "xtask may not import core",
-        ),
-        (
-            package("evergrant-core", "core", &[("tokio", false)]),
-            "core may not use tokio",
-        ),
-        (
-            package("evergrant-core", "core", &[("rusqlite", false)]),
-            "core may not use rusqlite",
-        ),
-        (
-            package("evergrant-attic", "attic", &[]),
-            "evergrant-attic is no room that ARCHITECTURE.md names",
-        ),
+        (package("evergrant-lab", "lab", &[("evergrant", false)]), "lab may not import app"),
+        (package("evergrant-proof", "proof", &[("evergrant-lab", false)]), "proof may not import lab"),
+        (package("xtask", "xtask", &[("evergrant-core", false)]), "xtask may not import core"),
+        (package("evergrant-core", "core", &[("tokio", false)]), "core may not use tokio"),
+        (package("evergrant-core", "core", &[("rusqlite", false)]), "core may not use rusqlite"),
+        (package("evergrant-attic", "attic", &[]), "evergrant-attic is no room that ARCHITECTURE.md names"),
         (
             package("evergrant-lab", "lab", &[("evergrant-attic", false)]),
             "lab imports evergrant-attic, which is no room",
         ),
-        (
-            package("evergrant-lab", "cellar", &[]),
-            "evergrant-lab lies in cellar, not in lab",
-        ),
+        (package("evergrant-lab", "cellar", &[]), "evergrant-lab lies in cellar, not in lab"),
     ] {
         assert_eq!(faults(&[broken]), [fault]);
     }
@@ -243,11 +177,7 @@ fn the_rules_find_what_breaks_them() {
         package(
             "evergrant-server",
             "server",
-            &[
-                ("tokio", false),
-                ("evergrant-core", false),
-                ("evergrant-standin", true),
-            ],
+            &[("tokio", false), ("evergrant-core", false), ("evergrant-standin", true)],
         ),
         package("evergrant", "app", &[("evergrant-lab", false)]),
     ];

@@ -12,10 +12,7 @@ use super::structure::{Allowed, member, member_names};
 /// The JSON schema of the file (draft 2020-12), without references, so that any editor can use it.
 pub(crate) fn schema() -> Json {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    settings
-        .into_generator()
-        .into_root_schema_for::<Config>()
-        .to_value()
+    settings.into_generator().into_root_schema_for::<Config>().to_value()
 }
 
 /// The effective configuration as TOML: the file, the environment over it, and the defaults. It can be used as
@@ -47,9 +44,7 @@ pub(crate) fn reference() -> String {
             continue;
         };
         let intro = text_of(part);
-        let named = part
-            .get("additionalProperties")
-            .filter(|schema| schema.is_object());
+        let named = part.get("additionalProperties").filter(|schema| schema.is_object());
         let (path, part, intro) = match named {
             Some(named) => (vec![name, "NAME"], named, format!("{intro} {}", text_of(named))),
             None => (vec![name], part, intro),
@@ -84,11 +79,8 @@ fn section(
             Some(value) => format!("`{value}`"),
         };
         let is_map = Allowed::of(part).table.is_some() && member_names(part).next().is_none();
-        let keys: &[&str] = if part.get("additionalProperties").is_some() && is_map {
-            &[field, "KEY"]
-        } else {
-            &[field]
-        };
+        let keys: &[&str] =
+            if part.get("additionalProperties").is_some() && is_map { &[field, "KEY"] } else { &[field] };
         let row = [
             format!("`{field}`"),
             Allowed::of(part).expected(),
@@ -104,9 +96,6 @@ fn section(
 }
 
 fn text_of(schema: &Json) -> String {
-    let text = schema
-        .get("description")
-        .and_then(Json::as_str)
-        .unwrap_or_default();
+    let text = schema.get("description").and_then(Json::as_str).unwrap_or_default();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -23,10 +23,7 @@ pub(crate) fn overlay(tree: &mut Tree, schema: &Json, env: &Environment, faults:
         let Some((path, found)) = field(rest, schema, &tree.table) else {
             let names = variables(schema);
             let meant = suggest(variable, names.iter().map(String::as_str)).or_else(|| {
-                names
-                    .iter()
-                    .map(String::as_str)
-                    .find(|name| name.ends_with(&format!("_{rest}")))
+                names.iter().map(String::as_str).find(|name| name.ends_with(&format!("_{rest}")))
             });
             let fault = Fault::warning(format!("{variable} is no variable that Evergrant knows"));
             faults.add_elsewhere(fault.maybe_help(meant.map(|meant| format!("did you mean {meant}?"))));
@@ -75,9 +72,7 @@ fn field<'a>(rest: &str, schema: &'a Json, table: &toml::Table) -> Option<(Vec<S
             (true, _) | (false, None) => plain,
         };
         schema = member(of_table, &name)?;
-        here = here
-            .and_then(|table| table.get(&name))
-            .and_then(toml::Value::as_table);
+        here = here.and_then(|table| table.get(&name)).and_then(toml::Value::as_table);
         path.push(name);
     }
     let allowed = Allowed::of(schema);
@@ -91,9 +86,7 @@ fn put(table: &mut toml::Table, path: &[String], value: toml::Value) {
             table.insert(last.clone(), value);
         }
         [first, rest @ ..] => {
-            let entry = table
-                .entry(first.clone())
-                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            let entry = table.entry(first.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
             if !entry.is_table() {
                 *entry = toml::Value::Table(toml::Table::new());
             }
@@ -111,9 +104,7 @@ fn variables(schema: &Json) -> Vec<String> {
         let Some(section) = member(schema, top) else {
             continue;
         };
-        let named = section
-            .get("additionalProperties")
-            .filter(|schema| schema.is_object());
+        let named = section.get("additionalProperties").filter(|schema| schema.is_object());
         let (path, section) = match named {
             Some(named) => (vec![top, "claude"], named),
             None => (vec![top], section),

@@ -62,10 +62,7 @@ impl Fault {
 
     /// A fault that is only said.
     pub(crate) fn warning(message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::error(message)
-        }
+        Self { severity: Severity::Warning, ..Self::error(message) }
     }
 
     /// With what to do about it.
@@ -130,11 +127,7 @@ pub(crate) struct Faults {
 impl Faults {
     /// None yet.
     pub(crate) fn new(file: Option<PathBuf>, text: &str) -> Self {
-        Self {
-            file,
-            text: text.to_owned(),
-            found: Vec::new(),
-        }
+        Self { file, text: text.to_owned(), found: Vec::new() }
     }
 
     /// The file they are in, if there is one.
@@ -177,8 +170,7 @@ impl Faults {
 
     /// All, in the order of the file; those without a place come last.
     pub(crate) fn in_order(mut self) -> Vec<Fault> {
-        self.found
-            .sort_by_key(|fault| (fault.line.is_none(), fault.line, fault.column));
+        self.found.sort_by_key(|fault| (fault.line.is_none(), fault.line, fault.column));
         self.found
     }
 
@@ -203,11 +195,7 @@ pub(crate) fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|candidate| {
             let lower = candidate.to_lowercase();
             let extends = word.len() >= 3 && (lower.starts_with(&word) || lower.ends_with(&word));
-            let distance = if extends {
-                1
-            } else {
-                strsim::damerau_levenshtein(&word, &lower)
-            };
+            let distance = if extends { 1 } else { strsim::damerau_levenshtein(&word, &lower) };
             (distance, candidate)
         })
         .filter(|(distance, _)| *distance <= tolerated)

@@ -99,10 +99,7 @@ pub(crate) struct Http {
 
 impl Default for Http {
     fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:8787".into(),
-            behind_proxy: false,
-        }
+        Self { listen: "127.0.0.1:8787".into(), behind_proxy: false }
     }
 }
 
@@ -177,10 +174,7 @@ pub(crate) struct Probe {
 
 impl Default for Probe {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            every_secs: 300,
-        }
+        Self { enabled: true, every_secs: 300 }
     }
 }
 
@@ -199,10 +193,7 @@ pub(crate) struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self {
-            events_days: 90,
-            rotations_days: 400,
-        }
+        Self { events_days: 90, rotations_days: 400 }
     }
 }
 
@@ -304,9 +295,7 @@ pub(crate) enum Reuse {
 }
 
 fn without_null_defaults(schema: &mut schemars::Schema) {
-    let properties = schema
-        .get_mut("properties")
-        .and_then(|properties| properties.as_object_mut());
+    let properties = schema.get_mut("properties").and_then(|properties| properties.as_object_mut());
     for property in properties.into_iter().flatten().map(|(_, property)| property) {
         if let Some(property) = property.as_object_mut()
             && property.get("default").is_some_and(serde_json::Value::is_null)

@@ -12,14 +12,8 @@ use super::file;
 use super::resolve::Resolve;
 
 /// Headers that Evergrant sets itself: what it is, it says itself.
-const OWN_HEADERS: [&str; 6] = [
-    "authorization",
-    "content-length",
-    "content-type",
-    "host",
-    "transfer-encoding",
-    "user-agent",
-];
+const OWN_HEADERS: [&str; 6] =
+    ["authorization", "content-length", "content-type", "host", "transfer-encoding", "user-agent"];
 
 /// A profile with what belongs to it.
 #[derive(Debug, Clone)]
@@ -41,11 +35,7 @@ pub(crate) fn resolve_all(
     let mut all = BTreeMap::new();
     let name = builtin.name.clone();
     if !providers.contains_key(&name) {
-        let plain = Resolved {
-            profile: builtin.clone(),
-            ca_file: None,
-            usual_auth_file: true,
-        };
+        let plain = Resolved { profile: builtin.clone(), ca_file: None, usual_auth_file: true };
         all.insert(name, Some(plain));
     }
     for (name, provider) in providers.iter_mut() {
@@ -96,10 +86,7 @@ fn one(
     }
     plain_fields(&mut profile, provider, name, resolve)?;
     profile.client_auth = client_auth(&profile, provider, name, resolve)?;
-    let more = [
-        ("headers", &provider.headers),
-        ("api_headers", &provider.api_headers),
-    ];
+    let more = [("headers", &provider.headers), ("api_headers", &provider.api_headers)];
     for (field, headers) in more {
         check_headers(headers, &["providers", name, field], resolve)?;
     }
@@ -114,11 +101,7 @@ fn one(
         resolve.fault(&at("ca_file"), Fault::error(message));
         return None;
     }
-    Some(Resolved {
-        profile,
-        ca_file,
-        usual_auth_file: extends,
-    })
+    Some(Resolved { profile, ca_file, usual_auth_file: extends })
 }
 
 /// A profile that extends nothing.
@@ -134,11 +117,7 @@ fn blank(
         ("client_id", provider.client_id.is_some()),
         ("api_base", provider.api_base.is_some()),
     ];
-    let missing: Vec<_> = needed
-        .iter()
-        .filter(|(_, there)| !there)
-        .map(|(field, _)| *field)
-        .collect();
+    let missing: Vec<_> = needed.iter().filter(|(_, there)| !there).map(|(field, _)| *field).collect();
     if !missing.is_empty() {
         let fault = Fault::error(format!("provider {name:?} has no {}", missing.join(", no ")))
             .help("add it, or begin with a built-in profile: extends = \"claude\"");
@@ -242,9 +221,8 @@ fn client_auth(
         resolve.fault(&["providers", name, "client_auth"], fault);
         return None;
     };
-    let secret = std::fs::read_to_string(&file)
-        .map_err(|error| format!("cannot be read: {error}"))
-        .and_then(|text| {
+    let secret =
+        std::fs::read_to_string(&file).map_err(|error| format!("cannot be read: {error}")).and_then(|text| {
             let parsed = ClientSecret::parse(text.trim());
             parsed.map_err(|error| format!("holds no secret: {error}"))
         });
@@ -308,10 +286,7 @@ fn url_of(given: &Option<String>, at: &[&str; 3], resolve: &mut Resolve<'_>) -> 
         Err(error) => (format!("{field} is no URL: {error}"), None),
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             let help = "use client_auth and client_secret_file for what proves the client";
-            (
-                format!("{field} must not hold a user name or password"),
-                Some(help),
-            )
+            (format!("{field} must not hold a user name or password"), Some(help))
         }
         Ok(url) if url.fragment().is_some() => (format!("{field} must not hold a fragment (#…)"), None),
         Ok(url) if url.scheme() == "https" || url.scheme() == "http" && on_loopback(&url) => {

@@ -77,9 +77,7 @@ impl Resolve<'_> {
             Some(Place::Variable(_)) | None => Err("must be an absolute path, or begin with ~/"),
             Some(Place::File(_)) => {
                 let folder = self.faults.file().and_then(|file| file.parent());
-                folder
-                    .map(|folder| folder.join(path))
-                    .ok_or("must be an absolute path")
+                folder.map(|folder| folder.join(path)).ok_or("must be an absolute path")
             }
         }
     }
@@ -120,15 +118,9 @@ pub(crate) fn resolve(
         state_dir: state_dir?,
         listen: listen?,
         behind_proxy: raw.http.behind_proxy,
-        log: LogSettings {
-            format: raw.log.format,
-            level: raw.log.level,
-        },
+        log: LogSettings { format: raw.log.format, level: raw.log.level },
         chains: chains?,
-        probe: ProbeSettings {
-            enabled: raw.probe.enabled,
-            every: Duration::from_secs(raw.probe.every_secs),
-        },
+        probe: ProbeSettings { enabled: raw.probe.enabled, every: Duration::from_secs(raw.probe.every_secs) },
         retention: RetentionSettings {
             events: days(raw.retention.events_days),
             rotations: days(raw.retention.rotations_days),
@@ -183,10 +175,7 @@ fn one_chain(
             let known: Vec<_> = profiles.keys().map(String::as_str).collect();
             let help = match suggest(&chain.provider, known.iter().copied()) {
                 Some(meant) => format!("did you mean {meant:?}?"),
-                None => format!(
-                    "known: {}; another one is described in [providers.NAME]",
-                    known.join(", ")
-                ),
+                None => format!("known: {}; another one is described in [providers.NAME]", known.join(", ")),
             };
             resolve.fault(&["chains", name, "provider"], Fault::error(message).help(help));
             None

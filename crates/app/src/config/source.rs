@@ -17,10 +17,8 @@ pub(crate) fn find(path: Option<&Path>, env: &Environment) -> Result<Option<Path
         return if absolute.exists() {
             Ok(Some(absolute))
         } else {
-            Err(
-                Fault::error(format!("{by}: there is no file {}", absolute.display()))
-                    .help("Evergrant runs without a file too: leave it out"),
-            )
+            Err(Fault::error(format!("{by}: there is no file {}", absolute.display()))
+                .help("Evergrant runs without a file too: leave it out"))
         };
     }
     let usual = [
@@ -70,13 +68,9 @@ fn config_home(env: &Environment) -> Option<PathBuf> {
 
 /// XDG wants paths that are not absolute to be ignored.
 fn absolute(env: &Environment, name: &str) -> Option<PathBuf> {
-    set(env, name)
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
+    set(env, name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 fn set<'a>(env: &'a Environment, name: &str) -> Option<&'a str> {
-    env.get(name)
-        .map(String::as_str)
-        .filter(|value| !value.is_empty())
+    env.get(name).map(String::as_str).filter(|value| !value.is_empty())
 }

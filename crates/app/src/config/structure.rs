@@ -25,9 +25,7 @@ pub(crate) struct Places(BTreeMap<Vec<String>, Place>);
 impl Places {
     /// Where the value with these keys came from; of a key that is not there, where its table is.
     pub(crate) fn of(&self, keys: &[&str]) -> Option<&Place> {
-        (1..=keys.len())
-            .rev()
-            .find_map(|end| self.0.get(&owned(&keys[..end])))
+        (1..=keys.len()).rev().find_map(|end| self.0.get(&owned(&keys[..end])))
     }
 
     /// The value itself is there.
@@ -57,11 +55,7 @@ pub(crate) fn parse(text: &str, schema: &Json, faults: &mut Faults) -> Option<Tr
     if !errors.is_empty() {
         return None;
     }
-    let mut walk = Walk {
-        root: schema,
-        faults,
-        places: &mut tree.places,
-    };
+    let mut walk = Walk { root: schema, faults, places: &mut tree.places };
     tree.table = walk.table(document.get_ref(), schema, &mut Vec::new());
     Some(tree)
 }
@@ -85,11 +79,7 @@ impl Walk<'_> {
             };
             path.push(name.clone());
             let is_table = matches!(value.get_ref(), DeValue::Table(_));
-            let shown = if is_table {
-                place
-            } else {
-                Place::File(value.span())
-            };
+            let shown = if is_table { place } else { Place::File(value.span()) };
             self.places.put(path, shown);
             if let Some(value) = self.value(value, member, path) {
                 sound.insert(name, value);
@@ -131,8 +121,7 @@ impl Walk<'_> {
             Ok(value) => Some(value),
             Err(wrong) => {
                 let key = path.last().map_or("", String::as_str);
-                self.faults
-                    .add_at(Some(&Place::File(value.span())), wrong.fault(key));
+                self.faults.add_at(Some(&Place::File(value.span())), wrong.fault(key));
                 None
             }
         }
@@ -144,11 +133,7 @@ pub(crate) fn member<'a>(schema: &'a Json, name: &str) -> Option<&'a Json> {
     schema
         .pointer("/properties")
         .and_then(|properties| properties.get(name))
-        .or_else(|| {
-            schema
-                .get("additionalProperties")
-                .filter(|schema| schema.is_object())
-        })
+        .or_else(|| schema.get("additionalProperties").filter(|schema| schema.is_object()))
 }
 
 /// The names of a table's members.
@@ -248,10 +233,8 @@ impl<'a> Allowed<'a> {
                 "boolean" => self.boolean = true,
                 "integer" => {
                     let bound = |name: &str| schema.get(name).and_then(Json::as_i64);
-                    self.number = Some((
-                        bound("minimum").unwrap_or(i64::MIN),
-                        bound("maximum").unwrap_or(i64::MAX),
-                    ));
+                    self.number =
+                        Some((bound("minimum").unwrap_or(i64::MIN), bound("maximum").unwrap_or(i64::MAX)));
                 }
                 "object" => self.table = Some(schema),
                 _ => {}
@@ -290,11 +273,7 @@ impl<'a> Allowed<'a> {
 
     /// Checks a truth value.
     pub(crate) fn boolean(&self, value: bool) -> Result<toml::Value, Wrong> {
-        if self.boolean {
-            Ok(toml::Value::Boolean(value))
-        } else {
-            Err(self.wrong("true or false"))
-        }
+        if self.boolean { Ok(toml::Value::Boolean(value)) } else { Err(self.wrong("true or false")) }
     }
 
     /// Checks the value of a variable, which is always text.
@@ -320,10 +299,7 @@ impl<'a> Allowed<'a> {
             }
             _ => None,
         };
-        Wrong {
-            message: format!("must be {}, not {what}", self.expected()),
-            help,
-        }
+        Wrong { message: format!("must be {}, not {what}", self.expected()), help }
     }
 
     /// In words, for messages and the reference page.

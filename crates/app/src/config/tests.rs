@@ -14,8 +14,7 @@ use super::*;
 fn env(pairs: &[(&str, &str)]) -> Environment {
     let home = [("HOME", "/home/op")];
     let all = home.iter().chain(pairs);
-    all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+    all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 fn load_from(text: &str, pairs: &[(&str, &str)]) -> Result<Loaded, Vec<Fault>> {
@@ -36,54 +35,32 @@ fn without_a_file_everything_has_its_default() {
     assert_eq!(settings.log.format, LogFormat::Text);
     assert_eq!(settings.probe.every.as_secs(), 300);
     assert_eq!(settings.retention.events.as_secs(), 90 * 24 * 3600);
-    let [chain] = &settings.chains[..] else {
-        panic!("{:?}", settings.chains)
-    };
+    let [chain] = &settings.chains[..] else { panic!("{:?}", settings.chains) };
     assert_eq!(chain.name.as_str(), "claude");
-    assert_eq!(
-        chain.auth_file,
-        Path::new("/home/op/.config/claude-code/auth.json")
-    );
+    assert_eq!(chain.auth_file, Path::new("/home/op/.config/claude-code/auth.json"));
     assert_eq!(chain.policy, Policy::new(Profile::claude()));
     assert_eq!(chain.take_client_locks, TakeClientLocks::Auto);
     assert!(!chain.accepted);
     let xdg = env(&[("XDG_STATE_HOME", "/s"), ("XDG_CONFIG_HOME", "/c")]);
     let settings = load_text(None, "", &xdg).unwrap().settings;
     assert_eq!(settings.state_dir, Path::new("/s/evergrant"));
-    assert_eq!(
-        settings.chains[0].auth_file,
-        Path::new("/c/claude-code/auth.json")
-    );
+    assert_eq!(settings.chains[0].auth_file, Path::new("/c/claude-code/auth.json"));
 }
 
 #[test]
 fn terms_that_are_not_accepted_are_a_warning_with_the_line_to_add() {
     let loaded = sound("\n[chains.claude]\nauth_file = \"a.json\"\n");
-    let [warning] = &loaded.warnings[..] else {
-        panic!("{:?}", loaded.warnings)
-    };
+    let [warning] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
     let terms = Profile::claude().terms.unwrap();
     assert_eq!((warning.line, warning.column), (Some(2), Some(9)));
     assert_eq!(warning.severity, Severity::Warning);
     assert!(warning.message.contains(&terms), "{warning}");
     let help = warning.help.as_deref().unwrap();
-    assert!(
-        help.contains("below [chains.claude]:\naccept_provider_terms = true\n"),
-        "{help}"
-    );
-    assert!(
-        help.ends_with("EVERGRANT_CHAINS__CLAUDE__ACCEPT_PROVIDER_TERMS=true"),
-        "{help}"
-    );
+    assert!(help.contains("below [chains.claude]:\naccept_provider_terms = true\n"), "{help}");
+    assert!(help.ends_with("EVERGRANT_CHAINS__CLAUDE__ACCEPT_PROVIDER_TERMS=true"), "{help}");
 
     let mut loaded = load_text(None, "", &env(&[])).unwrap();
-    assert!(
-        loaded.warnings[0]
-            .help
-            .as_deref()
-            .unwrap()
-            .contains("[chains.claude]\naccept")
-    );
+    assert!(loaded.warnings[0].help.as_deref().unwrap().contains("[chains.claude]\naccept"));
     loaded.accept_provider_terms();
     assert!(loaded.warnings.is_empty() && loaded.settings.chains[0].accepted);
 
@@ -115,9 +92,7 @@ fn the_environment_lies_over_the_file() {
     assert_eq!(settings.state_dir, Path::new("/home/op/state"));
     assert_eq!(settings.listen.port(), 0);
     assert_eq!(settings.log.format, LogFormat::Json);
-    let [chain] = &settings.chains[..] else {
-        panic!("{:?}", settings.chains)
-    };
+    let [chain] = &settings.chains[..] else { panic!("{:?}", settings.chains) };
     assert_eq!(chain.name.as_str(), "my-team");
     assert_eq!(chain.policy.deadline.as_secs(), 7);
     assert_eq!(chain.policy.profile.reuse, ReuseClass::Grace { secs: 30 });
@@ -129,17 +104,10 @@ fn the_first_file_that_exists_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     std::fs::create_dir_all(at("xdg/evergrant")).unwrap();
-    for (name, level) in [
-        ("a.toml", "error"),
-        ("b.toml", "warn"),
-        ("xdg/evergrant/config.toml", "debug"),
-    ] {
+    for (name, level) in [("a.toml", "error"), ("b.toml", "warn"), ("xdg/evergrant/config.toml", "debug")] {
         std::fs::write(at(name), format!("[log]\nlevel = \"{level}\"")).unwrap();
     }
-    let (xdg, b) = (
-        at("xdg").display().to_string(),
-        at("b.toml").display().to_string(),
-    );
+    let (xdg, b) = (at("xdg").display().to_string(), at("b.toml").display().to_string());
     let env = env(&[("XDG_CONFIG_HOME", &xdg), ("EVERGRANT_CONFIG", &b)]);
     let level = |loaded: &Loaded| loaded.settings.log.level.as_str();
     let loaded = load(Some(&at("a.toml")), &env).unwrap();
@@ -148,10 +116,7 @@ fn the_first_file_that_exists_is_read() {
     let without = self::env(&[("XDG_CONFIG_HOME", &xdg), ("EVERGRANT_CONFIG", "")]);
     assert_eq!(level(&load(None, &without).unwrap()), "debug");
     let faults = load(Some(&at("none.toml")), &env).unwrap_err();
-    assert!(
-        faults[0].message.starts_with("--config: there is no file /"),
-        "{faults:?}"
-    );
+    assert!(faults[0].message.starts_with("--config: there is no file /"), "{faults:?}");
 }
 
 #[test]
@@ -178,14 +143,9 @@ access_prefix = ""
 probe_url = ""
 "#;
     let loaded = load_text(Some(folder.path().join("c.toml")), text, &env(&[])).unwrap();
-    let [claude, own] = &loaded.settings.chains[..] else {
-        panic!("{:?}", loaded.settings.chains)
-    };
+    let [claude, own] = &loaded.settings.chains[..] else { panic!("{:?}", loaded.settings.chains) };
     let profile = &own.policy.profile;
-    assert_eq!(
-        (profile.encoding, profile.reuse),
-        (Encoding::Form, ReuseClass::Grace { secs: 10 })
-    );
+    assert_eq!((profile.encoding, profile.reuse), (Encoding::Form, ReuseClass::Grace { secs: 10 }));
     assert!(matches!(&profile.client_auth, ClientAuth::Basic(secret) if secret.expose() == "s3cret"));
     assert_eq!(profile.token_headers, [("x-one".to_owned(), "1".to_owned())]);
     assert_eq!(own.auth_file, folder.path().join("own.json"));
@@ -195,10 +155,7 @@ probe_url = ""
     let (builtin, profile) = (Profile::claude(), &claude.policy.profile);
     assert_eq!(profile.token_url.as_str(), "https://localhost:1/t");
     assert_eq!((&profile.access_prefix, &profile.probe_url), (&None, &None));
-    assert_eq!(
-        (&profile.client_id, &profile.terms),
-        (&builtin.client_id, &builtin.terms)
-    );
+    assert_eq!((&profile.client_id, &profile.terms), (&builtin.client_id, &builtin.terms));
     assert_eq!(claude.take_client_locks, TakeClientLocks::Never);
     assert!(!claude.accepted);
 }

@@ -11,12 +11,12 @@ use crate::support::{Home, lives, shown, standin, standin_settings};
 fn recover(home: &Home, standin: &StandIn, point: &str) {
     let report = home.json(&["refresh"]);
     let delivered = standin.engine().counters().rotations > 0;
-    let received = !["locked", "reserved", "intended", "answered"].contains(&point);
+    let received = !["locked", "reserved", "intended", "intent_in_state", "answered"].contains(&point);
     match point {
         // Nothing was sent: the intent is not durable yet.
         "locked" | "reserved" => assert_eq!(report["error"], json!(null), "{point}: {report}"),
         // Nobody can know what became of it.
-        "intended" | "answered" => {
+        "intended" | "intent_in_state" | "answered" => {
             assert_eq!(report["error"], json!("in_doubt"), "{point}: {report}");
             assert_eq!(report["token_valid"], json!(true), "{point}: the access token is served on");
         }
@@ -84,7 +84,11 @@ async fn in_doubt_with_a_grace_recovers_at_once() {
         home.json(&["refresh"]);
         home.command(&["refresh", "--force"]).env("EVERGRANT_CRASH_AT", point).output().unwrap();
         let report = home.json(&["refresh"]);
-        assert_eq!((&report["error"], &report["refreshed"]), (&json!(null), &json!(true)), "{point}: {report}");
+        assert_eq!(
+            (&report["error"], &report["refreshed"]),
+            (&json!(null), &json!(true)),
+            "{point}: {report}"
+        );
         assert!(lives(&standin, &home.refresh_token()), "{point}");
     }
 }

@@ -18,13 +18,22 @@ async fn faulty_logins_are_refused_and_change_nothing() {
     for (content, says) in [
         ("no json at all".to_owned(), "it is not JSON (line 1, column 2)"),
         (r#"{"token":"x"}"#.into(), "it has no object \"claudeAiOauth\""),
-        (grant(r#""accessToken":"sk-ant-ort01-x","expiresAt":9999999999999"#), "holds a refresh token where an access token"),
+        (
+            grant(r#""accessToken":"sk-ant-ort01-x","expiresAt":9999999999999"#),
+            "holds a refresh token where an access token",
+        ),
         (grant(r#""accessToken":"sk-ant-api03-x""#), "holds an API key where an access token"),
         (grant(r#""accessToken":"sk-ant-oat01-x","expiresAt":1765432100"#), "must be in milliseconds"),
-        (grant(r#""accessToken":"foreign-x","refreshToken":"foreign-y""#), "does not begin with \"sk-ant-oat01-\""),
+        (
+            grant(r#""accessToken":"foreign-x","refreshToken":"foreign-y""#),
+            "does not begin with \"sk-ant-oat01-\"",
+        ),
         (grant(r#""accessToken":"","refreshToken":"""#), "holds no login"),
         (grant(r#""accessToken":"sk-ant-oat01-x","expiresAt":1565432100000"#), "expired"),
-        (grant(r#""accessToken":"sk-ant-oat01-unknown","refreshToken":"sk-ant-ort01-unknown""#), "the API refuses"),
+        (
+            grant(r#""accessToken":"sk-ant-oat01-unknown","refreshToken":"sk-ant-ort01-unknown""#),
+            "the API refuses",
+        ),
     ] {
         fs::write(&file, &content).unwrap();
         let output = home.run(&["import", file.to_str().unwrap(), "--move"]);
@@ -44,11 +53,17 @@ async fn faulty_configurations_are_refused_with_their_place() {
     let standin = standin().await;
     let home = Home::new(&standin);
     for (text, says) in [
-        ("[http]\nlistn = \"127.0.0.1:1\"\n", ":2:1: error: unknown key \"listn\" in [http]\n    did you mean \"listen\"?"),
+        (
+            "[http]\nlistn = \"127.0.0.1:1\"\n",
+            ":2:1: error: unknown key \"listn\" in [http]\n    did you mean \"listen\"?",
+        ),
         ("[http]\nlisten = 7\n", ":2:10: error"),
         ("[http\n", ":1:6: error"),
         ("[http]\nlisten = \"0.0.0.0:8787\"\n", "behind_proxy"),
-        ("[providers.p]\nextends = \"claude\"\ntoken_url = \"http://example.com/\"\n", ":3:13: error: token_url must begin with https://"),
+        (
+            "[providers.p]\nextends = \"claude\"\ntoken_url = \"http://example.com/\"\n",
+            ":3:13: error: token_url must begin with https://",
+        ),
         ("[chains.claude]\nprovider = \"nobody\"\n", ":2:12: error"),
     ] {
         fs::write(home.config(), text).unwrap();
@@ -128,7 +143,9 @@ fn completions_and_the_manual_page_are_printed() {
 #[test]
 fn the_generated_reference_is_up_to_date() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let run = |args: &[&str]| std::process::Command::new(crate::support::BINARY).args(args).output().unwrap().stdout;
+    let run = |args: &[&str]| {
+        std::process::Command::new(crate::support::BINARY).args(args).output().unwrap().stdout
+    };
     for (args, file) in [
         (&["config", "reference"][..], "docs/reference/configuration.md"),
         (&["config", "schema"], "docs/reference/configuration.schema.json"),

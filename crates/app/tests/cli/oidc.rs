@@ -65,14 +65,21 @@ fn fifty_rotations_and_a_replay_that_kills_the_grant() {
         );
     }
     // Somebody else replays a spent token.
-    let body = format!("grant_type=refresh_token&client_id={}&refresh_token={first}", server.told["client_id"].as_str().unwrap());
+    let body = format!(
+        "grant_type=refresh_token&client_id={}&refresh_token={first}",
+        server.told["client_id"].as_str().unwrap()
+    );
     let url = server.told["token_url"].as_str().unwrap();
     let replay = Command::new("curl").args(["-s", "-d", &body, url]).output().unwrap();
     assert!(String::from_utf8_lossy(&replay.stdout).contains("invalid_grant"), "{}", shown(&replay));
 
     let before = fs::read(&home.auth_file).unwrap();
     let report = home.force();
-    assert_eq!((&report["ok"], &report["error"]), (&json!(false), &json!("refresh_token_revoked")), "{report}");
+    assert_eq!(
+        (&report["ok"], &report["error"]),
+        (&json!(false), &json!("refresh_token_revoked")),
+        "{report}"
+    );
     assert_eq!(fs::read(&home.auth_file).unwrap(), before, "the tokens stay where they are");
     let intents = |home: &Home| {
         let database = home.folder.path().join(".local/state/evergrant/state.db");

@@ -17,7 +17,10 @@ async fn no_output_holds_a_token() {
     let mut secrets = Vec::new();
     let mut run = |args: &[&str], format: &str| {
         let mut command = home.command(args);
-        command.env("EVERGRANT_LOG__LEVEL", "trace").env("EVERGRANT_LOG__FORMAT", format).env("RUST_BACKTRACE", "1");
+        command
+            .env("EVERGRANT_LOG__LEVEL", "trace")
+            .env("EVERGRANT_LOG__FORMAT", format)
+            .env("RUST_BACKTRACE", "1");
         let output = command.output().unwrap();
         seen.push((format!("{args:?} {format}"), [output.stdout, output.stderr].concat()));
         for member in ["accessToken", "refreshToken"] {
@@ -25,7 +28,9 @@ async fn no_output_holds_a_token() {
         }
     };
     for format in ["text", "json"] {
-        for fault in ["empty_500", "truncated_json", "cut_body", "blocked_403", "redirect_302", "invalid_client"] {
+        for fault in
+            ["empty_500", "truncated_json", "cut_body", "blocked_403", "redirect_302", "invalid_client"]
+        {
             standin.engine().push_fault(FaultTarget::Token, Fault::named(fault).unwrap(), 1);
             run(&["refresh", "--force"], format);
             home.log_in(&standin);
@@ -56,7 +61,11 @@ async fn no_output_holds_a_token() {
         let path = entry.unwrap().path();
         let bytes = std::fs::read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
-        assert!(!secrets.iter().any(|secret| text.contains(&secret[secret.len() - 24..])), "{}", path.display());
+        assert!(
+            !secrets.iter().any(|secret| text.contains(&secret[secret.len() - 24..])),
+            "{}",
+            path.display()
+        );
     }
     assert!(secrets.len() > 20);
 }
@@ -72,7 +81,9 @@ fn serve_output(home: &Home) -> Vec<u8> {
         stderr.read_to_end(&mut output).unwrap();
         output
     });
-    wait_until("the server looked", Duration::from_secs(20), || home.beside_file().join("chain.json").exists());
+    wait_until("the server looked", Duration::from_secs(20), || {
+        home.beside_file().join("chain.json").exists()
+    });
     home.force();
     server.signal(Signal::TERM);
     server.0.wait().unwrap();

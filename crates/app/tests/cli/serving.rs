@@ -74,11 +74,14 @@ async fn it_serves_and_renews_what_it_finds() {
     }
     let (status, metrics) = get(&format!("{base}/metrics")).await;
     assert_eq!(status, 200);
-    for line in ["evergrant_renewals_total{chain=\"claude\"}", "evergrant_token_valid{chain=\"claude\"} 1", "# EOF"] {
+    for line in
+        ["evergrant_renewals_total{chain=\"claude\"}", "evergrant_token_valid{chain=\"claude\"} 1", "# EOF"]
+    {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
     // A login that somebody puts there is taken over at once.
-    fs::write(&home.auth_file, standin.engine().login(LoginOptions::default()).auth_file().to_string()).unwrap();
+    fs::write(&home.auth_file, standin.engine().login(LoginOptions::default()).auth_file().to_string())
+        .unwrap();
     server.line("reason", "adopted");
     // And one that is taken away is missed at once.
     let away = home.folder.path().join("away");
@@ -100,7 +103,9 @@ async fn an_exchange_in_flight_is_let_finish() {
     standin.engine().push_fault(FaultTarget::Token, Fault::DelayAfter { millis: 1_500 }, 1);
     let mut server = Server::start(&mut home.command(&["serve"]));
     server.base();
-    wait_until("the exchange is in flight", Duration::from_secs(20), || standin.engine().counters().exchanges == 1);
+    wait_until("the exchange is in flight", Duration::from_secs(20), || {
+        standin.engine().counters().exchanges == 1
+    });
     server.running.signal(Signal::TERM);
     assert!(server.running.0.wait().unwrap().success());
     assert_ne!(home.refresh_token(), before, "the answer was thrown away");

@@ -42,11 +42,9 @@ pub enum Answer {
 impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Received { status, complete, .. } => f
-                .debug_struct("Received")
-                .field("status", status)
-                .field("complete", complete)
-                .finish(),
+            Self::Received { status, complete, .. } => {
+                f.debug_struct("Received").field("status", status).field("complete", complete).finish()
+            }
             Self::NotSent { why } => f.debug_tuple("NotSent").field(why).finish(),
             Self::Lost { why } => f.debug_tuple("Lost").field(why).finish(),
         }
@@ -98,13 +96,7 @@ pub fn classify(answer: &Answer, now: Timestamp) -> Outcome {
     let (status, retry_after, body) = match answer {
         Answer::NotSent { .. } => return unspent(Reason::ProviderUnavailable, None),
         Answer::Lost { .. } => return Outcome::InDoubt,
-        Answer::Received {
-            status,
-            retry_after,
-            body,
-            complete,
-            ..
-        } => {
+        Answer::Received { status, retry_after, body, complete, .. } => {
             let body = serde_json::from_str::<Value>(body).ok();
             if *status == 200
                 && let Some(tokens) = body.as_ref().and_then(new_tokens)
@@ -114,13 +106,7 @@ pub fn classify(answer: &Answer, now: Timestamp) -> Outcome {
             if !complete {
                 return Outcome::InDoubt;
             }
-            (
-                *status,
-                retry_after
-                    .as_deref()
-                    .and_then(|value| parse_retry_after(value, now)),
-                body,
-            )
+            (*status, retry_after.as_deref().and_then(|value| parse_retry_after(value, now)), body)
         }
     };
     let error = body.as_ref().and_then(oauth_error);
@@ -148,13 +134,8 @@ pub fn clock_offset_secs(answer: &Answer, now: Timestamp) -> Option<i64> {
 }
 
 /// OAuth's own words for a fault of the client or its settings (RFC 6749 §5.2).
-const CLIENT_FAULTS: [&str; 5] = [
-    "invalid_client",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "invalid_request",
-    "invalid_scope",
-];
+const CLIENT_FAULTS: [&str; 5] =
+    ["invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_request", "invalid_scope"];
 
 fn unspent(reason: Reason, retry_after: Option<Duration>) -> Outcome {
     Outcome::Unspent(Unspent { reason, retry_after })
@@ -164,9 +145,9 @@ fn unspent(reason: Reason, retry_after: Option<Duration>) -> Outcome {
 fn oauth_error(body: &Value) -> Option<&str> {
     match body.get("error")? {
         Value::String(code) => Some(code),
-        Value::Object(error) => ["type", "code", "error"]
-            .iter()
-            .find_map(|member| error.get(*member)?.as_str()),
+        Value::Object(error) => {
+            ["type", "code", "error"].iter().find_map(|member| error.get(*member)?.as_str())
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
     }
 }
@@ -176,9 +157,7 @@ fn new_tokens(body: &Value) -> Option<NewTokens> {
     let seconds = |member: &str| {
         let value = body.get(member)?;
         let secs = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
-        (1.0..=MAX_LIFE_SECS)
-            .contains(&secs)
-            .then(|| Duration::from_secs(secs as u64))
+        (1.0..=MAX_LIFE_SECS).contains(&secs).then(|| Duration::from_secs(secs as u64))
     };
     Some(NewTokens {
         access: AccessToken::parse(text("access_token")?).ok()?,
@@ -211,13 +190,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn received(status: u16, body: &str) -> Answer {
-        Answer::Received {
-            status,
-            retry_after: None,
-            date: None,
-            body: body.into(),
-            complete: true,
-        }
+        Answer::Received { status, retry_after: None, date: None, body: body.into(), complete: true }
     }
 
     fn name(outcome: &Outcome) -> &'static str {
@@ -278,12 +251,7 @@ mod tests {
         }
         let lost = classify(&Answer::Lost { why: "reset".into() }, Timestamp::UNIX_EPOCH);
         assert_eq!(name(&lost), "in_doubt");
-        let not_sent = classify(
-            &Answer::NotSent {
-                why: "no route".into(),
-            },
-            Timestamp::UNIX_EPOCH,
-        );
+        let not_sent = classify(&Answer::NotSent { why: "no route".into() }, Timestamp::UNIX_EPOCH);
         assert_eq!(name(&not_sent), "provider_unavailable");
     }
 
@@ -336,20 +304,11 @@ mod tests {
             ("99999999", Some(86_400)),
             ("soon", None),
         ] {
-            assert_eq!(
-                parse_retry_after(value, now).map(|wait| wait.as_secs()),
-                secs,
-                "{value}"
-            );
+            assert_eq!(parse_retry_after(value, now).map(|wait| wait.as_secs()), secs, "{value}");
         }
         let date = Some("Sun, 06 Nov 1994 08:52:37 GMT".into());
-        let answer = Answer::Received {
-            status: 200,
-            retry_after: None,
-            date,
-            body: String::new(),
-            complete: true,
-        };
+        let answer =
+            Answer::Received { status: 200, retry_after: None, date, body: String::new(), complete: true };
         assert_eq!(clock_offset_secs(&answer, now), Some(180));
     }
 

@@ -144,14 +144,8 @@ impl Receipt {
     /// The pair that it holds, if it does. An absent refresh token is the one that was presented.
     pub fn pair(&self) -> Option<PairId> {
         let tokens = self.tokens()?;
-        let refresh = tokens
-            .refresh
-            .map(|refresh| refresh.fingerprint())
-            .or(self.presented.refresh);
-        Some(PairId {
-            access: tokens.access.fingerprint(),
-            refresh,
-        })
+        let refresh = tokens.refresh.map(|refresh| refresh.fingerprint()).or(self.presented.refresh);
+        Some(PairId { access: tokens.access.fingerprint(), refresh })
     }
 
     fn being_read(&self) -> bool {
@@ -189,26 +183,17 @@ pub fn recover(found: &Found) -> Finding {
             Some(intent) => {
                 let reading = |receipt: &&Receipt| receipt.attempt == intent.attempt && receipt.being_read();
                 let read = found.receipts.iter().find(reading).is_some();
-                if read {
-                    Finding::BeingRead
-                } else {
-                    Finding::InDoubt
-                }
+                if read { Finding::BeingRead } else { Finding::InDoubt }
             }
         };
     }
-    let made = found
-        .receipts
-        .iter()
-        .find(|receipt| makes_current(receipt, record));
+    let made = found.receipts.iter().find(|receipt| makes_current(receipt, record));
     let newest = answered.filter(|receipt| receipt.pair().is_some()).or(made);
     if found.replaced || newest.is_some_and(|receipt| receipt.presented == grant) {
         return newest.map_or(Finding::Spent, |receipt| Finding::RollForward(receipt.attempt));
     }
     let spent = answered.filter(|receipt| receipt.tokens().is_some_and(|tokens| tokens.refresh.is_some()));
-    Finding::Adopt {
-        spent: spent.map(|receipt| receipt.presented.fingerprint()),
-    }
+    Finding::Adopt { spent: spent.map(|receipt| receipt.presented.fingerprint()) }
 }
 
 /// The receipt for the rotation of the record's current generation: of several, the last attempt's, and one with

@@ -82,9 +82,6 @@ impl Report {
     /// The same, with the time it took.
     #[must_use]
     pub fn took(self, took: Duration) -> Self {
-        Self {
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            ..self
-        }
+        Self { took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX), ..self }
     }
 }

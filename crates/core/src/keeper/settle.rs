@@ -107,18 +107,10 @@ pub fn settle(
         Outcome::InDoubt => doubt(record, now, rng),
         Outcome::Refused => {
             let ended = record.grant_expires_at.is_some_and(|end| now >= end);
-            let reason = if ended {
-                Reason::GrantExpired
-            } else {
-                Reason::RefreshTokenRevoked
-            };
+            let reason = if ended { Reason::GrantExpired } else { Reason::RefreshTokenRevoked };
             let again = matches!(record.standing, Standing::Refused { .. });
             let confirmed = again || policy.profile.reuse != ReuseClass::None;
-            record.standing = Standing::Refused {
-                reason,
-                at: now,
-                confirmed,
-            };
+            record.standing = Standing::Refused { reason, at: now, confirmed };
             record.intent = None;
             record.failures = None;
             record
@@ -145,11 +137,9 @@ pub fn doubt(mut record: Record, now: Timestamp, rng: &mut impl Rng) -> Record {
     };
     record.standing = match record.standing {
         Standing::InDoubt { .. } => record.standing,
-        Standing::Live | Standing::Refused { .. } => Standing::InDoubt {
-            sent_at: intent.sent_at,
-            since: now,
-            presented_again: 0,
-        },
+        Standing::Live | Standing::Refused { .. } => {
+            Standing::InDoubt { sent_at: intent.sent_at, since: now, presented_again: 0 }
+        }
     };
     let since = record.failures.map_or(now, |failures| failures.since);
     record.failures = Some(failure(&record, Reason::InDoubt, since, None, now, rng));
@@ -170,21 +160,14 @@ pub fn take_in(
 ) -> Record {
     let pair = grant.pair();
     let known_life = before.map(Record::life);
-    let expires_at = grant
-        .expires_at
-        .unwrap_or_else(|| whole_millis(now + known_life.unwrap_or(ASSUMED_LIFE)));
+    let expires_at =
+        grant.expires_at.unwrap_or_else(|| whole_millis(now + known_life.unwrap_or(ASSUMED_LIFE)));
     let left = Duration::try_from(expires_at.duration_since(now)).unwrap_or_default();
     let life = left.max(known_life.unwrap_or_default());
     let mut old_doubts = before.map(doubts_left_behind).unwrap_or_default();
-    let doubted = old_doubts
-        .iter()
-        .position(|old| old.fingerprint == pair.fingerprint());
+    let doubted = old_doubts.iter().position(|old| old.fingerprint == pair.fingerprint());
     let standing = match doubted.map(|index| old_doubts.remove(index)) {
-        Some(old) => Standing::InDoubt {
-            sent_at: old.sent_at,
-            since: now,
-            presented_again: 0,
-        },
+        Some(old) => Standing::InDoubt { sent_at: old.sent_at, since: now, presented_again: 0 },
         None => Standing::Live,
     };
     let mut adoptions = before.map(|record| record.adoptions.clone()).unwrap_or_default();
@@ -230,10 +213,7 @@ fn doubts_left_behind(record: &Record) -> Vec<OldDoubt> {
         (Standing::Live | Standing::Refused { .. }, None) => None,
     };
     if let Some(sent_at) = sent_at {
-        old_doubts.push(OldDoubt {
-            fingerprint: record.pair.fingerprint(),
-            sent_at,
-        });
+        old_doubts.push(OldDoubt { fingerprint: record.pair.fingerprint(), sent_at });
     }
     let surplus = old_doubts.len().saturating_sub(MOST_OLD_DOUBTS);
     old_doubts.drain(..surplus);
@@ -248,10 +228,7 @@ fn failure(
     now: Timestamp,
     rng: &mut impl Rng,
 ) -> Failures {
-    let count = record
-        .failures
-        .map_or(0, |failures| failures.count)
-        .saturating_add(1);
+    let count = record.failures.map_or(0, |failures| failures.count).saturating_add(1);
     Failures {
         count,
         since,

@@ -42,10 +42,7 @@ pub fn decide(record: &Record, policy: &Policy, look: Look, now: Timestamp) -> D
     if record.kind == Kind::Static {
         let error = record.access_refused.then_some(Reason::RefreshTokenRevoked);
         let ended = (now >= record.expires_at).then_some(Reason::GrantExpired);
-        return Decision::Rest {
-            reason: Reason::NothingToRenew,
-            error: error.or(ended),
-        };
+        return Decision::Rest { reason: Reason::NothingToRenew, error: error.or(ended) };
     }
     if let (Look::Forced, Standing::Live) = (look, record.standing) {
         return decide_forced(record, policy, now);
@@ -66,20 +63,12 @@ pub fn next_wakeup(record: Option<&Record>, policy: &Policy, now: Timestamp) -> 
 }
 
 fn decide_forced(record: &Record, policy: &Policy, now: Timestamp) -> Decision {
-    let asked = record
-        .failures
-        .filter(|failures| failures.asked_by_provider && now < failures.not_before);
+    let asked = record.failures.filter(|failures| failures.asked_by_provider && now < failures.not_before);
     if let Some(failures) = asked {
-        return Decision::Rest {
-            reason: failures.reason,
-            error: Some(failures.reason),
-        };
+        return Decision::Rest { reason: failures.reason, error: Some(failures.reason) };
     }
     if now < record.stored_at + min_interval(record, policy) && record.made_by.is_some() {
-        return Decision::Rest {
-            reason: Reason::TooSoon,
-            error: None,
-        };
+        return Decision::Rest { reason: Reason::TooSoon, error: None };
     }
     Decision::Exchange(Reason::Forced)
 }
@@ -112,19 +101,11 @@ fn due_at(record: &Record, policy: &Policy, now: Timestamp) -> Option<(Timestamp
         }
         Standing::Live => Some(backed_off(renew_at, Reason::RenewAt)),
         Standing::Refused { confirmed: true, .. } => None,
-        Standing::Refused {
-            at, confirmed: false, ..
-        } => Some(backed_off(at + CONFIRM_AFTER, Reason::Confirmation)),
-        Standing::InDoubt {
-            sent_at,
-            presented_again,
-            ..
-        } => {
-            let strictly = if record.access_refused {
-                sent_at
-            } else {
-                last_chance(record)
-            };
+        Standing::Refused { at, confirmed: false, .. } => {
+            Some(backed_off(at + CONFIRM_AFTER, Reason::Confirmation))
+        }
+        Standing::InDoubt { sent_at, presented_again, .. } => {
+            let strictly = if record.access_refused { sent_at } else { last_chance(record) };
             match policy.profile.reuse {
                 ReuseClass::None => Some(backed_off(sent_at, Reason::DoubtPresentation)),
                 ReuseClass::Grace { secs } if presented_again == 0 && now < sent_at + grace(secs) => {

@@ -62,20 +62,11 @@ impl<W: World> Keeper<W> {
     pub async fn import(&self, grant: Grant) -> Import {
         let begun = self.0.world.monotonic();
         let patience = self.0.policy.deadline + Duration::from_secs(5);
-        let remembered = self
-            .0
-            .world
-            .state()
-            .record(&self.0.chain)
-            .await
-            .unwrap_or_default();
+        let remembered = self.0.world.state().record(&self.0.chain).await.unwrap_or_default();
         loop {
             let (keeper, grant, remembered) = (self.clone(), grant.clone(), remembered.clone());
             let work = move || {
-                let mut looked = Looked {
-                    record: remembered.clone(),
-                    ..Looked::default()
-                };
+                let mut looked = Looked { record: remembered.clone(), ..Looked::default() };
                 match step::lock(&keeper, &mut looked) {
                     None => Locked::No(looked),
                     Some(held) => Locked::Yes(Box::new(keeper.take(&held, remembered, &grant))),
@@ -117,10 +108,8 @@ impl<W: World> Keeper<W> {
         remembered: Option<evergrant_core::chain::Record>,
         grant: &Grant,
     ) -> Result<Looked, Refused> {
-        let unwritable = |error: VaultError| Refused {
-            reason: Reason::VaultUnwritable,
-            detail: error.to_string(),
-        };
+        let unwritable =
+            |error: VaultError| Refused { reason: Reason::VaultUnwritable, detail: error.to_string() };
         let mut looked = Looked::default();
         step::settle_found(self, held, remembered.clone(), None, &mut looked).map_err(unwritable)?;
         let pair = grant.pair();
@@ -138,24 +127,12 @@ impl<W: World> Keeper<W> {
         self.put(held, grant).map_err(unwritable)?;
         let before = looked.record.take();
         let (now, mut rng) = (self.0.world.now(), self.0.world.rng());
-        let record = keeper::take_in(
-            &self.0.chain,
-            before.as_ref(),
-            grant,
-            true,
-            &self.0.policy,
-            now,
-            &mut rng,
-        );
+        let record =
+            keeper::take_in(&self.0.chain, before.as_ref(), grant, true, &self.0.policy, now, &mut rng);
         held.write_record(&record).map_err(unwritable)?;
         let detail = json!({ "fingerprint": pair.fingerprint(), "kind": record.kind.as_str() });
-        let event = NewEvent {
-            at: now,
-            kind: EventKind::Adopted,
-            reason: Reason::Imported,
-            attempt: None,
-            detail,
-        };
+        let event =
+            NewEvent { at: now, kind: EventKind::Adopted, reason: Reason::Imported, attempt: None, detail };
         looked.events.push(self.event(&record, event));
         looked.grant = Some(grant.clone());
         looked.record = Some(record);

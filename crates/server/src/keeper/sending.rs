@@ -37,14 +37,7 @@ pub(super) struct Reading<W: World> {
 
 impl<W: World> Keeper<W> {
     pub(super) async fn send(&self, sending: Sending<W>) -> Sent<W> {
-        let Sending {
-            held,
-            reservation,
-            request,
-            record,
-            looked,
-            begun,
-        } = sending;
+        let Sending { held, reservation, request, record, looked, begun } = sending;
         let world = &self.0.world;
         let receipt = Receipt {
             attempt: reservation.attempt(),
@@ -61,10 +54,7 @@ impl<W: World> Keeper<W> {
         if !still_held || sent_at >= deadline {
             let why = "the deadline had passed, or the client's locks were lost, before anything was sent";
             let answer = Answer::NotSent { why: why.into() };
-            return Sent::Settled(
-                self.settle_answer(held, reservation, receipt, answer, looked)
-                    .await,
-            );
+            return Sent::Settled(self.settle_answer(held, reservation, receipt, answer, looked).await);
         }
         let world_of_answer = world.clone();
         let mut answer: Pin<Box<dyn Future<Output = Answer> + Send>> =
@@ -75,24 +65,14 @@ impl<W: World> Keeper<W> {
                 // The lock goes, the receipt's lock stays: others see that an answer is still being read.
                 drop(held);
                 let looked = self.late(looked);
-                return Sent::Late {
-                    looked,
-                    reading: Reading {
-                        reservation,
-                        receipt,
-                        answer,
-                    },
-                };
+                return Sent::Late { looked, reading: Reading { reservation, receipt, answer } };
             }
             let pause = pin!(world.sleep(left.min(CLIENT_LOCK_TOUCH)));
             match select(answer, pause).await {
                 Either::Left((answer, _)) => {
-                    self.0
-                        .metrics
-                        .exchanged(&self.0.chain, world.monotonic().saturating_sub(sent_at));
+                    self.0.metrics.exchanged(&self.0.chain, world.monotonic().saturating_sub(sent_at));
                     return Sent::Settled(
-                        self.settle_answer(held, reservation, receipt, answer, looked)
-                            .await,
+                        self.settle_answer(held, reservation, receipt, answer, looked).await,
                     );
                 }
                 Either::Right(((), pending)) => answer = pending,
@@ -150,10 +130,7 @@ impl<W: World> Keeper<W> {
                 tracing::warn!(chain = %self.0.chain, %reason, offset, "our clock is off the provider's");
             }
         }
-        Receipt {
-            state: ReceiptState::Answered { at: now, answer },
-            ..receipt
-        }
+        Receipt { state: ReceiptState::Answered { at: now, answer }, ..receipt }
     }
 
     /// Finds the receipt, as a process would after a crash.
@@ -203,11 +180,7 @@ impl<W: World> Keeper<W> {
 
     /// Goes on reading after the deadline: the answer may hold the only successor.
     pub(super) async fn read_on(&self, reading: Reading<W>) {
-        let Reading {
-            reservation,
-            receipt,
-            answer,
-        } = reading;
+        let Reading { reservation, receipt, answer } = reading;
         let limit = pin!(self.0.world.sleep(READ_LIMIT));
         let answer = match select(answer, limit).await {
             Either::Left((answer, _)) => answer,
@@ -220,19 +193,13 @@ impl<W: World> Keeper<W> {
         crash::point("answered");
         let receipt = self.answered(receipt, answer);
         let ours = receipt.clone();
-        let unwritten = self
-            .0
-            .world
-            .offload(move || keep_answer(&reservation, &ours))
-            .await;
+        let unwritten = self.0.world.offload(move || keep_answer(&reservation, &ours)).await;
         self.commit_late(receipt, unwritten).await;
     }
 
     fn spawn_retry(&self, receipt: Receipt) {
         let keeper = self.clone();
-        self.0
-            .world
-            .spawn(async move { keeper.commit_late(receipt, true).await });
+        self.0.world.spawn(async move { keeper.commit_late(receipt, true).await });
     }
 
     /// Commits an answer that came late, or that could not be written down: tried for as long as this process

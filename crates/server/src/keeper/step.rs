@@ -45,15 +45,9 @@ pub(super) struct Looked {
 impl Looked {
     pub(super) fn report(&self, chain: &ChainName, now: Timestamp) -> Report {
         let reason = self.reason.unwrap_or(Reason::NotDue);
-        Report::new(
-            chain,
-            self.record.as_ref(),
-            self.grant.is_some(),
-            (reason, self.error),
-            now,
-        )
-        .refreshed(self.refreshed)
-        .detail(self.detail.clone())
+        Report::new(chain, self.record.as_ref(), self.grant.is_some(), (reason, self.error), now)
+            .refreshed(self.refreshed)
+            .detail(self.detail.clone())
     }
 
     fn fail(&mut self, error: Reason, detail: Option<String>) {
@@ -95,10 +89,7 @@ pub(super) fn prepare<W: World>(
     refused: Option<(Lineage, Generation)>,
 ) -> Prepared<W> {
     let begun = keeper.0.world.monotonic();
-    let mut looked = Looked {
-        record: remembered.clone(),
-        ..Looked::default()
-    };
+    let mut looked = Looked { record: remembered.clone(), ..Looked::default() };
     let held = match lock(keeper, &mut looked) {
         Some(held) => held,
         None => return Prepared::Rest(looked),
@@ -109,14 +100,9 @@ pub(super) fn prepare<W: World>(
         Some((record, grant)) => intend(keeper, &held, (record, grant), (look, refused), &mut looked),
         None => Ok(None),
     }) {
-        Ok(Some((record, reservation, request))) => Prepared::Send(Box::new(Sending {
-            held,
-            reservation,
-            request,
-            record,
-            looked,
-            begun,
-        })),
+        Ok(Some((record, reservation, request))) => {
+            Prepared::Send(Box::new(Sending { held, reservation, request, record, looked, begun }))
+        }
         Ok(None) => Prepared::Rest(looked),
         Err(error) => {
             looked.vault_unwritable(&error);
@@ -167,10 +153,7 @@ pub(super) fn settle_found<W: World>(
     for _ in 0..MOST_FINDINGS {
         let mut files = held.read(&keeper.0.policy.profile, remembered.clone())?;
         if let Some(answer) = in_memory {
-            files
-                .found
-                .receipts
-                .retain(|receipt| receipt.attempt != answer.attempt);
+            files.found.receipts.retain(|receipt| receipt.attempt != answer.attempt);
             files.found.receipts.push(answer.clone());
         }
         looked.record = files.found.record.clone();
@@ -180,13 +163,7 @@ pub(super) fn settle_found<W: World>(
         };
         let finding = keeper::recover(&files.found);
         tracing::trace!(chain = %keeper.0.chain, ?finding, "found");
-        let mut session = Session {
-            keeper,
-            held,
-            files: &files,
-            looked,
-            rng: keeper.0.world.rng(),
-        };
+        let mut session = Session { keeper, held, files: &files, looked, rng: keeper.0.world.rng() };
         match session.work_off(finding)? {
             Next::LookAgain => {}
             Next::Stop => return Ok(None),
@@ -197,10 +174,7 @@ pub(super) fn settle_found<W: World>(
             }
         }
     }
-    looked.fail(
-        Reason::VaultUnwritable,
-        Some("the auth file is being edited all the time".into()),
-    );
+    looked.fail(Reason::VaultUnwritable, Some("the auth file is being edited all the time".into()));
     Ok(None)
 }
 
@@ -243,8 +217,7 @@ impl<W: World> Session<'_, W> {
                 return Ok(self.stop(Reason::GrantSpent, detail));
             }
             Finding::BeingRead => {
-                self.looked
-                    .fail(Reason::InDoubt, Some("an answer is still being read".into()));
+                self.looked.fail(Reason::InDoubt, Some("an answer is still being read".into()));
                 return Ok(Next::Stop);
             }
             Finding::Rewrite(attempt) => self.rewrite(attempt)?,
@@ -267,18 +240,10 @@ impl<W: World> Session<'_, W> {
 
     /// Nothing can be done with what the vault holds: it is left as it is, and the ledger is told once.
     fn stop(&mut self, error: Reason, detail: String) -> Next {
-        let known = self
-            .keeper
-            .last(|last| last.report.as_ref().and_then(|report| report.error));
+        let known = self.keeper.last(|last| last.report.as_ref().and_then(|report| report.error));
         if let (Some(record), true) = (&self.files.found.record, known != Some(error)) {
             let record = record.clone();
-            self.event(
-                &record,
-                EventKind::Found,
-                error,
-                None,
-                json!({ "detail": detail }),
-            );
+            self.event(&record, EventKind::Found, error, None, json!({ "detail": detail }));
             self.looked.changed = true;
         }
         self.looked.fail(error, Some(detail));
@@ -297,29 +262,17 @@ impl<W: World> Session<'_, W> {
         attempt: Option<AttemptId>,
         detail: serde_json::Value,
     ) {
-        let event = NewEvent {
-            at: self.now(),
-            kind,
-            reason,
-            attempt,
-            detail,
-        };
+        let event = NewEvent { at: self.now(), kind, reason, attempt, detail };
         self.looked.events.push(self.keeper.event(record, event));
     }
 
     fn receipt(&self, attempt: AttemptId) -> &Receipt {
         let mut receipts = self.files.found.receipts.iter();
-        receipts
-            .find(|receipt| receipt.attempt == attempt)
-            .expect("a finding names a receipt that was found")
+        receipts.find(|receipt| receipt.attempt == attempt).expect("a finding names a receipt that was found")
     }
 
     fn record(&self) -> &Record {
-        self.files
-            .found
-            .record
-            .as_ref()
-            .expect("only an adoption is found without a record")
+        self.files.found.record.as_ref().expect("only an adoption is found without a record")
     }
 
     fn file_grant(&self) -> &Grant {
@@ -345,16 +298,10 @@ impl<W: World> Session<'_, W> {
     /// Writes the receipt's pair into the file, where it still holds what was presented.
     fn commit(&mut self, attempt: AttemptId) -> Result<Next, VaultError> {
         let Some((grant, said, at)) = self.grant_of(self.receipt(attempt)) else {
-            return Ok(self.stop(
-                Reason::GrantSpent,
-                "the receipt does not fit the auth file".into(),
-            ));
+            return Ok(self.stop(Reason::GrantSpent, "the receipt does not fit the auth file".into()));
         };
         if self.held.rewrites_in_place() {
-            self.held.write_record(&Record {
-                rewriting: Some(attempt),
-                ..self.record().clone()
-            })?;
+            self.held.write_record(&Record { rewriting: Some(attempt), ..self.record().clone() })?;
         }
         let read = self.files.bytes.as_deref().unwrap_or_default();
         let new = evergrant_core::authfile::write(Some(read), &grant);
@@ -387,15 +334,7 @@ impl<W: World> Session<'_, W> {
         at: Timestamp,
     ) -> Result<(), VaultError> {
         let before = self.record().clone();
-        let record = keeper::commit(
-            &before,
-            attempt,
-            grant,
-            said,
-            at,
-            &self.keeper.0.policy,
-            &mut self.rng,
-        );
+        let record = keeper::commit(&before, attempt, grant, said, at, &self.keeper.0.policy, &mut self.rng);
         // Readers may have it from here on: the pair is durable in the file and in its receipt.
         self.looked.record = Some(record.clone());
         self.looked.grant = Some(grant.clone());
@@ -422,10 +361,9 @@ impl<W: World> Session<'_, W> {
     fn roll_forward(&mut self, attempt: AttemptId) -> Result<Next, VaultError> {
         let Some((grant, said, at)) = self.grant_of(self.receipt(attempt)) else {
             self.looked.grant = None;
-            return Ok(self.stop(
-                Reason::GrantSpent,
-                "the auth file holds an older pair; log in again".into(),
-            ));
+            return Ok(
+                self.stop(Reason::GrantSpent, "the auth file holds an older pair; log in again".into())
+            );
         };
         let read = self.files.bytes.as_deref().unwrap_or_default();
         let new = evergrant_core::authfile::write(Some(read), &grant);
@@ -434,13 +372,7 @@ impl<W: World> Session<'_, W> {
         }
         self.looked.reason = Some(Reason::AuthFileRolledBack);
         let record = self.record().clone();
-        self.event(
-            &record,
-            EventKind::Found,
-            Reason::AuthFileRolledBack,
-            None,
-            json!({}),
-        );
+        self.event(&record, EventKind::Found, Reason::AuthFileRolledBack, None, json!({}));
         self.looked.changed = true;
         if record.pair != grant.pair() {
             self.keep_books(attempt, &grant, said, at)?;
@@ -470,20 +402,14 @@ impl<W: World> Session<'_, W> {
                 scopes: Vec::new(),
             };
             let grant = keeper::committed_grant(&old, self.record(), tokens, at);
-            grant
-                .refresh
-                .is_some()
-                .then(|| evergrant_core::authfile::write(None, &grant))
+            grant.refresh.is_some().then(|| evergrant_core::authfile::write(None, &grant))
         };
         if let Some(bytes) = whole.or_else(from_receipt) {
             self.held.replace_file(garbage, &bytes)?;
             return Ok(());
         }
         // Nothing to write it from: from now on it is an ordinary malformed file.
-        self.held.write_record(&Record {
-            rewriting: None,
-            ..self.record().clone()
-        })
+        self.held.write_record(&Record { rewriting: None, ..self.record().clone() })
     }
 
     /// An answer without a pair: what it means settles the chain.
@@ -513,13 +439,7 @@ impl<W: World> Session<'_, W> {
         let record = keeper::doubt(self.record().clone(), self.now(), &mut self.rng);
         self.held.write_record(&record)?;
         self.looked.changed = true;
-        self.event(
-            &record,
-            EventKind::InDoubt,
-            Reason::InDoubt,
-            attempt,
-            json!({ "answer": "none" }),
-        );
+        self.event(&record, EventKind::InDoubt, Reason::InDoubt, attempt, json!({ "answer": "none" }));
         Ok(())
     }
 
@@ -546,10 +466,7 @@ impl<W: World> Session<'_, W> {
 }
 
 /// Step "when", and then steps 3 and 4.
-#[expect(
-    clippy::type_complexity,
-    reason = "the three things that a rotation begins with, used once"
-)]
+#[expect(clippy::type_complexity, reason = "the three things that a rotation begins with, used once")]
 fn intend<W: World>(
     keeper: &Keeper<W>,
     held: &Held<W::Disk>,
@@ -585,13 +502,7 @@ fn intend<W: World>(
     crash::point("intended");
     let detail = json!({ "why": why, "fingerprint": intended.pair.fingerprint() });
     let kind = EventKind::Intended;
-    let event = NewEvent {
-        at: now,
-        kind,
-        reason: Reason::Intended,
-        attempt: Some(attempt),
-        detail,
-    };
+    let event = NewEvent { at: now, kind, reason: Reason::Intended, attempt: Some(attempt), detail };
     looked.events.push(keeper.event(&intended, event));
     looked.changed = true;
     looked.record = Some(intended.clone());
@@ -612,16 +523,10 @@ fn standing_reason(record: &Record) -> Reason {
 pub(super) fn why(receipt: &Receipt) -> String {
     match &receipt.state {
         ReceiptState::Reserved { .. } => "no answer".into(),
-        ReceiptState::Answered {
-            answer: Answer::Received { status, complete, .. },
-            ..
-        } => {
+        ReceiptState::Answered { answer: Answer::Received { status, complete, .. }, .. } => {
             let cut = if *complete { "" } else { ", cut short" };
             format!("the token URL answered {status}{cut}")
         }
-        ReceiptState::Answered {
-            answer: Answer::NotSent { why } | Answer::Lost { why },
-            ..
-        } => why.clone(),
+        ReceiptState::Answered { answer: Answer::NotSent { why } | Answer::Lost { why }, .. } => why.clone(),
     }
 }

@@ -21,14 +21,8 @@ async fn removed_and_put_back() {
     let bytes = fs::read(&fixture.scratch.file).unwrap();
     fs::remove_file(&fixture.scratch.file).unwrap();
     let report = fixture.force().await;
-    assert_eq!(
-        (report.error, report.token_present),
-        (Some(Reason::TokenAbsent), false)
-    );
-    assert!(
-        !fixture.scratch.file.exists(),
-        "a removed file is never made again"
-    );
+    assert_eq!((report.error, report.token_present), (Some(Reason::TokenAbsent), false));
+    assert!(!fixture.scratch.file.exists(), "a removed file is never made again");
     assert!(!fixture.scratch.snapshots.current(&chain()).unwrap().present);
 
     fs::write(&fixture.scratch.file, bytes).unwrap();
@@ -58,11 +52,7 @@ async fn an_older_file_is_undone_and_its_pair_never_presented() {
 
     // Without any receipt the pair is known to be worth nothing.
     fs::write(&fixture.scratch.file, &first).unwrap();
-    let receipts = fixture
-        .scratch
-        .file
-        .with_file_name("auth.json.evergrant")
-        .join("receipts");
+    let receipts = fixture.scratch.file.with_file_name("auth.json.evergrant").join("receipts");
     for receipt in fs::read_dir(receipts).unwrap() {
         fs::remove_file(receipt.unwrap().path()).unwrap();
     }
@@ -76,20 +66,11 @@ async fn an_older_file_is_undone_and_its_pair_never_presented() {
 #[tokio::test]
 async fn what_is_no_grant_is_left_as_it_is() {
     for (bytes, error) in [
-        (
-            &b"{\"claudeAiOauth\": {\"accessTok"[..],
-            Reason::AuthFileMalformed,
-        ),
+        (&b"{\"claudeAiOauth\": {\"accessTok"[..], Reason::AuthFileMalformed),
         (b"garbage", Reason::AuthFileMalformed),
         (b"", Reason::AuthFileMalformed),
-        (
-            br#"{"claudeAiOauth":{"accessToken":"","refreshToken":""}}"#,
-            Reason::TokenAbsent,
-        ),
-        (
-            br#"{"claudeAiOauth":{"accessToken":"test-access-a","expiresAt":0}}"#,
-            Reason::TokenAbsent,
-        ),
+        (br#"{"claudeAiOauth":{"accessToken":"","refreshToken":""}}"#, Reason::TokenAbsent),
+        (br#"{"claudeAiOauth":{"accessToken":"test-access-a","expiresAt":0}}"#, Reason::TokenAbsent),
         (
             br#"{"claudeAiOauth":{"accessToken":"test-access-a","expiresAt":17654321}}"#,
             Reason::AuthFileMalformed,
@@ -102,11 +83,7 @@ async fn what_is_no_grant_is_left_as_it_is() {
         assert_eq!(report.error, Some(error));
         assert_eq!(fs::read(&fixture.scratch.file).unwrap(), bytes);
         let current = fixture.scratch.snapshots.current(&chain()).unwrap();
-        assert_eq!(
-            current.present,
-            error == Reason::AuthFileMalformed,
-            "the last good grant stays in use"
-        );
+        assert_eq!(current.present, error == Reason::AuthFileMalformed, "the last good grant stays in use");
         fs::write(&fixture.scratch.file, good).unwrap();
         assert!(fixture.force().await.refreshed);
     }
@@ -116,18 +93,9 @@ async fn what_is_no_grant_is_left_as_it_is() {
 async fn another_login_is_adopted_and_a_second_writer_noticed() {
     let fixture = renewed().await;
     for lineage in 2..=3 {
-        fixture.scratch.write(
-            &fixture
-                .standin
-                .engine()
-                .login(LoginOptions::default())
-                .auth_file(),
-        );
+        fixture.scratch.write(&fixture.standin.engine().login(LoginOptions::default()).auth_file());
         let report = fixture.look().await;
-        assert_eq!(
-            (report.lineage.unwrap().0, report.reason),
-            (lineage, Reason::Adopted)
-        );
+        assert_eq!((report.lineage.unwrap().0, report.reason), (lineage, Reason::Adopted));
     }
     let (_, record) = fixture.keeper.vault().peek(&fixture.keeper.policy().profile);
     use evergrant_server::World;
@@ -137,13 +105,8 @@ async fn another_login_is_adopted_and_a_second_writer_noticed() {
 #[tokio::test]
 async fn a_grant_without_refresh_token_is_static() {
     let fixture = renewed().await;
-    let options = LoginOptions {
-        without_refresh_token: true,
-        ..LoginOptions::default()
-    };
-    fixture
-        .scratch
-        .write(&fixture.standin.engine().login(options).auth_file());
+    let options = LoginOptions { without_refresh_token: true, ..LoginOptions::default() };
+    fixture.scratch.write(&fixture.standin.engine().login(options).auth_file());
     let report = fixture.force().await;
     assert_eq!((report.error, report.refreshed), (None, false));
     assert_eq!(report.renew_at, None);
@@ -172,27 +135,18 @@ async fn members_owner_and_mode_survive_and_a_link_stays() {
     let after = fixture.scratch.read();
     assert_eq!(after["other"], file["other"]);
     assert_eq!(after["claudeAiOauth"]["ownNote"], "kept");
-    assert_ne!(
-        after["claudeAiOauth"]["refreshToken"],
-        file["claudeAiOauth"]["refreshToken"]
-    );
+    assert_ne!(after["claudeAiOauth"]["refreshToken"], file["claudeAiOauth"]["refreshToken"]);
     assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
 }
 
 #[tokio::test]
 async fn a_missing_folder_is_an_absent_token() {
     let fixture = renewed().await;
-    fs::rename(
-        fixture.scratch.folder.path().join("config"),
-        fixture.scratch.folder.path().join("away"),
-    )
-    .unwrap();
+    fs::rename(fixture.scratch.folder.path().join("config"), fixture.scratch.folder.path().join("away"))
+        .unwrap();
     let report = fixture.force().await;
     assert_eq!(report.error, Some(Reason::TokenAbsent));
-    fs::rename(
-        fixture.scratch.folder.path().join("away"),
-        fixture.scratch.folder.path().join("config"),
-    )
-    .unwrap();
+    fs::rename(fixture.scratch.folder.path().join("away"), fixture.scratch.folder.path().join("config"))
+        .unwrap();
     assert!(fixture.force().await.refreshed);
 }

@@ -42,10 +42,7 @@ pub(crate) fn profile(base: &str, settings: &Settings) -> Profile {
 }
 
 pub(crate) fn policy(profile: Profile) -> Policy {
-    Policy {
-        min_exchange_interval: Duration::ZERO,
-        ..Policy::new(profile)
-    }
+    Policy { min_exchange_interval: Duration::ZERO, ..Policy::new(profile) }
 }
 
 /// An auth file in a folder of its own, and the keeper's parts that do not depend on the world.
@@ -61,27 +58,14 @@ impl Scratch {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("config")).unwrap();
         let file = folder.path().join("config/auth.json");
-        Self {
-            folder,
-            file,
-            snapshots: Snapshots::default(),
-            metrics: Metrics::default(),
-        }
+        Self { folder, file, snapshots: Snapshots::default(), metrics: Metrics::default() }
     }
 
     pub(crate) fn keeper<W: World<Disk = OsDisk>>(&self, world: W, policy: Policy) -> Keeper<W> {
         let chain = chain();
         let state_folder = self.folder.path().join("state");
         let vault = AuthFile::new(OsDisk, self.file.clone(), state_folder, TakeClientLocks::Auto);
-        Keeper::new(
-            world,
-            chain,
-            policy,
-            true,
-            vault,
-            self.snapshots.clone(),
-            self.metrics.clone(),
-        )
+        Keeper::new(world, chain, policy, true, vault, self.snapshots.clone(), self.metrics.clone())
     }
 
     pub(crate) fn write(&self, file: &Value) {
@@ -93,10 +77,7 @@ impl Scratch {
     }
 
     pub(crate) fn refresh_token(&self) -> String {
-        self.read()["claudeAiOauth"]["refreshToken"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        self.read()["claudeAiOauth"]["refreshToken"].as_str().unwrap().to_owned()
     }
 }
 
@@ -125,12 +106,7 @@ impl Fixture {
         let mut policy = policy(profile(standin.url().as_ref(), &settings));
         change(&mut policy);
         let keeper = scratch.keeper(world.clone(), policy);
-        Self {
-            scratch,
-            standin,
-            world,
-            keeper,
-        }
+        Self { scratch, standin, world, keeper }
     }
 
     pub(crate) async fn look(&self) -> Report {

@@ -19,10 +19,7 @@ async fn a_provider_that_cannot_be_reached_costs_no_token() {
     .await;
     fixture.look().await;
     let report = fixture.force().await;
-    assert_eq!(
-        (report.error, report.token_valid),
-        (Some(Reason::ProviderUnavailable), true)
-    );
+    assert_eq!((report.error, report.token_valid), (Some(Reason::ProviderUnavailable), true));
     assert!(report.detail.unwrap().contains("127.0.0.1:9"));
 }
 
@@ -41,18 +38,10 @@ async fn a_tls_failure_is_unspent_and_a_trusted_certificate_is_used() {
     let untrusting = call.clone()(HttpClient::new(None).unwrap()).await;
     assert!(matches!(untrusting, Err(CallError::NotSent(why)) if why.contains("TLS")));
     let reply = call(HttpClient::new(Some(&ca)).unwrap()).await.unwrap();
-    assert_eq!(
-        (reply.status, reply.body.as_slice(), reply.complete),
-        (200, &b"hello"[..], true)
-    );
+    assert_eq!((reply.status, reply.body.as_slice(), reply.complete), (200, &b"hello"[..], true));
 
     std::fs::write(&ca, "no certificate").unwrap();
-    assert!(
-        HttpClient::new(Some(&ca))
-            .unwrap_err()
-            .to_string()
-            .contains("holds no certificate")
-    );
+    assert!(HttpClient::new(Some(&ca)).unwrap_err().to_string().contains("holds no certificate"));
 }
 
 async fn tls_server(certified: rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
@@ -77,9 +66,7 @@ async fn tls_server(certified: rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
                 };
                 let mut request = [0; 4096];
                 let _ = stream.read(&mut request).await;
-                let _ = stream
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
-                    .await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await;
                 let _ = stream.shutdown().await;
             });
         }
@@ -90,30 +77,19 @@ async fn tls_server(certified: rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
 #[tokio::test]
 async fn our_own_user_agent_is_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/x?y=1", listener.local_addr().unwrap())
-        .parse()
-        .unwrap();
+    let url = format!("http://{}/x?y=1", listener.local_addr().unwrap()).parse().unwrap();
     let seen = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = vec![0; 4096];
         let len = stream.read(&mut request).await.unwrap();
-        stream
-            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
-            .await
-            .unwrap();
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         String::from_utf8(request[..len].to_vec()).unwrap()
     });
     let client = HttpClient::new(None).unwrap();
     let call = client.call(Method::GET, &url, &[], Bytes::new());
-    let reply = tokio::time::timeout(Duration::from_secs(10), call)
-        .await
-        .unwrap()
-        .unwrap();
+    let reply = tokio::time::timeout(Duration::from_secs(10), call).await.unwrap().unwrap();
     assert_eq!(reply.status, 204);
     let request = seen.await.unwrap();
     assert!(request.starts_with("GET /x?y=1 HTTP/1.1\r\n"), "{request}");
-    assert!(
-        request.contains(concat!("user-agent: evergrant/", env!("CARGO_PKG_VERSION"))),
-        "{request}"
-    );
+    assert!(request.contains(concat!("user-agent: evergrant/", env!("CARGO_PKG_VERSION"))), "{request}");
 }

@@ -30,16 +30,8 @@ async fn a_found_file_is_adopted_and_a_forced_look_renews_it() {
     fixture.assert_alive();
 
     let current = fixture.scratch.snapshots.current(&chain()).unwrap();
-    assert_eq!(
-        current.access.expose(),
-        fixture.scratch.read()["claudeAiOauth"]["accessToken"]
-    );
-    let kinds: Vec<_> = fixture
-        .world_events()
-        .await
-        .iter()
-        .map(|event| event.kind.as_str())
-        .collect();
+    assert_eq!(current.access.expose(), fixture.scratch.read()["claudeAiOauth"]["accessToken"]);
+    let kinds: Vec<_> = fixture.world_events().await.iter().map(|event| event.kind.as_str()).collect();
     assert_eq!(kinds, ["adopted", "intended", "committed"]);
 }
 
@@ -100,39 +92,20 @@ async fn every_answer_has_its_report() {
         let fixture = Fixture::new().await;
         fixture.look().await;
         let fault_named = Fault::named(fault).unwrap_or_else(|| panic!("{fault}"));
-        fixture
-            .standin
-            .engine()
-            .push_fault(FaultTarget::Token, fault_named, 1);
+        fixture.standin.engine().push_fault(FaultTarget::Token, fault_named, 1);
         let before = fixture.scratch.refresh_token();
         let report = fixture.force().await;
         assert_eq!(report.error, error, "{fault}: {report:?}");
         assert_eq!(report.refreshed, error.is_none(), "{fault}");
         assert!(report.token_valid, "{fault}: the access token still lives");
-        assert_eq!(
-            fixture.standin.engine().exchanges().len(),
-            1,
-            "{fault}: presented once"
-        );
+        assert_eq!(fixture.standin.engine().exchanges().len(), 1, "{fault}: presented once");
         if error.is_some() {
-            assert_eq!(
-                fixture.scratch.refresh_token(),
-                before,
-                "{fault}: the vault is untouched"
-            );
+            assert_eq!(fixture.scratch.refresh_token(), before, "{fault}: the vault is untouched");
         }
         // Nothing is presented again without a reason to.
         fixture.look().await;
-        assert_eq!(
-            fixture.standin.engine().exchanges().len(),
-            1,
-            "{fault}: presented once more"
-        );
-        assert_eq!(
-            fixture.standin.engine().counters().families_revoked_by_reuse,
-            0,
-            "{fault}"
-        );
+        assert_eq!(fixture.standin.engine().exchanges().len(), 1, "{fault}: presented once more");
+        assert_eq!(fixture.standin.engine().counters().families_revoked_by_reuse, 0, "{fault}");
     }
 }
 
@@ -140,27 +113,17 @@ async fn every_answer_has_its_report() {
 async fn what_the_answer_leaves_out_is_kept() {
     let fixture = Fixture::new().await;
     fixture.look().await;
-    let omit = Fault::Omit {
-        members: vec![Member::RefreshToken, Member::ExpiresIn, Member::Scope],
-    };
-    let never = Settings {
-        rotation: serde_json::from_str(r#"{"when":"never_omitted"}"#).unwrap(),
-        ..settings()
-    };
-    fixture
-        .standin
-        .engine()
-        .change_settings(|settings| settings.rotation = never.rotation);
+    let omit = Fault::Omit { members: vec![Member::RefreshToken, Member::ExpiresIn, Member::Scope] };
+    let never =
+        Settings { rotation: serde_json::from_str(r#"{"when":"never_omitted"}"#).unwrap(), ..settings() };
+    fixture.standin.engine().change_settings(|settings| settings.rotation = never.rotation);
     fixture.standin.engine().push_fault(FaultTarget::Token, omit, 1);
     let before = fixture.scratch.read();
     let report = fixture.force().await;
     assert!(report.refreshed);
     let after = fixture.scratch.read();
     for member in ["refreshToken", "scopes", "subscriptionType"] {
-        assert_eq!(
-            after["claudeAiOauth"][member], before["claudeAiOauth"][member],
-            "{member}"
-        );
+        assert_eq!(after["claudeAiOauth"][member], before["claudeAiOauth"][member], "{member}");
     }
     // The repeated refresh token is not spent: it may be presented again.
     assert!(fixture.force().await.refreshed);
@@ -178,19 +141,11 @@ async fn a_grace_lets_a_lost_answer_be_fetched_at_once() {
     })
     .await;
     fixture.look().await;
-    fixture
-        .standin
-        .engine()
-        .push_fault(FaultTarget::Token, Fault::AnswerLost, 1);
+    fixture.standin.engine().push_fault(FaultTarget::Token, Fault::AnswerLost, 1);
     let report = fixture.force().await;
     assert_eq!(summary(&report), (true, true, None, Reason::Renewed));
-    let outcomes: Vec<_> = fixture
-        .standin
-        .engine()
-        .exchanges()
-        .iter()
-        .map(|exchange| exchange.outcome)
-        .collect();
+    let outcomes: Vec<_> =
+        fixture.standin.engine().exchanges().iter().map(|exchange| exchange.outcome).collect();
     assert_eq!(outcomes, [ExchangeOutcome::Rotated, ExchangeOutcome::Graced]);
     fixture.assert_alive();
 }
@@ -199,10 +154,7 @@ async fn a_grace_lets_a_lost_answer_be_fetched_at_once() {
 async fn a_late_answer_is_read_on_and_committed() {
     let fixture = Fixture::with(settings(), |policy| policy.deadline = Duration::from_millis(200)).await;
     fixture.look().await;
-    fixture
-        .standin
-        .engine()
-        .push_fault(FaultTarget::Token, Fault::DelayAfter { millis: 700 }, 1);
+    fixture.standin.engine().push_fault(FaultTarget::Token, Fault::DelayAfter { millis: 700 }, 1);
     let before = fixture.scratch.refresh_token();
     let report = fixture.force().await;
     assert_eq!((report.error, report.refreshed), (Some(Reason::InDoubt), false));
@@ -228,13 +180,7 @@ async fn revoked_is_final_until_the_vault_changes() {
     }
     assert_eq!(fixture.standin.engine().exchanges().len(), 1);
 
-    fixture.scratch.write(
-        &fixture
-            .standin
-            .engine()
-            .login(LoginOptions::default())
-            .auth_file(),
-    );
+    fixture.scratch.write(&fixture.standin.engine().login(LoginOptions::default()).auth_file());
     let report = fixture.look().await;
     assert_eq!(summary(&report), (true, false, None, Reason::Adopted));
     assert_eq!((report.lineage.unwrap().0, report.generation.unwrap().0), (2, 1));
@@ -245,20 +191,13 @@ async fn revoked_is_final_until_the_vault_changes() {
 async fn a_login_during_an_exchange_wins() {
     let fixture = Fixture::new().await;
     fixture.look().await;
-    fixture
-        .standin
-        .engine()
-        .push_fault(FaultTarget::Token, Fault::DelayAfter { millis: 300 }, 1);
+    fixture.standin.engine().push_fault(FaultTarget::Token, Fault::DelayAfter { millis: 300 }, 1);
     let keeper = fixture.keeper.clone();
     let exchange = tokio::spawn(async move { keeper.look(Look::Forced).await });
     while fixture.standin.engine().counters().exchanges == 0 {
         tokio::task::yield_now().await;
     }
-    let login = fixture
-        .standin
-        .engine()
-        .login(LoginOptions::default())
-        .auth_file();
+    let login = fixture.standin.engine().login(LoginOptions::default()).auth_file();
     fixture.scratch.write(&login);
     let report = exchange.await.unwrap();
     assert_eq!(fixture.scratch.read(), login, "the new login was overwritten");
@@ -288,11 +227,7 @@ async fn an_import_is_judged_and_taken() {
     }
     assert_eq!(fixture.scratch.read(), before);
 
-    let login = fixture
-        .standin
-        .engine()
-        .login(LoginOptions::default())
-        .auth_file();
+    let login = fixture.standin.engine().login(LoginOptions::default()).auth_file();
     match fixture.keeper.import(grant(&login)).await {
         Import::Taken(report) => {
             assert_eq!((report.lineage.unwrap().0, report.reason), (2, Reason::Imported))
@@ -307,10 +242,7 @@ async fn an_import_is_judged_and_taken() {
     fixture.assert_alive();
 
     let foreign = serde_json::json!({"claudeAiOauth": {"accessToken": "other-x", "refreshToken": "other-y"}});
-    assert_eq!(
-        fixture.keeper.judge(&grant(&foreign)).unwrap_err().reason,
-        Reason::WrongPrefix
-    );
+    assert_eq!(fixture.keeper.judge(&grant(&foreign)).unwrap_err().reason, Reason::WrongPrefix);
 }
 
 #[tokio::test]
@@ -325,10 +257,7 @@ async fn a_refused_access_token_forces_a_renewal_once() {
     assert_eq!(report.renewal, Some(Reason::Renewed));
     assert_eq!(fixture.standin.engine().counters().rotations, 1);
     // A 401 of the generation before makes the new one not due.
-    let late = fixture
-        .keeper
-        .access_refused(report.lineage.unwrap(), report.generation.unwrap())
-        .await;
+    let late = fixture.keeper.access_refused(report.lineage.unwrap(), report.generation.unwrap()).await;
     assert_eq!((late.reason, late.refreshed), (Reason::NotDue, false));
     let report =
         evergrant_server::probe::probe(&fixture.keeper, &fixture.world, &fixture.scratch.snapshots).await;

@@ -49,23 +49,14 @@ impl World for PausedWorld {
     }
     async fn exchange(&self, request: TokenRequest) -> Answer {
         let mut headers: Vec<(&str, &str)> = Vec::new();
-        headers.extend(
-            request
-                .headers
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str())),
-        );
+        headers.extend(request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let call = Call {
             method: "POST",
             target: request.url.path(),
             headers: &headers,
             body: request.body.as_bytes(),
         };
-        let reply = self
-            .engine
-            .lock()
-            .unwrap()
-            .handle(&call, self.now(), &mut self.rng());
+        let reply = self.engine.lock().unwrap().handle(&call, self.now(), &mut self.rng());
         self.sleep(reply.delay).await;
         match reply.transport {
             Transport::LoseRequest | Transport::LoseAnswer => Answer::Lost { why: "closed".into() },
@@ -102,24 +93,12 @@ impl Simulated {
         let mut policy = policy(profile("http://127.0.0.1:1", &settings));
         change(&mut policy);
         let engine = Arc::new(Mutex::new(Engine::new(settings)));
-        let world = PausedWorld {
-            engine,
-            state: MemoryState::new(),
-            begun: tokio::time::Instant::now(),
-        };
+        let world = PausedWorld { engine, state: MemoryState::new(), begun: tokio::time::Instant::now() };
         let login =
-            world
-                .engine
-                .lock()
-                .unwrap()
-                .login(LoginOptions::default(), world.now(), &mut world.rng());
+            world.engine.lock().unwrap().login(LoginOptions::default(), world.now(), &mut world.rng());
         scratch.write(&login.auth_file());
         let keeper = scratch.keeper(world.clone(), policy);
-        Self {
-            scratch,
-            world,
-            keeper,
-        }
+        Self { scratch, world, keeper }
     }
 
     /// Runs the loop for so long, and says for how long no valid access token was published.
@@ -157,17 +136,10 @@ fn with_life(secs: u64) -> Settings {
 async fn short_lived_tokens_are_renewed_in_time_for_an_hour() {
     for life in [60, 300] {
         let simulated = Simulated::new(with_life(life), |_| {});
-        assert_eq!(
-            simulated.run(Duration::from_secs(3600)).await,
-            Duration::ZERO,
-            "{life} s"
-        );
+        assert_eq!(simulated.run(Duration::from_secs(3600)).await, Duration::ZERO, "{life} s");
         let rotations = simulated.engine(|engine| engine.counters().rotations);
         let least = 3600 / life;
-        assert!(
-            (least..=least * 5 / 2).contains(&rotations),
-            "{life} s: {rotations} rotations"
-        );
+        assert!((least..=least * 5 / 2).contains(&rotations), "{life} s: {rotations} rotations");
     }
 }
 
@@ -216,20 +188,13 @@ async fn in_doubt_at_a_strict_provider_ends_definitely() {
         assert_eq!((report.error, report.token_valid), (Some(Reason::InDoubt), true));
         // Until ten minutes before its end nothing is presented, whoever asks.
         simulated.run(Duration::from_secs(8 * 3600 - 660)).await;
-        assert_eq!(
-            simulated.keeper.look(Look::Forced).await.error,
-            Some(Reason::InDoubt)
-        );
+        assert_eq!(simulated.keeper.look(Look::Forced).await.error, Some(Reason::InDoubt));
         assert_eq!(simulated.engine(|engine| engine.counters().exchanges), 1);
         simulated.run(Duration::from_secs(3600)).await;
         let report = simulated.keeper.last_report().unwrap();
         if spent {
             assert_eq!(report.error, Some(Reason::RefreshTokenRevoked));
-            assert_eq!(
-                simulated.engine(|engine| engine.counters().exchanges),
-                2,
-                "not a loop"
-            );
+            assert_eq!(simulated.engine(|engine| engine.counters().exchanges), 2, "not a loop");
         } else {
             assert_eq!((report.error, report.token_valid), (None, true));
             assert_eq!(simulated.engine(|engine| engine.counters().rotations), 1);
@@ -239,17 +204,12 @@ async fn in_doubt_at_a_strict_provider_ends_definitely() {
 
 #[tokio::test(start_paused = true)]
 async fn where_reuse_harms_nothing_a_doubt_is_retried_and_a_refusal_confirmed_once() {
-    let settings = Settings {
-        reuse: serde_json::from_str(r#"{"class":"none"}"#).unwrap(),
-        ..with_life(8 * 3600)
-    };
+    let settings =
+        Settings { reuse: serde_json::from_str(r#"{"class":"none"}"#).unwrap(), ..with_life(8 * 3600) };
     let simulated = Simulated::new(settings, |policy| policy.profile.reuse = ReuseClass::None);
     simulated.engine(|engine| engine.push_fault(FaultTarget::Token, Fault::RequestLost, 3));
     simulated.keeper.look(Look::Due).await;
-    assert_eq!(
-        simulated.keeper.look(Look::Forced).await.error,
-        Some(Reason::InDoubt)
-    );
+    assert_eq!(simulated.keeper.look(Look::Forced).await.error, Some(Reason::InDoubt));
     assert_eq!(simulated.run(Duration::from_secs(900)).await, Duration::ZERO);
     assert_eq!(simulated.engine(|engine| engine.counters().rotations), 1);
 
@@ -257,17 +217,10 @@ async fn where_reuse_harms_nothing_a_doubt_is_retried_and_a_refusal_confirmed_on
         let now = simulated.world.now();
         engine.revoke_all(now)
     });
-    assert_eq!(
-        simulated.keeper.look(Look::Forced).await.error,
-        Some(Reason::RefreshTokenRevoked)
-    );
+    assert_eq!(simulated.keeper.look(Look::Forced).await.error, Some(Reason::RefreshTokenRevoked));
     let asked = simulated.engine(|engine| engine.counters().exchanges);
     simulated.run(Duration::from_secs(3600)).await;
-    assert_eq!(
-        simulated.engine(|engine| engine.counters().exchanges),
-        asked + 1,
-        "confirmed once"
-    );
+    assert_eq!(simulated.engine(|engine| engine.counters().exchanges), asked + 1, "confirmed once");
 }
 
 /// A provider that throttles for an hour is called blocking, and is not asked more often than it wants.
@@ -277,24 +230,15 @@ async fn retry_after_is_kept_and_a_lasting_429_is_a_block() {
     simulated.keeper.look(Look::Due).await;
     let throttled = Rule::always(FaultTarget::Token, Fault::throttled(Some(600)));
     simulated.engine(|engine| engine.push_rule(throttled));
-    assert_eq!(
-        simulated.keeper.look(Look::Forced).await.error,
-        Some(Reason::ProviderThrottled)
-    );
-    assert_eq!(
-        simulated.keeper.look(Look::Forced).await.error,
-        Some(Reason::ProviderThrottled)
-    );
+    assert_eq!(simulated.keeper.look(Look::Forced).await.error, Some(Reason::ProviderThrottled));
+    assert_eq!(simulated.keeper.look(Look::Forced).await.error, Some(Reason::ProviderThrottled));
     assert_eq!(
         simulated.engine(|engine| engine.counters().exchanges),
         1,
         "Retry-After binds a forced one too"
     );
     simulated.run(Duration::from_secs(8 * 3600)).await;
-    assert_eq!(
-        simulated.keeper.last_report().unwrap().error,
-        Some(Reason::ProviderBlocked)
-    );
+    assert_eq!(simulated.keeper.last_report().unwrap().error, Some(Reason::ProviderBlocked));
     let asked = simulated.engine(|engine| engine.counters().exchanges);
     assert!(asked <= 1 + 8 * 6, "{asked} exchanges");
 }

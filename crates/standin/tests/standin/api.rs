@@ -21,10 +21,7 @@ fn bench() -> (Bench, String) {
     let settings = Settings {
         capability: Some(capability),
         api_keys: vec!["key-1".into()],
-        lives: Lives {
-            access_secs: 60,
-            ..Lives::default()
-        },
+        lives: Lives { access_secs: 60, ..Lives::default() },
         ..Settings::default()
     };
     let mut bench = Bench::new(settings);
@@ -61,14 +58,8 @@ fn callers_are_told_apart() {
         }
     }
     let seen = bench.engine.sightings().next().unwrap();
-    assert_eq!(
-        seen.presented,
-        Some(Fingerprint::of(bearer.strip_prefix("Bearer ").unwrap()))
-    );
-    assert_eq!(
-        (seen.target.as_str(), seen.headers.len()),
-        ("/v1/models?limit=1", 0)
-    );
+    assert_eq!(seen.presented, Some(Fingerprint::of(bearer.strip_prefix("Bearer ").unwrap())));
+    assert_eq!((seen.target.as_str(), seen.headers.len()), ("/v1/models?limit=1", 0));
 }
 
 #[test]
@@ -78,30 +69,14 @@ fn roles_answer_for_live_tokens_with_the_scope() {
     let live = bench.call("GET", "/roles", &[("authorization", &bearer), cap], "");
     assert_eq!(live.status, 200);
     assert!(json(&live)["organization_role"].is_string());
-    assert_eq!(
-        bench.call("GET", "/roles", &[("x-api-key", "key-1")], "").status,
-        401
-    );
+    assert_eq!(bench.call("GET", "/roles", &[("x-api-key", "key-1")], "").status, 401);
 
-    let narrow = LoginOptions {
-        scopes: Some(vec!["user:inference".into()]),
-        ..LoginOptions::default()
-    };
+    let narrow = LoginOptions { scopes: Some(vec!["user:inference".into()]), ..LoginOptions::default() };
     let narrow = format!("Bearer {}", bench.login_with(narrow).access_token);
     let limited = bench.call("GET", "/roles", &[("authorization", &narrow), cap], "");
     assert_eq!(limited.status, 403);
-    assert!(
-        limited
-            .bytes()
-            .windows(24)
-            .any(|part| part == b"oauth_scope_insufficient")
-    );
-    assert_eq!(
-        bench
-            .call("GET", "/v1/models", &[("authorization", &narrow), cap], "")
-            .status,
-        200
-    );
+    assert!(limited.bytes().windows(24).any(|part| part == b"oauth_scope_insufficient"));
+    assert_eq!(bench.call("GET", "/v1/models", &[("authorization", &narrow), cap], "").status, 200);
 
     bench.pass(60);
     let expired = bench.call("GET", "/roles", &[("authorization", &bearer), cap], "");
@@ -117,19 +92,9 @@ fn a_revoked_token_is_refused_as_the_setting_says() {
         let (mut bench, bearer) = bench();
         bench.engine.settings_mut().revoked_status = status;
         bench.engine.revoke_all(bench.now);
-        let refused = bench.call(
-            "GET",
-            "/roles",
-            &[("authorization", &bearer), ("x-cap", "oauth")],
-            "",
-        );
+        let refused = bench.call("GET", "/roles", &[("authorization", &bearer), ("x-cap", "oauth")], "");
         assert_eq!(refused.status, status);
-        assert!(
-            json(&refused)["error"]["message"]
-                .as_str()
-                .unwrap()
-                .contains("revoked")
-        );
+        assert!(json(&refused)["error"]["message"].as_str().unwrap().contains("revoked"));
     }
 }
 
@@ -145,26 +110,12 @@ fn messages_want_their_headers_and_members() {
         ("/v1/messages", &[key, VERSION], MESSAGE, 400),
         ("/v1/messages", &[key, VERSION, form], MESSAGE, 400),
         ("/v1/messages", &[key, VERSION, JSON], "{", 400),
-        (
-            "/v1/messages",
-            &[key, VERSION, JSON],
-            r#"{"model":"m","messages":[]}"#,
-            400,
-        ),
-        (
-            "/v1/messages/count_tokens",
-            &[key, VERSION, JSON],
-            r#"{"model":"m","messages":[]}"#,
-            200,
-        ),
+        ("/v1/messages", &[key, VERSION, JSON], r#"{"model":"m","messages":[]}"#, 400),
+        ("/v1/messages/count_tokens", &[key, VERSION, JSON], r#"{"model":"m","messages":[]}"#, 200),
         ("/v1/messages/count_tokens", &[key, JSON], MESSAGE, 400),
     ];
     for (target, headers, body, status) in rows {
-        assert_eq!(
-            bench.call("POST", target, headers, body).status,
-            *status,
-            "{target} {headers:?} {body}"
-        );
+        assert_eq!(bench.call("POST", target, headers, body).status, *status, "{target} {headers:?} {body}");
     }
     let message = json(&bench.call("POST", "/v1/messages", &[key, VERSION, JSON], MESSAGE));
     assert_eq!(
@@ -172,39 +123,18 @@ fn messages_want_their_headers_and_members() {
         (Some("message"), Some("end_turn"))
     );
     assert!(message["content"][0]["text"].is_string());
-    let counted = bench.call(
-        "POST",
-        "/v1/messages/count_tokens",
-        &[key, VERSION, JSON],
-        MESSAGE,
-    );
+    let counted = bench.call("POST", "/v1/messages/count_tokens", &[key, VERSION, JSON], MESSAGE);
     assert!(json(&counted)["input_tokens"].is_u64());
 }
 
 #[test]
 fn streams_have_the_events_of_a_message() {
     let (mut bench, _) = bench();
-    bench.engine.settings_mut().streaming = Streaming {
-        deltas: 2,
-        delta_bytes: 3,
-        gap_millis: 40,
-    };
+    bench.engine.settings_mut().streaming = Streaming { deltas: 2, delta_bytes: 3, gap_millis: 40 };
     let body = r#"{"model":"m","max_tokens":1,"messages":[],"stream":true}"#;
-    let reply = bench.call(
-        "POST",
-        "/v1/messages",
-        &[("x-api-key", "key-1"), VERSION, JSON],
-        body,
-    );
-    assert!(
-        reply
-            .header("content-type")
-            .unwrap()
-            .starts_with("text/event-stream")
-    );
-    let Body::Events { events, gap } = &reply.body else {
-        panic!("{reply:?}")
-    };
+    let reply = bench.call("POST", "/v1/messages", &[("x-api-key", "key-1"), VERSION, JSON], body);
+    assert!(reply.header("content-type").unwrap().starts_with("text/event-stream"));
+    let Body::Events { events, gap } = &reply.body else { panic!("{reply:?}") };
     assert_eq!(gap.as_millis(), 40);
     let mut names = Vec::new();
     for event in events {
@@ -232,21 +162,12 @@ fn models_keep_to_the_limit() {
     let (mut bench, _) = bench();
     let key = ("x-api-key", "key-1");
     let one = json(&bench.call("GET", "/v1/models?limit=1", &[key], ""));
-    assert_eq!(
-        (one["data"].as_array().unwrap().len(), one["has_more"].as_bool()),
-        (1, Some(true))
-    );
+    assert_eq!((one["data"].as_array().unwrap().len(), one["has_more"].as_bool()), (1, Some(true)));
     assert_eq!(one["last_id"], "stand-in-large");
     let all = json(&bench.call("GET", "/v1/models", &[key], ""));
-    assert_eq!(
-        (all["data"].as_array().unwrap().len(), all["has_more"].as_bool()),
-        (2, Some(false))
-    );
+    assert_eq!((all["data"].as_array().unwrap().len(), all["has_more"].as_bool()), (2, Some(false)));
     assert_eq!(bench.call("GET", "/v1/models?limit=x", &[key], "").status, 400);
-    assert_eq!(
-        bench.call("GET", "/v1/models/stand-in-small", &[key], "").status,
-        200
-    );
+    assert_eq!(bench.call("GET", "/v1/models/stand-in-small", &[key], "").status, 200);
     assert_eq!(bench.call("GET", "/v1/models/other", &[key], "").status, 404);
     assert_eq!(bench.call("DELETE", "/v1/models", &[key], "").status, 405);
 }
@@ -254,11 +175,7 @@ fn models_keep_to_the_limit() {
 #[test]
 fn greetings_need_nobody_and_the_rest_is_not_there() {
     let (mut bench, _) = bench();
-    bench.engine.push_fault(
-        FaultTarget::Any,
-        Fault::status(500, evergrant_standin::FaultBody::Empty),
-        9,
-    );
+    bench.engine.push_fault(FaultTarget::Any, Fault::status(500, evergrant_standin::FaultBody::Empty), 9);
     for path in ["/", "/api/hello"] {
         assert_eq!(bench.call("HEAD", path, &[], "").status, 200);
     }
@@ -272,9 +189,7 @@ fn faults_befall_their_own_endpoint() {
     let headers = [("authorization", bearer.as_str()), ("x-cap", "oauth")];
     let spurious = || Fault::named("spurious_401").unwrap();
     bench.engine.push_fault(FaultTarget::Probe, spurious(), 1);
-    bench
-        .engine
-        .push_fault(FaultTarget::Api, Fault::throttled(Some(3)), 1);
+    bench.engine.push_fault(FaultTarget::Api, Fault::throttled(Some(3)), 1);
     let limited = bench.call("GET", "/v1/models", &headers, "");
     assert_eq!((limited.status, limited.header("retry-after")), (429, Some("3")));
     let statuses = [(); 2].map(|()| bench.call("GET", "/roles", &headers, "").status);
@@ -287,23 +202,9 @@ fn faults_befall_their_own_endpoint() {
 fn headers_are_recorded_without_secrets() {
     let (mut bench, bearer) = bench();
     bench.engine.settings_mut().record_headers = true;
-    bench.call(
-        "GET",
-        "/v1/models",
-        &[("Authorization", &bearer), ("X-Cap", "oauth"), ("X-Extra", "1")],
-        "",
-    );
+    bench.call("GET", "/v1/models", &[("Authorization", &bearer), ("X-Cap", "oauth"), ("X-Extra", "1")], "");
     let seen = bench.engine.sightings().next().unwrap();
     let print = Fingerprint::of(bearer.strip_prefix("Bearer ").unwrap()).to_string();
-    let wanted = [
-        ("authorization", print.as_str()),
-        ("x-cap", "oauth"),
-        ("x-extra", "1"),
-    ];
-    assert!(
-        seen.headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .eq(wanted)
-    );
+    let wanted = [("authorization", print.as_str()), ("x-cap", "oauth"), ("x-extra", "1")];
+    assert!(seen.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(wanted));
 }

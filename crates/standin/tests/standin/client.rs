@@ -23,11 +23,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new(settings: Settings) -> Self {
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        Self {
-            engine: Engine::new(settings),
-            now,
-            rng: StdRng::seed_from_u64(7),
-        }
+        Self { engine: Engine::new(settings), now, rng: StdRng::seed_from_u64(7) }
     }
 
     pub(crate) fn login(&mut self) -> Login {
@@ -47,12 +43,7 @@ impl Bench {
     }
 
     pub(crate) fn call(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Reply {
-        let call = Call {
-            method,
-            target,
-            headers,
-            body: body.as_bytes(),
-        };
+        let call = Call { method, target, headers, body: body.as_bytes() };
         self.engine.handle(&call, self.now, &mut self.rng)
     }
 
@@ -84,9 +75,7 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -95,24 +84,12 @@ impl Wire {
 
     fn read(raw: Vec<u8>) -> Self {
         let Some(at) = raw.windows(4).position(|four| four == b"\r\n\r\n") else {
-            return Self {
-                raw,
-                status: 0,
-                head: String::new(),
-                body: Vec::new(),
-                whole: false,
-            };
+            return Self { raw, status: 0, head: String::new(), body: Vec::new(), whole: false };
         };
         let head = String::from_utf8(raw[..at].to_vec()).unwrap();
         let status = head[9..12].parse().unwrap();
         let body = raw[at + 4..].to_vec();
-        let mut wire = Self {
-            raw,
-            status,
-            head,
-            body,
-            whole: false,
-        };
+        let mut wire = Self { raw, status, head, body, whole: false };
         wire.whole = match wire.header("content-length") {
             Some(length) => length.parse() == Ok(wire.body.len()),
             None if wire.header("transfer-encoding").is_some() => wire.body.ends_with(b"0\r\n\r\n"),
@@ -127,9 +104,7 @@ pub(crate) async fn send(url: &str, method: &str, path: &str, headers: &[(&str, 
     let mut stream = open(url, method, path, headers, body).await;
     let mut raw = Vec::new();
     // A reset is an end like any other; what came before it counts.
-    let _ = timeout(BOUND, stream.read_to_end(&mut raw))
-        .await
-        .expect("the connection ends in time");
+    let _ = timeout(BOUND, stream.read_to_end(&mut raw)).await.expect("the connection ends in time");
     Wire::read(raw)
 }
 
@@ -141,9 +116,7 @@ pub(crate) async fn open(
     headers: &[(&str, &str)],
     body: &str,
 ) -> TcpStream {
-    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap())
-        .await
-        .unwrap();
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
     let mut request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
@@ -157,14 +130,7 @@ pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// One refresh exchange over the wire.
 pub(crate) async fn exchange(url: &str, refresh_token: &str) -> Wire {
-    send(
-        url,
-        "POST",
-        "/v1/oauth/token",
-        &[JSON],
-        &refresh_body(refresh_token),
-    )
-    .await
+    send(url, "POST", "/v1/oauth/token", &[JSON], &refresh_body(refresh_token)).await
 }
 
 pub(crate) fn refresh_body(refresh_token: &str) -> String {

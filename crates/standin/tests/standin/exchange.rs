@@ -12,15 +12,8 @@ use crate::client::{Bench, json, successor};
 
 #[test]
 fn lives_end_when_they_say() {
-    let lives = Lives {
-        access_secs: 10,
-        refresh_idle_secs: Some(100),
-        grant_secs: Some(150),
-    };
-    let mut bench = Bench::new(Settings {
-        lives,
-        ..Settings::default()
-    });
+    let lives = Lives { access_secs: 10, refresh_idle_secs: Some(100), grant_secs: Some(150) };
+    let mut bench = Bench::new(Settings { lives, ..Settings::default() });
     let login = bench.login();
     let answer = bench.refresh(&login.refresh_token.unwrap());
     assert_eq!(json(&answer)["expires_in"], 10);
@@ -29,10 +22,7 @@ fn lives_end_when_they_say() {
     bench.pass(9);
     assert_eq!(bench.engine.access_state(&access, bench.now), AccessState::Live);
     bench.pass(1);
-    assert_eq!(
-        bench.engine.access_state(&access, bench.now),
-        AccessState::Expired
-    );
+    assert_eq!(bench.engine.access_state(&access, bench.now), AccessState::Expired);
 
     let mut idle = bench_at(&bench, 90);
     assert_eq!(idle.refresh(&successor(&answer)).status, 400);
@@ -41,19 +31,12 @@ fn lives_end_when_they_say() {
     assert_eq!(json(&later)["refresh_token_expires_in"], 51);
     used.pass(51);
     let ended = used.refresh(&successor(&later));
-    assert_eq!(
-        (ended.status, json(&ended)["error"].as_str()),
-        (400, Some("invalid_grant"))
-    );
+    assert_eq!((ended.status, json(&ended)["error"].as_str()), (400, Some("invalid_grant")));
     assert!(!used.engine.family_lives(&successor(&later), used.now));
 }
 
 fn bench_at(bench: &Bench, secs: i64) -> Bench {
-    let mut copy = Bench {
-        engine: bench.engine.clone(),
-        now: bench.now,
-        rng: StdRng::seed_from_u64(8),
-    };
+    let mut copy = Bench { engine: bench.engine.clone(), now: bench.now, rng: StdRng::seed_from_u64(8) };
     copy.pass(secs);
     copy
 }
@@ -82,19 +65,10 @@ fn a_login_may_have_lives_and_scopes_of_its_own() {
         }})
     );
     let answer = json(&bench.refresh(login.refresh_token.as_deref().unwrap()));
-    assert_eq!(
-        (answer["expires_in"].as_u64(), answer["scope"].as_str()),
-        (Some(60), Some("user:inference"))
-    );
-    let without = bench.login_with(LoginOptions {
-        without_refresh_token: true,
-        ..LoginOptions::default()
-    });
+    assert_eq!((answer["expires_in"].as_u64(), answer["scope"].as_str()), (Some(60), Some("user:inference")));
+    let without = bench.login_with(LoginOptions { without_refresh_token: true, ..LoginOptions::default() });
     assert_eq!(without.refresh_token, None);
-    assert_eq!(
-        bench.engine.access_state(&without.access_token, bench.now),
-        AccessState::Live
-    );
+    assert_eq!(bench.engine.access_state(&without.access_token, bench.now), AccessState::Live);
 }
 
 #[test]
@@ -109,14 +83,8 @@ fn members_are_there_unless_omitted() {
         "organization",
         "account",
     ];
-    let lives = Lives {
-        grant_secs: Some(500),
-        ..Lives::default()
-    };
-    let mut bench = Bench::new(Settings {
-        lives,
-        ..Settings::default()
-    });
+    let lives = Lives { grant_secs: Some(500), ..Lives::default() };
+    let mut bench = Bench::new(Settings { lives, ..Settings::default() });
     let token = bench.login().refresh_token.unwrap();
     let answer = json(&bench.refresh(&token));
     assert_eq!(answer.as_object().unwrap().keys().collect::<Vec<_>>(), whole);
@@ -132,11 +100,7 @@ fn members_are_there_unless_omitted() {
         Member::Account,
         Member::Organization,
     ];
-    let mut bench = Bench::new(Settings {
-        lives,
-        omit: every.to_vec(),
-        ..Settings::default()
-    });
+    let mut bench = Bench::new(Settings { lives, omit: every.to_vec(), ..Settings::default() });
     let token = bench.login().refresh_token.unwrap();
     assert_eq!(json(&bench.refresh(&token)), json!({}));
 
@@ -152,25 +116,12 @@ fn members_are_there_unless_omitted() {
 
 #[test]
 fn clients_authenticate_as_the_setting_says() {
-    let client = |auth| Client {
-        id: Some("id".into()),
-        secret: Some("s&cret".into()),
-        auth,
-    };
+    let client = |auth| Client { id: Some("id".into()), secret: Some("s&cret".into()), auth };
     let none = TokenRequest::refresh("x");
     let public = none.clone().by("id");
-    let post = TokenRequest {
-        client_secret: Some("s&cret".into()),
-        ..public.clone()
-    };
-    let wrong = TokenRequest {
-        client_secret: Some("other".into()),
-        ..public.clone()
-    };
-    let basic = TokenRequest {
-        basic: Some(("id".into(), "s&cret".into())),
-        ..none.clone()
-    };
+    let post = TokenRequest { client_secret: Some("s&cret".into()), ..public.clone() };
+    let wrong = TokenRequest { client_secret: Some("other".into()), ..public.clone() };
+    let basic = TokenRequest { basic: Some(("id".into(), "s&cret".into())), ..none.clone() };
     for (auth, request, known) in [
         (ClientAuth::None, &public, true),
         (ClientAuth::None, &none, false),
@@ -181,22 +132,11 @@ fn clients_authenticate_as_the_setting_says() {
         (ClientAuth::ClientSecretBasic, &basic, true),
         (ClientAuth::ClientSecretBasic, &post, false),
     ] {
-        let mut bench = Bench::new(Settings {
-            client: client(auth),
-            ..Settings::default()
-        });
+        let mut bench = Bench::new(Settings { client: client(auth), ..Settings::default() });
         let answer = bench.token(request);
         // The token is bogus: a known client gets as far as that.
-        let wanted = if known {
-            (400, "invalid_grant")
-        } else {
-            (401, "invalid_client")
-        };
-        assert_eq!(
-            (answer.status, json(&answer)["error"].as_str().unwrap()),
-            wanted,
-            "{auth:?} {request:?}"
-        );
+        let wanted = if known { (400, "invalid_grant") } else { (401, "invalid_client") };
+        assert_eq!((answer.status, json(&answer)["error"].as_str().unwrap()), wanted, "{auth:?} {request:?}");
     }
 }
 
@@ -208,11 +148,8 @@ fn capabilities_are_required_where_they_belong() {
         federation_value: Some("federation".into()),
         on_exchange: true,
     };
-    let settings = Settings {
-        capability: Some(capability),
-        assertions: vec!["jwt".into()],
-        ..Settings::default()
-    };
+    let settings =
+        Settings { capability: Some(capability), assertions: vec!["jwt".into()], ..Settings::default() };
     let refresh = TokenRequest::refresh;
     let jwt = TokenRequest {
         grant_type: "urn:ietf:params:oauth:grant-type:jwt-bearer".into(),
@@ -223,37 +160,19 @@ fn capabilities_are_required_where_they_belong() {
     let token = bench.login().refresh_token.unwrap();
     let status = |bench: &mut Bench, request: TokenRequest| bench.token(&request).status;
     assert_eq!(status(&mut bench, refresh(token.clone())), 400);
-    assert_eq!(
-        status(&mut bench, refresh(token.clone()).with_capability("other")),
-        400
-    );
-    let both = refresh(token.clone())
-        .with_capability("oauth")
-        .with_capability("federation");
+    assert_eq!(status(&mut bench, refresh(token.clone()).with_capability("other")), 400);
+    let both = refresh(token.clone()).with_capability("oauth").with_capability("federation");
     assert_eq!(status(&mut bench, both), 400);
     assert_eq!(status(&mut bench, refresh(token).with_capability("oauth")), 200);
     assert_eq!(status(&mut bench, jwt.clone().with_capability("oauth")), 400);
-    assert_eq!(
-        status(
-            &mut bench,
-            jwt.with_capability("oauth").with_capability("federation")
-        ),
-        200
-    );
+    assert_eq!(status(&mut bench, jwt.with_capability("oauth").with_capability("federation")), 200);
 }
 
 #[test]
 fn the_other_grant_types_mint_access_tokens_only() {
-    let client = Client {
-        id: Some("id".into()),
-        secret: Some("s".into()),
-        auth: ClientAuth::ClientSecretPost,
-    };
-    let settings = Settings {
-        client,
-        assertions: vec!["good".into()],
-        ..Settings::default()
-    };
+    let client =
+        Client { id: Some("id".into()), secret: Some("s".into()), auth: ClientAuth::ClientSecretPost };
+    let settings = Settings { client, assertions: vec!["good".into()], ..Settings::default() };
     let mut bench = Bench::new(settings);
     let request = |grant_type: &str, assertion: &str| TokenRequest {
         grant_type: grant_type.into(),
@@ -272,16 +191,10 @@ fn the_other_grant_types_mint_access_tokens_only() {
         assert_eq!(bench.engine.access_state(access, bench.now), AccessState::Live);
     }
     let denied = bench.token(&request(jwt, "bad"));
-    assert_eq!(
-        (denied.status, json(&denied)["error"]["type"].as_str()),
-        (401, Some("authentication_error"))
-    );
+    assert_eq!((denied.status, json(&denied)["error"]["type"].as_str()), (401, Some("authentication_error")));
     let unknown = json(&bench.token(&request("password", "")));
     assert_eq!(unknown["error"], "unsupported_grant_type");
-    assert_eq!(
-        bench.engine.exchanges().next().unwrap().outcome,
-        ExchangeOutcome::Minted
-    );
+    assert_eq!(bench.engine.exchanges().next().unwrap().outcome, ExchangeOutcome::Minted);
 }
 
 #[test]
@@ -294,26 +207,13 @@ fn encodings_may_be_closed() {
         }
     };
     for (accepts_json, accepts_form) in [(true, true), (true, false), (false, true)] {
-        let mut bench = Bench::new(Settings {
-            accepts_json,
-            accepts_form,
-            ..Settings::default()
-        });
+        let mut bench = Bench::new(Settings { accepts_json, accepts_form, ..Settings::default() });
         for (is_json, media, accepted) in [
             (true, "application/json", accepts_json),
             (false, "application/x-www-form-urlencoded", accepts_form),
         ] {
-            let answer = bench.call(
-                "POST",
-                "/v1/oauth/token",
-                &[("Content-Type", media)],
-                body(is_json),
-            );
-            let wanted = if accepted {
-                "invalid_grant"
-            } else {
-                "invalid_request"
-            };
+            let answer = bench.call("POST", "/v1/oauth/token", &[("Content-Type", media)], body(is_json));
+            let wanted = if accepted { "invalid_grant" } else { "invalid_request" };
             assert_eq!(json(&answer)["error"], wanted, "{media}");
         }
     }
@@ -329,26 +229,15 @@ fn revoking_takes_any_token_of_the_family() {
     assert!(!bench.engine.revoke(&newest, bench.now));
     assert!(!bench.engine.revoke("bogus", bench.now));
     assert_eq!(bench.refresh(&newest).status, 400);
-    assert_eq!(
-        bench.engine.access_state(&two.access_token, bench.now),
-        AccessState::Live
-    );
+    assert_eq!(bench.engine.access_state(&two.access_token, bench.now), AccessState::Live);
     assert_eq!(bench.engine.revoke_all(bench.now), 1);
-    assert_eq!(
-        bench.engine.access_state(&two.access_token, bench.now),
-        AccessState::Revoked
-    );
+    assert_eq!(bench.engine.access_state(&two.access_token, bench.now), AccessState::Revoked);
     assert_eq!(bench.engine.counters().families_revoked_by_hand, 2);
 }
 
 #[test]
 fn memory_is_bounded() {
-    let settings = Settings {
-        spent_kept: 3,
-        families_kept: 2,
-        log_kept: 4,
-        ..Settings::default()
-    };
+    let settings = Settings { spent_kept: 3, families_kept: 2, log_kept: 4, ..Settings::default() };
     let mut bench = Bench::new(settings);
     for _ in 0..3 {
         bench.login();

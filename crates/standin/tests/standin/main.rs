@@ -1,9 +1,6 @@
 //! The stand-in against what it claims: tables over the engine, and a raw client over real sockets.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "clippy takes the helpers of a test binary for ordinary code"
-)]
+#![expect(clippy::unwrap_used, reason = "clippy takes the helpers of a test binary for ordinary code")]
 
 mod api;
 mod client;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use evergrant_core::keeper::{CLIENT_LOCK_PATIENCE, CLIENT_LOCK_STALE};
 
-use super::{LockError, Places, VaultError, is_folder, replace_own};
-use crate::disk::{Disk, Stat};
+use super::{LockError, Places, VaultError, replace_own};
+use crate::disk::{Disk, FileKind, Stat};
 
 /// Why a client's lock could not be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,11 +70,7 @@ impl<D: Disk> ClientLocks<D> {
     ) -> Result<Self, LockError> {
         let marker = places.client_locks();
         remove_leftovers(disk, &marker);
-        let mut locks = Self {
-            disk: disk.clone(),
-            marker,
-            held: Vec::new(),
-        };
+        let mut locks = Self { disk: disk.clone(), marker, held: Vec::new() };
         for path in [first_lock(places), second_lock(places)] {
             locks.take_one(path, sightings, monotonic)?;
         }
@@ -108,19 +104,14 @@ impl<D: Disk> ClientLocks<D> {
             Err(error) => return Err(VaultError::io("cannot make the lock", &path)(error).into()),
         }
         sightings.0.remove(&path);
-        let stat = self
-            .disk
-            .stat(&path)
-            .map_err(VaultError::io("cannot look at", &path))?;
+        let stat = self.disk.stat(&path).map_err(VaultError::io("cannot look at", &path))?;
         self.held.push((path, identity(&stat)));
         Ok(())
     }
 
     /// Both are still there and ours.
     pub(super) fn still_held(&self) -> bool {
-        self.held
-            .iter()
-            .all(|(path, ours)| self.disk.stat(path).is_ok_and(|stat| identity(&stat) == *ours))
+        self.held.iter().all(|(path, ours)| self.disk.stat(path).is_ok_and(|stat| identity(&stat) == *ours))
     }
 
     /// Shows the client that the locks are alive.
@@ -150,7 +141,7 @@ impl Sightings {
         let Ok(stat) = disk.stat(path) else {
             return Err(LockError::Busy(path.display().to_string()));
         };
-        if !is_folder(disk, path) {
+        if stat.kind != FileKind::Folder {
             let path = path.display();
             return Err(LockError::Foreign(format!(
                 "{path} is no folder, so it is no lock of the provider's client: remove it"
@@ -197,10 +188,7 @@ fn remove_leftovers<D: Disk>(disk: &D, marker: &Path) {
         ) else {
             continue;
         };
-        if disk
-            .stat(path)
-            .is_ok_and(|stat| identity(&stat) == (inode, Some(born)))
-        {
+        if disk.stat(path).is_ok_and(|stat| identity(&stat) == (inode, Some(born))) {
             let _ = disk.remove_folder(path);
         }
     }

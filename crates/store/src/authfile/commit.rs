@@ -35,9 +35,7 @@ fn fresh(places: &Places) -> PathBuf {
 
 /// The new file once it is whole, and after the exchange what came out. The name says what either should be.
 fn staged(places: &Places, read: &[u8], new: &[u8]) -> PathBuf {
-    places
-        .folder
-        .join(format!("swap.{}.{}", Fingerprint::of(read), Fingerprint::of(new)))
+    places.folder.join(format!("swap.{}.{}", Fingerprint::of(read), Fingerprint::of(new)))
 }
 
 impl<D: Disk> Held<D> {
@@ -46,15 +44,9 @@ impl<D: Disk> Held<D> {
         if self.places.mounted {
             // Adding nothing at its end shows that it may be written; the room is that of the copy beside it.
             let path = &self.places.file;
-            let stat = self
-                .disk
-                .stat(path)
-                .map_err(VaultError::io("cannot look at", path))?;
+            let stat = self.disk.stat(path).map_err(VaultError::io("cannot look at", path))?;
             self.write_fresh(&vec![b' '; stat.len as usize + SPARE], Owner::PRIVATE)?;
-            return self
-                .disk
-                .append(path, b"")
-                .map_err(VaultError::io("cannot write", path));
+            return self.disk.append(path, b"").map_err(VaultError::io("cannot write", path));
         }
         let Ok(stat) = self.disk.stat(&self.places.file) else {
             return Ok(());
@@ -70,26 +62,18 @@ impl<D: Disk> Held<D> {
         self.disk
             .rename_new(&fresh, &beside)
             .map_err(VaultError::io("cannot write beside", &self.places.file))?;
-        self.disk
-            .rename_new(&beside, &fresh)
-            .map_err(VaultError::io("cannot write", &fresh))
+        self.disk.rename_new(&beside, &fresh).map_err(VaultError::io("cannot write", &fresh))
     }
 
     fn write_fresh(&self, bytes: &[u8], owner: Owner) -> Result<(), VaultError> {
         let path = fresh(&self.places);
         remove_if_there(&self.disk, &path)?;
-        self.disk
-            .create(&path, bytes, owner)
-            .map_err(VaultError::io("cannot write", &path))
+        self.disk.create(&path, bytes, owner).map_err(VaultError::io("cannot write", &path))
     }
 
     /// Puts `new` in the file's place, if it still holds exactly what was `read`.
     pub fn replace_file(&self, read: &[u8], new: &[u8]) -> Result<Written, VaultError> {
-        let Places {
-            file,
-            folder,
-            mounted,
-        } = &self.places;
+        let Places { file, folder, mounted } = &self.places;
         if *mounted {
             return self.rewrite_in_place(read, new);
         }
@@ -97,23 +81,15 @@ impl<D: Disk> Held<D> {
             return Ok(Written::RemovedMeanwhile);
         };
         let (fresh, staged) = (fresh(&self.places), staged(&self.places, read, new));
-        let as_reserved = self
-            .disk
-            .stat(&fresh)
-            .is_ok_and(|there| Owner::like(&there) == Owner::like(&stat));
+        let as_reserved = self.disk.stat(&fresh).is_ok_and(|there| Owner::like(&there) == Owner::like(&stat));
         if as_reserved {
-            self.disk
-                .fill(&fresh, 0, new)
-                .map_err(VaultError::io("cannot write", &fresh))?;
+            self.disk.fill(&fresh, 0, new).map_err(VaultError::io("cannot write", &fresh))?;
         } else {
             self.write_fresh(new, Owner::like(&stat))?;
         }
-        self.disk
-            .rename(&fresh, &staged)
-            .map_err(VaultError::io("cannot write", &staged))?;
-        self.disk
-            .sync_folder(folder)
-            .map_err(VaultError::io("cannot sync", folder))?;
+        crash::point("fresh_written");
+        self.disk.rename(&fresh, &staged).map_err(VaultError::io("cannot write", &staged))?;
+        self.disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
         crash::point("staged");
         match self.disk.exchange(&staged, file) {
             Ok(()) => {
@@ -141,21 +117,12 @@ impl<D: Disk> Held<D> {
         let (mut expected, mut in_place) = (read, new);
         for _ in 0..MOST_EXCHANGES {
             self.sync_both()?;
-            let bytes = self
-                .disk
-                .read(staged, MAX_LEN)
-                .map_err(VaultError::io("cannot read", staged))?;
+            let bytes = self.disk.read(staged, MAX_LEN).map_err(VaultError::io("cannot read", staged))?;
             let came_out = Fingerprint::of(&bytes);
             if came_out == expected {
                 remove_if_there(&self.disk, staged)?;
-                self.disk
-                    .sync_folder(folder)
-                    .map_err(VaultError::io("cannot sync", folder))?;
-                return Ok(if in_place == new {
-                    Written::Done
-                } else {
-                    Written::EditedMeanwhile
-                });
+                self.disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
+                return Ok(if in_place == new { Written::Done } else { Written::EditedMeanwhile });
             }
             match self.disk.exchange(staged, file) {
                 Ok(()) => (expected, in_place) = (in_place, came_out),
@@ -176,9 +143,7 @@ impl<D: Disk> Held<D> {
         let file = &self.places.file;
         match self.disk.read(file, MAX_LEN) {
             Ok(now) if now == read => {
-                self.disk
-                    .rename(staged, file)
-                    .map_err(VaultError::io("cannot replace", file))?;
+                self.disk.rename(staged, file).map_err(VaultError::io("cannot replace", file))?;
                 self.sync_both()?;
                 Ok(Written::Done)
             }
@@ -202,12 +167,8 @@ impl<D: Disk> Held<D> {
             Err(error) => return Err(VaultError::io("cannot write", &fresh)(error)),
         }
         let folder = &self.places.folder;
-        self.disk
-            .sync_folder(folder)
-            .map_err(VaultError::io("cannot sync", folder))?;
-        self.disk
-            .fill(file, 0, new)
-            .map_err(VaultError::io("cannot write", file))?;
+        self.disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
+        self.disk.fill(file, 0, new).map_err(VaultError::io("cannot write", file))?;
         Ok(Written::Done)
     }
 
@@ -247,10 +208,7 @@ impl<D: Disk> Held<D> {
             let Some((_, new)) = parse_name(&name) else {
                 continue;
             };
-            let bytes = self
-                .disk
-                .read(&staged, MAX_LEN)
-                .map_err(VaultError::io("cannot read", &staged))?;
+            let bytes = self.disk.read(&staged, MAX_LEN).map_err(VaultError::io("cannot read", &staged))?;
             match self.disk.exchange(&staged, file) {
                 Ok(()) => return self.settle_exchange(&staged, new, Fingerprint::of(&bytes)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -265,9 +223,7 @@ impl<D: Disk> Held<D> {
 
     fn sync_both(&self) -> Result<(), VaultError> {
         for folder in [self.places.parent(), &self.places.folder] {
-            self.disk
-                .sync_folder(folder)
-                .map_err(VaultError::io("cannot sync", folder))?;
+            self.disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
         }
         Ok(())
     }
@@ -277,9 +233,7 @@ impl<D: Disk> Held<D> {
 pub(super) fn look_at_staged<D: Disk>(disk: &D, places: &Places) -> Result<bool, VaultError> {
     for name in swaps(disk, &places.folder) {
         let path = places.folder.join(&name);
-        let bytes = disk
-            .read(&path, MAX_LEN)
-            .map_err(VaultError::io("cannot read", &path))?;
+        let bytes = disk.read(&path, MAX_LEN).map_err(VaultError::io("cannot read", &path))?;
         let is = Fingerprint::of(&bytes);
         match parse_name(&name) {
             Some((read, new)) if is != read && is != new => return Ok(true),

@@ -34,12 +34,7 @@ pub struct FoundFiles {
 
 impl<D: Disk> Held<D> {
     pub(super) fn new(disk: D, places: Places, lock: D::Lock, client_locks: Option<ClientLocks<D>>) -> Self {
-        Self {
-            disk,
-            places,
-            client_locks,
-            _lock: lock,
-        }
+        Self { disk, places, client_locks, _lock: lock }
     }
 
     /// The file, links followed.
@@ -59,31 +54,16 @@ impl<D: Disk> Held<D> {
             }
             FileFound::Grant(_) | FileFound::Missing | FileFound::Wiped | FileFound::Malformed(_) => false,
         };
-        let staged = if staged {
-            Staged::OutsideEdit
-        } else {
-            Staged::Nothing
-        };
+        let staged = if staged { Staged::OutsideEdit } else { Staged::Nothing };
         let receipts = receipt::read_all(&self.disk, &self.places);
-        Ok(FoundFiles {
-            found: Found {
-                file,
-                record,
-                receipts,
-                replaced,
-                staged,
-            },
-            bytes,
-        })
+        Ok(FoundFiles { found: Found { file, record, receipts, replaced, staged }, bytes })
     }
 
     /// Reserves the receipt of the next attempt, and shows that the file can be replaced: nothing may be sent
     /// before both hold.
     pub fn reserve(&self, record: &Record) -> Result<Reservation<D>, VaultError> {
         self.prove_replaceable()?;
-        let last = record
-            .last_attempt
-            .max(receipt::last_attempt(&self.disk, &self.places));
+        let last = record.last_attempt.max(receipt::last_attempt(&self.disk, &self.places));
         Reservation::make(&self.disk, &self.places, record, last.next())
     }
 
@@ -99,23 +79,17 @@ impl<D: Disk> Held<D> {
         let is_new = self.disk.stat(&path).is_err();
         // The line break comes first: a torn line before it spoils only itself.
         let line = format!("\n{fingerprint} {}", at.as_second());
-        self.disk
-            .append(&path, line.as_bytes())
-            .map_err(VaultError::io("cannot write", &path))?;
+        self.disk.append(&path, line.as_bytes()).map_err(VaultError::io("cannot write", &path))?;
         if is_new {
             let folder = &self.places.folder;
-            self.disk
-                .sync_folder(folder)
-                .map_err(VaultError::io("cannot sync", folder))?;
+            self.disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
         }
         Ok(())
     }
 
     /// Whether a rotation has replaced this pair.
     pub fn was_replaced(&self, fingerprint: Fingerprint) -> bool {
-        self.replaced_lines()
-            .iter()
-            .any(|(replaced, _)| *replaced == fingerprint)
+        self.replaced_lines().iter().any(|(replaced, _)| *replaced == fingerprint)
     }
 
     /// Forgets pairs that were replaced before `before`.
@@ -125,25 +99,17 @@ impl<D: Disk> Held<D> {
             return Ok(());
         }
         let kept = lines.iter().filter(|(_, at)| *at >= before.as_second());
-        let kept: String = kept
-            .map(|(fingerprint, at)| format!("\n{fingerprint} {at}"))
-            .collect();
+        let kept: String = kept.map(|(fingerprint, at)| format!("\n{fingerprint} {at}")).collect();
         replace_own(&self.disk, &self.places.replaced(), kept.as_bytes())
     }
 
     fn replaced_lines(&self) -> Vec<(Fingerprint, i64)> {
-        let bytes = self
-            .disk
-            .read(&self.places.replaced(), usize::MAX)
-            .unwrap_or_default();
+        let bytes = self.disk.read(&self.places.replaced(), usize::MAX).unwrap_or_default();
         let parse = |line: &str| {
             let (fingerprint, at) = line.split_once(' ')?;
             Some((fingerprint.parse().ok()?, at.parse().ok()?))
         };
-        String::from_utf8_lossy(&bytes)
-            .lines()
-            .filter_map(parse)
-            .collect()
+        String::from_utf8_lossy(&bytes).lines().filter_map(parse).collect()
     }
 
     /// Removes the receipts that are settled; those that somebody still reads stay.

@@ -63,20 +63,12 @@ impl<D: Disk> Reservation<D> {
         bytes.resize(bytes.len() + RESERVED, b' ');
         let folder = places.receipts();
         let path = folder.join(file_name(attempt));
-        disk.create(&path, &bytes, Owner::PRIVATE)
-            .map_err(VaultError::io("cannot reserve", &path))?;
-        disk.sync_folder(&folder)
-            .map_err(VaultError::io("cannot sync", &folder))?;
+        disk.create(&path, &bytes, Owner::PRIVATE).map_err(VaultError::io("cannot reserve", &path))?;
+        disk.sync_folder(&folder).map_err(VaultError::io("cannot sync", &folder))?;
         let busy = || io::Error::new(io::ErrorKind::WouldBlock, "somebody else locked it");
         let lock = disk.try_lock(&path).and_then(|lock| lock.ok_or_else(busy));
         let lock = lock.map_err(VaultError::io("cannot lock", &path))?;
-        Ok(Self {
-            disk: disk.clone(),
-            path,
-            header_len,
-            attempt,
-            _lock: lock,
-        })
+        Ok(Self { disk: disk.clone(), path, header_len, attempt, _lock: lock })
     }
 
     /// The attempt that it belongs to.
@@ -86,11 +78,7 @@ impl<D: Disk> Reservation<D> {
 
     /// Keeps the whole answer, durable when it returns.
     pub fn write(&self, at: Timestamp, answer: &Answer) -> Result<(), VaultError> {
-        let json = serde_json::to_string(&Answered {
-            at,
-            answer: answer.clone(),
-        })
-        .unwrap_or_default();
+        let json = serde_json::to_string(&Answered { at, answer: answer.clone() }).unwrap_or_default();
         let line = format!("{} {json}\n", Fingerprint::of(json.as_bytes()));
         let written = self.disk.fill(&self.path, self.header_len, line.as_bytes());
         written.map_err(VaultError::io("cannot write", &self.path))
@@ -124,19 +112,8 @@ fn read<D: Disk>(disk: &D, places: &Places, name: &str) -> Option<Receipt> {
             ReceiptState::Reserved { being_read }
         }
     };
-    let Header {
-        attempt,
-        lineage,
-        generation,
-        presented,
-    } = header;
-    Some(Receipt {
-        attempt,
-        lineage,
-        generation,
-        presented,
-        state,
-    })
+    let Header { attempt, lineage, generation, presented } = header;
+    Some(Receipt { attempt, lineage, generation, presented, state })
 }
 
 fn answered(rest: &[u8]) -> Option<Answered> {
@@ -149,13 +126,7 @@ fn answered(rest: &[u8]) -> Option<Answered> {
 /// The highest attempt that left a receipt, readable or not: attempts never share one.
 pub(super) fn last_attempt<D: Disk>(disk: &D, places: &Places) -> AttemptId {
     let names = disk.list(&places.receipts()).unwrap_or_default();
-    AttemptId(
-        names
-            .iter()
-            .filter_map(|name| name.parse().ok())
-            .max()
-            .unwrap_or(0),
-    )
+    AttemptId(names.iter().filter_map(|name| name.parse().ok()).max().unwrap_or(0))
 }
 
 /// Removes all receipts but the kept one and those that somebody still reads.
@@ -175,10 +146,5 @@ pub(super) fn drop_all_but<D: Disk>(
         super::remove_if_there(disk, &path)?;
         removed = true;
     }
-    if removed {
-        disk.sync_folder(&folder)
-            .map_err(VaultError::io("cannot sync", &folder))
-    } else {
-        Ok(())
-    }
+    if removed { disk.sync_folder(&folder).map_err(VaultError::io("cannot sync", &folder)) } else { Ok(()) }
 }

@@ -1,7 +1,7 @@
 //! Faulty files and variables with the place and the words of every fault.
 
 use super::load_from;
-use crate::config::{Fault, Severity};
+use crate::config::Severity;
 
 /// `LINE:COLUMN message | help` of each fault.
 fn faults_of(text: &str) -> Vec<String> {
@@ -36,10 +36,7 @@ fn every_fault_has_its_place_and_says_what_to_do() {
             "[http]\nlistn = \"127.0.0.1:1\"",
             &["2:1 unknown key \"listn\" in [http] | did you mean \"listen\"?"],
         ),
-        (
-            "listen = \"127.0.0.1:1\"",
-            &["1:1 unknown key \"listen\" | it belongs to [http]"],
-        ),
+        ("listen = \"127.0.0.1:1\"", &["1:1 unknown key \"listen\" | it belongs to [http]"]),
         (
             "[log]\ndeadline_secs = 3",
             &["2:1 unknown key \"deadline_secs\" in [log] | it belongs to [chains.NAME]"],
@@ -49,10 +46,7 @@ fn every_fault_has_its_place_and_says_what_to_do() {
             "[chains.claude]\nrenew_before = 3",
             &["2:1 unknown key \"renew_before\" in [chains.claude] | did you mean \"renew_before_secs\"?"],
         ),
-        (
-            "[http]\nlisten = 8787",
-            &["2:10 listen must be a string, not a number | put it in quotes"],
-        ),
+        ("[http]\nlisten = 8787", &["2:10 listen must be a string, not a number | put it in quotes"]),
         (
             "[http]\nbehind_proxy = \"yes\"",
             &["2:16 behind_proxy must be true or false, not a string | write it without quotes"],
@@ -121,10 +115,7 @@ fn every_fault_has_its_place_and_says_what_to_do() {
             ],
         ),
         ("state_dir = \"\"", &["1:13 state_dir must not be empty | -"]),
-        (
-            "state_dir = \"~root/x\"",
-            &["1:13 state_dir can begin with ~/ only for your own home | -"],
-        ),
+        ("state_dir = \"~root/x\"", &["1:13 state_dir can begin with ~/ only for your own home | -"]),
         (
             "[providers.p]\nclient_id = \"i\"",
             &[
@@ -207,19 +198,11 @@ fn every_fault_has_its_place_and_says_what_to_do() {
 
 #[test]
 fn what_is_not_toml_has_its_place_too() {
-    for (text, line, column) in [
-        ("[http\n", 1, 6),
-        ("a = = 1\n", 1, 5),
-        ("\n[log]\nlevel = info\n", 3, 9),
-    ] {
+    for (text, line, column) in [("[http\n", 1, 6), ("a = = 1\n", 1, 5), ("\n[log]\nlevel = info\n", 3, 9)] {
         let faults = load_from(text, &[]).unwrap_err();
         let first = &faults[0];
         assert!(first.message.starts_with("this is not TOML: "), "{first}");
-        assert_eq!(
-            (first.line, first.column),
-            (Some(line), Some(column)),
-            "{text:?} {first}"
-        );
+        assert_eq!((first.line, first.column), (Some(line), Some(column)), "{text:?} {first}");
     }
     let twice = load_from("[log]\nlevel = \"info\"\nlevel = \"warn\"", &[]).unwrap_err();
     assert_eq!((twice.len(), twice[0].line), (1, Some(3)), "{twice:?}");
@@ -228,20 +211,9 @@ fn what_is_not_toml_has_its_place_too() {
 #[test]
 fn all_faults_come_at_once_in_the_order_of_the_file() {
     let text = "colour = 1\n[http]\nlisten = \"0.0.0.0:1\"\n[chains.claude]\ndeadline_secs = 99\nprovider = \"no\"\n";
-    let places: Vec<_> = load_from(text, &[])
-        .unwrap_err()
-        .iter()
-        .map(|fault| (fault.line, fault.column))
-        .collect();
-    assert_eq!(
-        places,
-        [
-            (Some(1), Some(1)),
-            (Some(3), Some(10)),
-            (Some(5), Some(17)),
-            (Some(6), Some(12))
-        ]
-    );
+    let places: Vec<_> =
+        load_from(text, &[]).unwrap_err().iter().map(|fault| (fault.line, fault.column)).collect();
+    assert_eq!(places, [(Some(1), Some(1)), (Some(3), Some(10)), (Some(5), Some(17)), (Some(6), Some(12))]);
 }
 
 #[test]
@@ -282,10 +254,7 @@ fn faults_of_the_environment_name_the_variable() {
         ),
     ] {
         let faults = load_from("", &[(variable, value)]).unwrap_err();
-        let fault = faults
-            .iter()
-            .find(|fault| fault.severity == Severity::Error)
-            .unwrap();
+        let fault = faults.iter().find(|fault| fault.severity == Severity::Error).unwrap();
         assert_eq!((fault.message.as_str(), fault.help.as_deref()), (message, help));
         assert_eq!((&fault.file, fault.line), (&None, None));
     }
@@ -297,23 +266,13 @@ fn unknown_variables_are_warnings_with_a_suggestion() {
         ("EVERGRANT_LISTEN", Some("EVERGRANT_HTTP__LISTEN")),
         ("EVERGRANT_CONFIGS", Some("EVERGRANT_CONFIG")),
         ("EVERGRANT_HTTP_LISTEN", Some("EVERGRANT_HTTP__LISTEN")),
-        (
-            "EVERGRANT_CHAINS__CLAUDE__AUTHFILE",
-            Some("EVERGRANT_CHAINS__CLAUDE__AUTH_FILE"),
-        ),
+        ("EVERGRANT_CHAINS__CLAUDE__AUTHFILE", Some("EVERGRANT_CHAINS__CLAUDE__AUTH_FILE")),
         ("EVERGRANT_HTTP", None),
         ("EVERGRANT_CHAINS__CLAUDE", None),
     ] {
         let loaded = load_from("", &[(variable, "1")]).unwrap();
-        let warning = &loaded
-            .warnings
-            .iter()
-            .find(|fault| fault.reason.is_none())
-            .unwrap();
-        assert_eq!(
-            warning.message,
-            format!("{variable} is no variable that Evergrant knows")
-        );
+        let warning = &loaded.warnings.iter().find(|fault| fault.reason.is_none()).unwrap();
+        assert_eq!(warning.message, format!("{variable} is no variable that Evergrant knows"));
         if let Some(meant) = meant {
             assert_eq!(warning.help.as_deref(), Some(&*format!("did you mean {meant}?")));
         }
