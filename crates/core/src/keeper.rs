@@ -56,3 +56,6 @@ pub const CLIENT_LOCK_PATIENCE: Duration = Duration::from_secs(120);
 pub const TICK: Duration = Duration::from_secs(15 * 60);
 /// How soon to look again after a fault of the vault that nobody announces the end of.
 pub const AGAIN_AFTER_FAULT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;
