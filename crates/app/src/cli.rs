@@ -9,7 +9,7 @@ use evergrant_core::ChainName;
 
 /// Keeps OAuth grants alive on servers.
 ///
-/// Exit status: 0 fine, 1 failed, 2 usage, 3 a chain needs somebody now.
+/// Exit status: 0 fine, 1 failed, 2 usage or a refused configuration, 3 a chain needs somebody now.
 #[derive(Debug, Parser)]
 #[command(name = "evergrant", version, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {

@@ -57,7 +57,7 @@ pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
         Ok(loaded) => loaded,
         Err(faults) => {
             output::faults(&faults);
-            return ExitCode::from(output::FAILED);
+            return ExitCode::from(output::USAGE);
         }
     };
     if global.accept_provider_terms {

@@ -19,6 +19,8 @@ pub(crate) const DIM: Style = Style::new().dimmed();
 pub(crate) const FINE: u8 = 0;
 /// It failed.
 pub(crate) const FAILED: u8 = 1;
+/// The command line or the configuration is refused: trying again does not help.
+pub(crate) const USAGE: u8 = 2;
 /// A chain needs somebody now.
 pub(crate) const NEEDS_SOMEBODY: u8 = 3;
 

@@ -255,7 +255,7 @@ pub(crate) struct Provider {
     /// The provider's own client takes directory locks around the auth file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) client_locks: Option<bool>,
-    /// Certificates (PEM) that are trusted for this provider in place of the public ones, a path.
+    /// Certificates (PEM) that are trusted for this provider besides the public ones, a path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ca_file: Option<PathBuf>,
 }

@@ -20,7 +20,7 @@ const OWN_HEADERS: [&str; 6] =
 pub(crate) struct Resolved {
     /// The profile.
     pub(crate) profile: Profile,
-    /// Certificates that are trusted in place of the public ones.
+    /// Certificates that are trusted besides the public ones.
     pub(crate) ca_file: Option<PathBuf>,
     /// The default auth file is one of this provider.
     pub(crate) usual_auth_file: bool,

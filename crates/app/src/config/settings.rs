@@ -51,7 +51,7 @@ pub(crate) struct ChainSettings {
     pub(crate) policy: Policy,
     /// Whether the provider's own client's locks are taken.
     pub(crate) take_client_locks: TakeClientLocks,
-    /// Certificates that are trusted in place of the public ones, absolute.
+    /// Certificates that are trusted besides the public ones, absolute.
     pub(crate) ca_file: Option<PathBuf>,
 }
 

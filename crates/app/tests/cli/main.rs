@@ -4,6 +4,7 @@
 mod crash;
 mod files;
 mod input;
+mod network;
 mod oidc;
 mod secrets;
 mod serving;
