@@ -12,12 +12,13 @@ use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{Look, Report};
 use evergrant_core::probe::Verdict;
 use evergrant_server::keeper::{Import, Refused};
+use evergrant_server::probe::MessageProbe;
 use evergrant_server::{World, probe};
-use evergrant_store::State;
+use evergrant_store::{AuthFile, OsDisk, State};
 use serde_json::{Value, json};
 
 use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain};
-use crate::config::{self, Environment, Loaded};
+use crate::config::{self, Environment, Fault, Loaded};
 use crate::host::{Chain, Host};
 use crate::{logs, output, serve, standin};
 
@@ -93,7 +94,9 @@ async fn with_configuration(
             Err(why) => Err(why),
         },
         Command::Probe { chain: which } => match chain(which) {
-            Ok(chain) => Ok(probe_now(&host, &chain, global.json).await),
+            Ok(chain) => {
+                Ok(probe_now(&host, &chain, loaded.settings.probe.message.as_ref(), global.json).await)
+            }
             Err(why) => Err(why),
         },
         Command::Token { chain: which } => chain(which).and_then(|chain| token(&chain, global.json)),
@@ -111,9 +114,19 @@ async fn with_configuration(
         | Command::Completions { .. }
         | Command::Man => Ok(ExitCode::SUCCESS),
     };
-    // An answer that is still being read may hold the only successor.
-    host.world.settled().await;
+    wait_for_late_answers(&host).await;
     code.unwrap_or_else(output::failed)
+}
+
+/// An answer that is still being read may hold the only successor: it is waited for, and that is said.
+async fn wait_for_late_answers(host: &Host) {
+    let soon = std::time::Duration::from_millis(500);
+    if tokio::time::timeout(soon, host.world.settled()).await.is_err() {
+        output::warn(
+            "an answer is still being read, for 15 minutes at most; ending now leaves the chain in doubt",
+        );
+        host.world.settled().await;
+    }
 }
 
 fn man() -> ExitCode {
@@ -130,8 +143,10 @@ fn man() -> ExitCode {
 fn config_check(global: &Global, env: &Environment) -> ExitCode {
     let loaded = config::load(global.config.as_deref(), env);
     let (ok, faults, source) = match &loaded {
-        Ok(loaded) => (true, loaded.warnings.as_slice(), loaded.source.clone()),
-        Err(faults) => (false, faults.as_slice(), None),
+        Ok(loaded) => {
+            (true, [loaded.warnings.clone(), auth_file_warnings(loaded)].concat(), loaded.source.clone())
+        }
+        Err(faults) => (false, faults.clone(), None),
     };
     if global.json {
         let list: Vec<Value> = faults
@@ -143,7 +158,7 @@ fn config_check(global: &Global, env: &Environment) -> ExitCode {
             .collect();
         output::json(&json!({ "ok": ok, "file": source, "faults": list }));
     } else {
-        output::faults(faults);
+        output::faults(&faults);
         match (ok, source) {
             (true, Some(file)) => anstream::println!("{} can be used", file.display()),
             (true, None) => anstream::println!("there is no configuration file; the defaults are used"),
@@ -151,6 +166,17 @@ fn config_check(global: &Global, env: &Environment) -> ExitCode {
         }
     }
     if ok { ExitCode::SUCCESS } else { ExitCode::from(output::FAILED) }
+}
+
+/// What the system says of the auth files: mounts, network file systems, rights.
+fn auth_file_warnings(loaded: &Loaded) -> Vec<Fault> {
+    let chains = loaded.settings.chains.iter().filter(|chain| chain.accepted);
+    let warnings = chains.flat_map(|chain| {
+        let vault = AuthFile::new(OsDisk, chain.auth_file.clone(), PathBuf::new(), chain.take_client_locks);
+        let of_chain = |what: String| Fault::warning(format!("chain {:?}: {what}", chain.name.as_str()));
+        vault.concerns().into_iter().map(of_chain)
+    });
+    warnings.collect()
 }
 
 fn config_show(loaded: &Loaded, json: bool) -> ExitCode {
@@ -226,14 +252,14 @@ async fn refresh(chain: &Chain, force: bool, json: bool) -> ExitCode {
     exit_of(&report)
 }
 
-async fn probe_now(host: &Host, chain: &Chain, json: bool) -> ExitCode {
+async fn probe_now(host: &Host, chain: &Chain, message: Option<&MessageProbe>, json: bool) -> ExitCode {
     // A look first: it finishes what is found, and publishes the access token that is probed.
     let looked = chain.keeper.look(Look::Due).await;
     if !looked.token_present {
         print(&looked, chain, json);
         return ExitCode::from(output::FAILED);
     }
-    let report = probe::probe(&chain.keeper, &chain.world, &host.snapshots).await;
+    let report = probe::probe(&chain.keeper, &chain.world, &host.snapshots, message).await;
     if json {
         output::json(&report);
     } else {
@@ -352,9 +378,9 @@ async fn judge(chain: &Chain, grant: &Grant, skip_probe: bool) -> Result<(), Ref
         return Ok(());
     }
     let refuse = |reason: Reason, detail: &str| Err(Refused { reason, detail: detail.into() });
-    let (verdict, ..) =
-        probe::probe_token(chain.world.client(), &chain.keeper.policy().profile, &grant.access).await;
-    match verdict {
+    let profile = &chain.keeper.policy().profile;
+    let probed = probe::probe_token(chain.world.client(), profile, &grant.access, None).await;
+    match probed.verdict {
         Verdict::Works | Verdict::Limited => Ok(()),
         Verdict::Refused => refuse(Reason::ProbeRefused, "the API refuses its access token; log in again"),
         Verdict::Unavailable => {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use document::{reference, schema, show};
 pub(crate) use fault::{Fault, Severity};
 pub(crate) use file::{Config, LogFormat};
-pub(crate) use settings::{ChainSettings, LogSettings, Settings};
+pub(crate) use settings::{ChainSettings, LogSettings, ProbeSettings, Settings};
 
 use evergrant_core::Reason;
 

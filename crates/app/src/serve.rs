@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::cli::Global;
-use crate::config::{self, Environment, Loaded, Settings};
+use crate::config::{self, Environment, Loaded, ProbeSettings, Settings};
 use crate::host::{Chain, Host};
 use crate::output;
 
@@ -156,7 +156,7 @@ impl Running {
                 others.push(tokio::spawn(probe_loop(
                     chain.clone(),
                     host.snapshots.clone(),
-                    settings.probe.every,
+                    settings.probe.clone(),
                 )));
             }
         }
@@ -198,15 +198,15 @@ async fn look_at_file(wake: UnboundedSender<Wake>) {
     }
 }
 
-async fn probe_loop(chain: Chain, snapshots: evergrant_server::Snapshots, every: Duration) {
-    let mut wait = FIRST_PROBE.min(every);
+async fn probe_loop(chain: Chain, snapshots: evergrant_server::Snapshots, settings: ProbeSettings) {
+    let mut wait = FIRST_PROBE.min(settings.every);
     loop {
         tokio::time::sleep(wait).await;
-        wait = every;
+        wait = settings.every;
         let live =
             snapshots.current(chain.keeper.chain()).is_some_and(|current| current.usable(chain.world.now()));
         if live {
-            probe::probe(&chain.keeper, &chain.world, &snapshots).await;
+            probe::probe(&chain.keeper, &chain.world, &snapshots, settings.message.as_ref()).await;
         }
     }
 }

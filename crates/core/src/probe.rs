@@ -40,25 +40,20 @@ impl Verdict {
     }
 }
 
-/// Judges the reply of the probe URL and that of the round trip; `None`: the profile has no such request.
+/// Judges the reply of the probe URL, and those of the calls that go through the API.
 ///
-/// A 401 of either refuses the token. The round trip decides alone where the token's scopes do not cover the
-/// probe URL.
-pub fn judge(profile: &Profile, roles: Option<&Reply>, round_trip: Option<&Reply>) -> Verdict {
+/// A 401 of any refuses the token. The calls decide alone where the token's scopes do not cover the probe URL.
+pub fn judge(profile: &Profile, roles: Option<&Reply>, calls: &[&Reply]) -> Verdict {
     let limited = roles.is_some_and(|reply| scope_insufficient(profile, reply));
-    let counted = [roles.filter(|_| !limited), round_trip];
-    let mut counted = counted.into_iter().flatten().peekable();
-    if counted.peek().is_none() {
-        return Verdict::Unavailable;
+    let counted: Vec<_> = roles.filter(|_| !limited).into_iter().chain(calls.iter().copied()).collect();
+    let status = |reply: &&Reply| match reply {
+        Reply::Status(status, _) => Some(*status),
+        Reply::Nothing(_) => None,
+    };
+    if counted.iter().any(|reply| status(reply) == Some(401)) {
+        return Verdict::Refused;
     }
-    let mut works = true;
-    for reply in counted {
-        match reply {
-            Reply::Status(401, _) => return Verdict::Refused,
-            Reply::Status(200..=299, _) => {}
-            Reply::Status(..) | Reply::Nothing(_) => works = false,
-        }
-    }
+    let works = !counted.is_empty() && counted.iter().all(|reply| matches!(status(reply), Some(200..=299)));
     match (works, limited) {
         (true, false) => Verdict::Works,
         (true, true) => Verdict::Limited,
@@ -102,7 +97,7 @@ mod tests {
             (status(200), nothing, Verdict::Unavailable),
         ] {
             assert_eq!(
-                judge(&profile, roles.as_ref(), round_trip.as_ref()),
+                judge(&profile, roles.as_ref(), &round_trip.iter().collect::<Vec<_>>()),
                 verdict,
                 "{roles:?} {round_trip:?}"
             );

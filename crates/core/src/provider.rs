@@ -23,6 +23,8 @@ mod claude {
     pub(super) const VERSION: &str = "2023-06-01";
     pub(super) const PROBE_SCOPE_REASON: &str = "oauth_scope_insufficient";
     pub(super) const ROUND_TRIP: &str = "/v1/models?limit=1";
+    pub(super) const MESSAGES: &str = "/v1/messages";
+    pub(super) const SMALLEST_MODEL: &str = "claude-haiku-4-5";
     pub(super) const TERMS: &str = "https://code.claude.com/docs/en/legal-and-compliance";
 }
 
@@ -92,6 +94,8 @@ pub struct Profile {
     pub probe_url: Option<Url>,
     /// A free call below `api_base` that proves the round trip, if there is one.
     pub round_trip: Option<String>,
+    /// Where a minimal message may be posted, and the model that it asks by default: it costs a little.
+    pub message: Option<(String, String)>,
     /// More headers of calls to the API: name and value.
     pub api_headers: Vec<(String, String)>,
     /// What the body of a 403 says when the token's scopes do not cover the probe URL.
@@ -121,6 +125,7 @@ impl Profile {
             api_base: url(claude::API_BASE),
             probe_url: Some(url(claude::PROBE_URL)),
             round_trip: Some(claude::ROUND_TRIP.into()),
+            message: Some((claude::MESSAGES.into(), claude::SMALLEST_MODEL.into())),
             api_headers: vec![capability, (claude::VERSION_HEADER.into(), claude::VERSION.into())],
             probe_scope_reason: Some(claude::PROBE_SCOPE_REASON.into()),
             client_locks: true,

@@ -35,6 +35,8 @@ pub struct ProbeReport {
     pub probe_status: Option<u16>,
     /// What the round trip through the API answered.
     pub round_trip_status: Option<u16>,
+    /// What the minimal message was answered; null if none was sent.
+    pub message_status: Option<u16>,
     /// The generation that was probed.
     pub lineage: Option<Lineage>,
     /// The generation that was probed.
@@ -45,33 +47,75 @@ pub struct ProbeReport {
     pub took_ms: u64,
 }
 
-/// Probes an access token: the probe URL and the free round trip.
+/// What one probe of an access token got.
+#[derive(Debug)]
+pub struct Probed {
+    /// What it says about the token.
+    pub verdict: Verdict,
+    /// The probe URL's reply; `None`: the profile has none.
+    pub roles: Option<Reply>,
+    /// The free round trip's reply.
+    pub round_trip: Option<Reply>,
+    /// The minimal message's reply; `None`: not asked for.
+    pub message: Option<Reply>,
+}
+
+/// Probes an access token: the probe URL, the free round trip, and, if `message`, one minimal message to the named
+/// model or the profile's smallest one.
 pub async fn probe_token(
     client: &HttpClient,
     profile: &Profile,
     access: &AccessToken,
-) -> (Verdict, Option<Reply>, Option<Reply>) {
-    let round_trip = profile.round_trip.as_ref().and_then(|path| profile.api_base.join(path).ok());
-    let ask = |url: Option<Url>| async move {
-        match url {
-            Some(url) => Some(ask(client, profile, &url, access).await),
-            None => None,
-        }
+    message: Option<&MessageProbe>,
+) -> Probed {
+    let below = |path: &str| profile.api_base.join(path).ok();
+    let get = |url: Option<Url>| ask(client, profile, url, access, None);
+    let message = message.and_then(|message| {
+        let (path, smallest) = profile.message.as_ref()?;
+        let model = message.model.as_ref().unwrap_or(smallest);
+        let body =
+            json!({ "model": model, "max_tokens": 1, "messages": [{ "role": "user", "content": "." }] });
+        Some((below(path)?, body.to_string()))
+    });
+    let post = async {
+        let (url, body) = message?;
+        ask(client, profile, Some(url), access, Some(body)).await
     };
-    let (roles, round_trip) = tokio::join!(ask(profile.probe_url.clone()), ask(round_trip));
-    (judge(profile, roles.as_ref(), round_trip.as_ref()), roles, round_trip)
+    let free = profile.round_trip.as_deref().and_then(below);
+    let (roles, round_trip, message) = tokio::join!(get(profile.probe_url.clone()), get(free), post);
+    let calls: Vec<_> = [&round_trip, &message].into_iter().flatten().collect();
+    let verdict = judge(profile, roles.as_ref(), &calls);
+    Probed { verdict, roles, round_trip, message }
 }
 
-async fn ask(client: &HttpClient, profile: &Profile, url: &Url, access: &AccessToken) -> Reply {
+/// One minimal message in each probe: it costs a little, and proves the most.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MessageProbe {
+    /// The model that is asked; `None`: the profile's smallest.
+    pub model: Option<String>,
+}
+
+async fn ask(
+    client: &HttpClient,
+    profile: &Profile,
+    url: Option<Url>,
+    access: &AccessToken,
+    body: Option<String>,
+) -> Option<Reply> {
+    let url = url?;
     let mut headers = profile.api_headers.clone();
     headers.push(("authorization".into(), format!("Bearer {}", access.expose())));
     headers.push(("accept".into(), "application/json".into()));
-    let call = client.call(Method::GET, url, &headers, Bytes::new());
-    match tokio::time::timeout(TIMEOUT, call).await {
+    if body.is_some() {
+        headers.push(("content-type".into(), "application/json".into()));
+    }
+    let method = if body.is_some() { Method::POST } else { Method::GET };
+    let call = client.call(method, &url, &headers, Bytes::from(body.unwrap_or_default()));
+    Some(match tokio::time::timeout(TIMEOUT, call).await {
         Ok(Ok(reply)) => Reply::Status(reply.status, String::from_utf8_lossy(&reply.body).into_owned()),
         Ok(Err(error)) => Reply::Nothing(error.to_string()),
         Err(_) => Reply::Nothing("no answer within 10 s".into()),
-    }
+    })
 }
 
 /// Probes the chain's current access token; a refused one is renewed at once.
@@ -79,6 +123,7 @@ pub async fn probe<S: State>(
     keeper: &Keeper<TokioWorld<S>>,
     world: &TokioWorld<S>,
     snapshots: &Snapshots,
+    message: Option<&MessageProbe>,
 ) -> ProbeReport {
     let begun = world.monotonic();
     let now = world.now();
@@ -88,6 +133,7 @@ pub async fn probe<S: State>(
         reason: Reason::ProbeUnavailable,
         probe_status: None,
         round_trip_status: None,
+        message_status: None,
         lineage: None,
         generation: None,
         renewal: None,
@@ -99,10 +145,11 @@ pub async fn probe<S: State>(
     };
     let (lineage, generation) = current.position;
     (report.lineage, report.generation) = (Some(lineage), Some(generation));
-    let (verdict, roles, round_trip) =
-        probe_token(world.client(), &keeper.policy().profile, &current.access).await;
-    report.probe_status = roles.as_ref().and_then(status);
-    report.round_trip_status = round_trip.as_ref().and_then(status);
+    let probed = probe_token(world.client(), &keeper.policy().profile, &current.access, message).await;
+    let verdict = probed.verdict;
+    report.probe_status = probed.roles.as_ref().and_then(status);
+    report.round_trip_status = probed.round_trip.as_ref().and_then(status);
+    report.message_status = probed.message.as_ref().and_then(status);
     report.reason = verdict.reason();
     report.ok = matches!(verdict, Verdict::Works | Verdict::Limited) && now < current.expires_at;
     remember(world, &report, now).await;

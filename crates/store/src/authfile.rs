@@ -24,6 +24,9 @@ pub use receipt::Reservation;
 
 use crate::disk::{Disk, Owner};
 
+/// So much of an auth file is read: one byte more than a grant may have, so that a larger one is known by it.
+const READ_MOST: usize = MAX_LEN + 1;
+
 /// Whether the directory locks of the provider's own client are taken around the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakeClientLocks {
@@ -106,6 +109,8 @@ pub struct AuthFile<D: Disk> {
 pub(crate) struct Places {
     pub(crate) file: PathBuf,
     pub(crate) folder: PathBuf,
+    /// The folder in which the provider's client sees the file: that of a link, not of its target.
+    pub(crate) client_folder: PathBuf,
     /// The file is a mount point and has to be rewritten in place.
     pub(crate) mounted: bool,
 }
@@ -144,11 +149,12 @@ impl<D: Disk> AuthFile<D> {
 
     /// Reads file and record without the lock: for a look that changes nothing.
     pub fn peek(&self, profile: &Profile) -> (FileFound, Option<Record>) {
-        let Ok(places) = self.places() else {
-            return (FileFound::Missing, None);
+        let places = match self.places() {
+            Ok(places) => places,
+            Err(error) => return (not_read(&error), None),
         };
         let (file, _) = read_file(&self.disk, &places.file, profile);
-        (file, read_record(&self.disk, &places))
+        (file, read_record(&self.disk, &places).unwrap_or_default())
     }
 
     /// What identifies the file's present content to a look that only wants to know whether it changed.
@@ -157,12 +163,42 @@ impl<D: Disk> AuthFile<D> {
         Some((stat.inode, stat.len, stat.modified_nanos))
     }
 
+    /// What a person should know about where the file lies; nothing is changed.
+    pub fn concerns(&self) -> Vec<String> {
+        let shown = self.path.display();
+        let Ok(places) = self.places() else {
+            return vec![format!("the folder of {shown} does not exist yet")];
+        };
+        let mut concerns = Vec::new();
+        if let Ok(Some(kind)) = self.disk.network_file_system(places.parent()) {
+            let path = places.file.display().to_string();
+            concerns.push(VaultError::NetworkFileSystem { path, kind }.to_string());
+        }
+        if places.mounted {
+            concerns.push(format!(
+                "{shown} is itself a mount point, so that it has to be rewritten in place: mount the folder instead"
+            ));
+        }
+        if let Ok(stat) = self.disk.stat(&places.file)
+            && stat.mode & 0o077 != 0
+        {
+            let mode = stat.mode & 0o777;
+            concerns.push(format!(
+                "{shown} is open to others (mode {mode:03o}); unless that is meant: chmod 600"
+            ));
+        }
+        concerns
+    }
+
     /// Takes the lock, and the client's two where the folder is its own. `monotonic` is the age of this process:
     /// foreign locks are timed by it, never by their dates.
     pub fn lock(&self, monotonic: Duration) -> Result<Held<D>, LockError> {
-        let places = self.places().map_err(|_| {
-            let folder = self.path.parent().unwrap_or(Path::new("/"));
-            LockError::NoFolder(folder.display().to_string())
+        let places = self.places().map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                LockError::NoFolder(self.missing_folder())
+            } else {
+                VaultError::io("cannot follow", &self.path)(error).into()
+            }
         })?;
         self.prepare_folder(&places)?;
         let lock =
@@ -179,8 +215,20 @@ impl<D: Disk> AuthFile<D> {
         Ok(Held::new(self.disk.clone(), places, lock, client_locks))
     }
 
+    fn missing_folder(&self) -> String {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        match self.disk.stat(folder) {
+            Ok(_) => format!("that the link {} leads to", self.path.display()),
+            Err(_) => folder.display().to_string(),
+        }
+    }
+
     fn places(&self) -> io::Result<Places> {
         let file = self.disk.resolve(&self.path)?;
+        let client_folder = match self.path.parent().map(|folder| self.disk.resolve(folder)) {
+            Some(Ok(folder)) => folder,
+            Some(Err(_)) | None => file.parent().unwrap_or(Path::new("/")).to_owned(),
+        };
         let mounted = self.disk.stat(&file).is_ok_and(|stat| stat.mount_root);
         let folder = if mounted {
             self.state_folder.clone()
@@ -189,15 +237,19 @@ impl<D: Disk> AuthFile<D> {
             folder.push(".evergrant");
             folder.into()
         };
-        Ok(Places { file, folder, mounted })
+        Ok(Places { file, folder, client_folder, mounted })
     }
 
     fn prepare_folder(&self, places: &Places) -> Result<(), VaultError> {
+        // A mounted file may lie elsewhere than its folder.
         let parent = places.parent();
-        if let Some(kind) =
-            self.disk.network_file_system(parent).map_err(VaultError::io("cannot look at", parent))?
-        {
-            return Err(VaultError::NetworkFileSystem { path: places.file.display().to_string(), kind });
+        let looked_at = if places.mounted { [parent, &places.file] } else { [parent, parent] };
+        for path in looked_at {
+            if let Some(kind) =
+                self.disk.network_file_system(path).map_err(VaultError::io("cannot look at", path))?
+            {
+                return Err(VaultError::NetworkFileSystem { path: places.file.display().to_string(), kind });
+            }
         }
         for folder in [places.folder.clone(), places.receipts()] {
             match self.disk.make_folder(&folder, 0o700) {
@@ -214,10 +266,14 @@ impl<D: Disk> AuthFile<D> {
 
     fn takes_client_locks(&self, places: &Places) -> bool {
         let own = || {
-            let folder_name = places.parent().file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let file_name = places.file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            file_name == ".credentials.json"
-                || [".claude", "claude-code"].contains(&folder_name)
+            let named = |path: &Path, names: &[&str]| {
+                path.file_name().and_then(|name| name.to_str()).is_some_and(|name| names.contains(&name))
+            };
+            [&self.path, &places.file].iter().any(|file| named(file, &[".credentials.json"]))
+                || [self.path.parent(), Some(&*places.client_folder)]
+                    .into_iter()
+                    .flatten()
+                    .any(|folder| named(folder, &[".claude", "claude-code"]))
                 || self.disk.stat(&client_locks::first_lock(places)).is_ok()
         };
         match self.take_client_locks {
@@ -230,20 +286,46 @@ impl<D: Disk> AuthFile<D> {
 
 /// What the file holds, and its bytes.
 fn read_file<D: Disk>(disk: &D, path: &Path, profile: &Profile) -> (FileFound, Option<Vec<u8>>) {
-    match disk.read(path, MAX_LEN + 1) {
+    match disk.read(path, READ_MOST) {
         Ok(bytes) => (authfile::read(&bytes, profile).into(), Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (FileFound::Missing, None),
-        Err(error) => (FileFound::Malformed(Malformed::Unreadable(error.to_string())), None),
+        Err(error) => (not_read(&error), None),
     }
 }
 
-fn read_record<D: Disk>(disk: &D, places: &Places) -> Option<Record> {
-    let bytes = disk.read(&places.record(), MAX_LEN).ok()?;
-    serde_json::from_slice(&bytes)
-        .inspect_err(|error| {
-            tracing::warn!(file = %places.record().display(), %error, "the record beside the auth file is unreadable");
-        })
-        .ok()
+fn not_read(error: &io::Error) -> FileFound {
+    if error.kind() == io::ErrorKind::NotFound {
+        FileFound::Missing
+    } else {
+        FileFound::Malformed(Malformed::Unreadable(error.to_string()))
+    }
+}
+
+/// The record, where there is one that can be understood. A file that cannot be read just now is an error: it is
+/// not the same as none.
+fn read_record<D: Disk>(disk: &D, places: &Places) -> Result<Option<Record>, VaultError> {
+    let Some(bytes) = read_if_there(disk, &places.record(), MAX_LEN)? else {
+        return Ok(None);
+    };
+    let record = serde_json::from_slice(&bytes).inspect_err(|error| {
+        tracing::warn!(file = %places.record().display(), %error, "the record beside the auth file is unreadable");
+    });
+    Ok(record.ok())
+}
+
+fn read_if_there<D: Disk>(disk: &D, path: &Path, most: usize) -> Result<Option<Vec<u8>>, VaultError> {
+    match disk.read(path, most) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(VaultError::io("cannot read", path)(error)),
+    }
+}
+
+fn list_if_there<D: Disk>(disk: &D, folder: &Path) -> Result<Vec<String>, VaultError> {
+    match disk.list(folder) {
+        Ok(names) => Ok(names),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(VaultError::io("cannot list", folder)(error)),
+    }
 }
 
 /// Replaces a file of our own in one step, durably.

@@ -58,7 +58,7 @@ impl State for MemoryState {
         events: &[Event],
     ) -> Result<bool, StateError> {
         let mut tables = self.tables();
-        let taken = supersedes(record, tables.records.get(&record.chain));
+        let taken = supersedes(record.position(), tables.records.get(&record.chain).map(Record::position));
         if taken {
             tables.records.insert(record.chain.clone(), record.clone());
         }

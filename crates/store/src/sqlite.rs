@@ -1,13 +1,14 @@
 //! The state in SQLite: WAL, `synchronous=FULL`, shared by several processes of one machine (SPEC §12).
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use evergrant_core::ChainName;
-use evergrant_core::chain::Record;
+use evergrant_core::chain::{Generation, Lineage, Record};
 use evergrant_core::event::Event;
 use evergrant_core::secret::Fingerprint;
 use jiff::Timestamp;
@@ -32,7 +33,13 @@ impl SqliteState {
     /// upgrade it is copied to `FILE.before-N`.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let files = |source| StateError::File { place: path.display().to_string(), source };
-        fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(files)?;
+        // A file that is there is not opened here: closing it would drop the locks that SQLite holds on it for
+        // another handle of this process (fcntl(2)).
+        match fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(files(error)),
+        }
         let mode = fs::metadata(path).map_err(files)?.permissions().mode();
         if mode & 0o077 != 0 {
             tracing::warn!(file = %path.display(), "the state was readable by others; tightened to 0600");
@@ -42,8 +49,10 @@ impl SqliteState {
         let database = |source| StateError::Database { place: place.clone(), source };
         let mut connection = Connection::open(path).map_err(database)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
+        // Before anything is set: a newer file is not touched at all.
+        refuse_newer(&connection, path, MIGRATIONS.len())?;
         set_up(&connection).map_err(database)?;
-        migrate(&mut connection, path)?;
+        migrate(&mut connection, path, &MIGRATIONS)?;
         Ok(Self { place: Arc::new(path.to_owned()), connection: Arc::new(Mutex::new(connection)) })
     }
 
@@ -91,47 +100,83 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cache_size", -512)
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StateError> {
+fn refuse_newer(connection: &Connection, path: &Path, known: usize) -> Result<i64, StateError> {
+    let place = path.display().to_string();
+    let known = known as i64;
+    match schema(connection) {
+        Ok(found) if found > known => Err(StateError::TooNew { place, found, known }),
+        Ok(found) => Ok(found),
+        Err(source) => Err(StateError::Database { place, source }),
+    }
+}
+
+fn schema(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Brings the file to the last of `steps`, all or nothing, under its write lock.
+fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), StateError> {
     let place = path.display().to_string();
     let database = |source| StateError::Database { place: place.clone(), source };
-    let version = |connection: &Connection| {
-        connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).map_err(database)
-    };
-    let known = MIGRATIONS.len() as i64;
-    let found = version(connection)?;
-    if found == known {
+    if refuse_newer(connection, path, steps.len())? == steps.len() as i64 {
         return Ok(());
-    }
-    if found > known {
-        return Err(StateError::TooNew { place, found, known });
-    }
-    if found > 0 {
-        copy_before_upgrade(connection, path, found)?;
     }
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(database)?;
     // Another process may have migrated it while this one waited for the lock.
-    let found = version(&transaction)?;
-    for (index, step) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
+    let found = refuse_newer(&transaction, path, steps.len())?;
+    if found > 0 && found < steps.len() as i64 {
+        copy_before_upgrade(path, found)?;
+    }
+    for (index, step) in steps.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
         transaction.execute_batch(step).map_err(database)?;
         transaction.pragma_update(None, "user_version", index as i64 + 1).map_err(database)?;
     }
     transaction.commit().map_err(database)
 }
 
-fn copy_before_upgrade(connection: &Connection, path: &Path, found: i64) -> Result<(), StateError> {
-    let mut copy = path.as_os_str().to_owned();
-    copy.push(format!(".before-{}", found + 1));
-    let copy = PathBuf::from(copy);
+/// Copies the file while its write lock is held: nothing is written in between, and nobody else copies. A copy
+/// gets its name once it is whole.
+fn copy_before_upgrade(path: &Path, found: i64) -> Result<(), StateError> {
+    let beside = |ending: String| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    let copy = beside(format!(".before-{}", found + 1));
+    let part = beside(format!(".before-{}.part", found + 1));
     let place = copy.display().to_string();
     if copy.exists() {
         return Ok(());
     }
     let database = |source| StateError::Database { place: place.clone(), source };
+    let copied = || {
+        match fs::remove_file(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&part).map(drop)
+    };
     let files = |source| StateError::File { place: place.clone(), source };
-    fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&copy).map_err(files)?;
-    connection.backup("main", &copy, None::<fn(rusqlite::backup::Progress)>).map_err(database)?;
-    fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(files)
+    copied().map_err(files)?;
+    // A connection of its own: the other one is writing.
+    let source = Connection::open(path).map_err(database)?;
+    source.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
+    source.backup("main", &part, None::<fn(rusqlite::backup::Progress)>).map_err(database)?;
+    let named = || {
+        fs::File::open(&part)?.sync_all()?;
+        fs::rename(&part, &copy)?;
+        match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
+            Some(_) | None => fs::File::open(".")?.sync_all(),
+        }
+    };
+    named().map_err(files)
+}
+
+/// SQLite's integers are signed; nothing here comes near their end.
+fn signed(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
 }
 
 fn read_record(connection: &Connection, chain: &ChainName) -> Result<Option<Record>, Fault> {
@@ -141,6 +186,18 @@ fn read_record(connection: &Connection, chain: &ChainName) -> Result<Option<Reco
         serde_json::from_str(&json).map_err(|error| Fault::Unreadable(format!("chain {chain}: {error}")))
     };
     json.map(parse).transpose()
+}
+
+fn read_position(
+    connection: &Connection,
+    chain: &ChainName,
+) -> rusqlite::Result<Option<(Lineage, Generation)>> {
+    let query = "SELECT lineage, generation FROM chains WHERE chain = ?1";
+    let read = |row: &rusqlite::Row<'_>| {
+        let (lineage, generation) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?);
+        Ok((Lineage(lineage.unsigned_abs()), Generation(generation.unsigned_abs())))
+    };
+    connection.query_row(query, [chain.as_str()], read).optional()
 }
 
 fn insert_events(connection: &Connection, events: &[Event]) -> Result<(), Fault> {
@@ -184,14 +241,20 @@ impl State for SqliteState {
         let (record, events) = (record.clone(), events.to_vec());
         self.with(move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let taken = supersedes(&record, read_record(&transaction, &record.chain)?.as_ref());
+            // By its columns: a record that cannot be read any more is replaced like any other.
+            let taken = supersedes(record.position(), read_position(&transaction, &record.chain)?);
             if taken {
                 let json =
                     serde_json::to_string(&record).map_err(|error| Fault::Unreadable(error.to_string()))?;
                 transaction.execute(
                     "INSERT INTO chains (chain, lineage, generation, record) VALUES (?1, ?2, ?3, ?4)
                      ON CONFLICT (chain) DO UPDATE SET lineage = ?2, generation = ?3, record = ?4",
-                    params![record.chain.as_str(), record.lineage.0 as i64, record.generation.0 as i64, json],
+                    params![
+                        record.chain.as_str(),
+                        signed(record.lineage.0),
+                        signed(record.generation.0),
+                        json
+                    ],
                 )?;
             }
             if let Some((fingerprint, at)) = replaced {
@@ -221,7 +284,7 @@ impl State for SqliteState {
         let chain = chain.clone();
         let query = "SELECT seq, event FROM events WHERE chain = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
         self.with(move |connection| {
-            read_events(connection, query, params![chain.as_str(), after as i64, most as i64])
+            read_events(connection, query, params![chain.as_str(), signed(after), signed(most)])
         })
         .await
     }
@@ -229,7 +292,7 @@ impl State for SqliteState {
     async fn latest_events(&self, chain: &ChainName, most: usize) -> Result<Vec<Numbered>, StateError> {
         let chain = chain.clone();
         let query = "SELECT seq, event FROM events WHERE chain = ?1 ORDER BY seq DESC LIMIT ?2";
-        self.with(move |connection| read_events(connection, query, params![chain.as_str(), most as i64]))
+        self.with(move |connection| read_events(connection, query, params![chain.as_str(), signed(most)]))
             .await
     }
 
@@ -258,7 +321,7 @@ impl State for SqliteState {
 
     async fn check(&self) -> Result<(), StateError> {
         self.with(|connection| {
-            let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            let version = schema(connection)?;
             if version == MIGRATIONS.len() as i64 {
                 Ok(())
             } else {
@@ -266,5 +329,129 @@ impl State for SqliteState {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = MIGRATIONS[0];
+    const TWO: &str =
+        "ALTER TABLE chains ADD COLUMN note TEXT; INSERT INTO chains VALUES ('new', 1, 1, '{}', 'x')";
+    /// Its first half works.
+    const BROKEN: &str = "ALTER TABLE chains ADD COLUMN note TEXT; INSERT INTO nowhere VALUES (1)";
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        /// A file at schema 1 with one row.
+        fn at_one() -> Self {
+            let place = Self(tempfile::tempdir().unwrap());
+            let mut connection = place.open();
+            migrate(&mut connection, &place.file(), &[ONE]).unwrap();
+            connection.execute("INSERT INTO chains VALUES ('old', 1, 1, '{}')", []).unwrap();
+            place
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.path().join("state.db")
+        }
+
+        fn copy(&self) -> PathBuf {
+            self.0.path().join("state.db.before-2")
+        }
+
+        fn open(&self) -> Connection {
+            let connection = Connection::open(self.file()).unwrap();
+            connection.busy_timeout(BUSY_TIMEOUT).unwrap();
+            set_up(&connection).unwrap();
+            connection
+        }
+    }
+
+    fn chains(connection: &Connection) -> Vec<String> {
+        let mut select = connection.prepare("SELECT chain FROM chains ORDER BY chain").unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn every_commit_is_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = SqliteState::open(&folder.path().join("state.db")).unwrap();
+        let connection = state.connection.lock().unwrap();
+        let number = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, i64>(0)).unwrap();
+        // 2 is FULL.
+        assert_eq!(number("PRAGMA synchronous"), 2);
+        assert_eq!((number("PRAGMA secure_delete"), number("PRAGMA foreign_keys")), (1, 1));
+        let journal: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+        assert_eq!(journal, "wal");
+    }
+
+    #[test]
+    fn an_upgrade_leaves_a_copy_of_what_was() {
+        let place = Place::at_one();
+        let mut connection = place.open();
+        migrate(&mut connection, &place.file(), &[ONE, TWO]).unwrap();
+        assert_eq!(schema(&connection).unwrap(), 2);
+        assert_eq!(chains(&connection), ["new", "old"]);
+        let mode = fs::metadata(place.copy()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let copy = Connection::open(place.copy()).unwrap();
+        assert_eq!((schema(&copy).unwrap(), chains(&copy)), (1, vec!["old".to_owned()]));
+        // Once more is a no-op: the step would fail, since its column exists.
+        migrate(&mut connection, &place.file(), &[ONE, TWO]).unwrap();
+        assert_eq!(chains(&connection), ["new", "old"]);
+    }
+
+    #[test]
+    fn a_new_file_is_not_copied() {
+        let place = Place(tempfile::tempdir().unwrap());
+        let mut connection = place.open();
+        migrate(&mut connection, &place.file(), &[ONE, TWO]).unwrap();
+        assert_eq!(schema(&connection).unwrap(), 2);
+        assert!(!place.copy().exists() && !place.0.path().join("state.db.before-1").exists());
+    }
+
+    #[test]
+    fn a_step_that_fails_changes_nothing() {
+        let place = Place::at_one();
+        let mut connection = place.open();
+        for steps in [vec![ONE, BROKEN], vec![ONE, TWO, BROKEN]] {
+            let error = migrate(&mut connection, &place.file(), &steps).unwrap_err();
+            assert!(error.to_string().contains("state.db cannot be used"), "{error}");
+            assert_eq!(schema(&connection).unwrap(), 1);
+            assert_eq!(chains(&connection), ["old"]);
+            let columns = "SELECT count(*) FROM pragma_table_info('chains')";
+            assert_eq!(connection.query_row(columns, [], |row| row.get::<_, i64>(0)).unwrap(), 4);
+        }
+        migrate(&mut connection, &place.file(), &[ONE, TWO]).unwrap();
+        assert_eq!(chains(&connection), ["new", "old"]);
+    }
+
+    #[test]
+    fn a_copy_that_was_cut_short_is_made_again() {
+        let place = Place::at_one();
+        fs::write(place.0.path().join("state.db.before-2.part"), "half of it").unwrap();
+        migrate(&mut place.open(), &place.file(), &[ONE, TWO]).unwrap();
+        assert_eq!(chains(&Connection::open(place.copy()).unwrap()), ["old"]);
+    }
+
+    #[test]
+    fn several_upgrades_at_once_are_one() {
+        let place = Place::at_one();
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut connection = place.open();
+                    start.wait();
+                    migrate(&mut connection, &place.file(), &[ONE, TWO]).unwrap();
+                    assert_eq!(chains(&connection), ["new", "old"]);
+                });
+            }
+        });
+        let copy = Connection::open(place.copy()).unwrap();
+        assert_eq!((schema(&copy).unwrap(), chains(&copy)), (1, vec!["old".to_owned()]));
     }
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use evergrant_core::ChainName;
-use evergrant_core::chain::Record;
+use evergrant_core::chain::{Generation, Lineage, Record};
 use evergrant_core::event::Event;
 use evergrant_core::secret::Fingerprint;
 use jiff::Timestamp;
@@ -124,7 +124,7 @@ pub(crate) fn event_key(event: &Event) -> Option<String> {
     Some(format!("{}/{lineage}/{generation}/{attempt}/{}", event.chain, kind.as_str()))
 }
 
-/// Whether `next` may take the place of `remembered`: never backwards.
-pub(crate) fn supersedes(next: &Record, remembered: Option<&Record>) -> bool {
-    remembered.is_none_or(|remembered| next.position() >= remembered.position())
+/// Whether a record at `next` may take the place of one at `remembered`: never backwards.
+pub(crate) fn supersedes(next: (Lineage, Generation), remembered: Option<(Lineage, Generation)>) -> bool {
+    remembered.is_none_or(|remembered| next >= remembered)
 }

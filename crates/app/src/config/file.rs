@@ -170,11 +170,16 @@ pub(crate) struct Probe {
     /// How often, in seconds.
     #[schemars(range(min = 1, max = 86_400))]
     pub(crate) every_secs: u64,
+    /// Whether each probe sends one minimal message too. It costs a little.
+    pub(crate) message: bool,
+    /// The model that the message asks; without it the provider's smallest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) message_model: Option<String>,
 }
 
 impl Default for Probe {
     fn default() -> Self {
-        Self { enabled: true, every_secs: 300 }
+        Self { enabled: true, every_secs: 300, message: false, message_model: None }
     }
 }
 

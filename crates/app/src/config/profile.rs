@@ -138,6 +138,7 @@ fn blank(
         api_base: api_base?,
         probe_url: None,
         round_trip: None,
+        message: None,
         api_headers: vec![],
         probe_scope_reason: None,
         client_locks: false,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use evergrant_core::keeper::Policy;
 use evergrant_core::{ChainName, Reason};
+use evergrant_server::probe::MessageProbe;
 use evergrant_store::authfile::TakeClientLocks;
 
 use super::environment::variable;
@@ -120,7 +121,11 @@ pub(crate) fn resolve(
         behind_proxy: raw.http.behind_proxy,
         log: LogSettings { format: raw.log.format, level: raw.log.level },
         chains: chains?,
-        probe: ProbeSettings { enabled: raw.probe.enabled, every: Duration::from_secs(raw.probe.every_secs) },
+        probe: ProbeSettings {
+            enabled: raw.probe.enabled,
+            every: Duration::from_secs(raw.probe.every_secs),
+            message: raw.probe.message.then(|| MessageProbe { model: raw.probe.message_model.clone() }),
+        },
         retention: RetentionSettings {
             events: days(raw.retention.events_days),
             rotations: days(raw.retention.rotations_days),

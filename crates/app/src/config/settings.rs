@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use evergrant_core::ChainName;
 use evergrant_core::keeper::Policy;
+use evergrant_server::probe::MessageProbe;
 use evergrant_store::authfile::TakeClientLocks;
 
 use super::file::{LogFormat, LogLevel};
@@ -56,12 +57,14 @@ pub(crate) struct ChainSettings {
 }
 
 /// The probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProbeSettings {
     /// Whether it runs by itself.
     pub(crate) enabled: bool,
     /// How often.
     pub(crate) every: Duration,
+    /// Whether it sends a minimal message too.
+    pub(crate) message: Option<MessageProbe>,
 }
 
 /// How long the past is kept.

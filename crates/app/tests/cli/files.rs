@@ -47,6 +47,7 @@ async fn a_file_that_is_a_mount_point_is_rewritten_in_place() {
     let script = r#"
         mkdir "$ROOM/real"; mv "$FILE" "$ROOM/real/auth.json"; : > "$FILE"
         mount --bind "$ROOM/real/auth.json" "$FILE"
+        "$EVERGRANT" config check 2> "$ROOM/check"
         "$EVERGRANT" refresh --json
         "$EVERGRANT" refresh --force --json
         "$EVERGRANT" refresh --force --json
@@ -59,6 +60,8 @@ async fn a_file_that_is_a_mount_point_is_rewritten_in_place() {
     let real: Value = serde_json::from_slice(&real).unwrap();
     assert!(lives(&standin, real["claudeAiOauth"]["refreshToken"].as_str().unwrap()));
     assert!(!home.beside_file().exists(), "nothing lies beside a mounted file");
+    let check = fs::read_to_string(home.folder.path().join("check")).unwrap();
+    assert!(check.contains("mount the folder"), "{check}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! A canary in every secret is in no output, log, metric or file that is not the vault.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use evergrant_standin::{Fault, FaultTarget};
@@ -70,22 +70,30 @@ async fn no_output_holds_a_token() {
     assert!(secrets.len() > 20);
 }
 
-/// What a server prints at trace level while it renews, with its metrics.
+/// What a server prints at trace level while it renews, and its metrics.
 fn serve_output(home: &Home) -> Vec<u8> {
     let mut command = home.command(&["serve"]);
-    command.env("EVERGRANT_LOG__LEVEL", "trace");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    command.env("EVERGRANT_LOG__LEVEL", "trace").env("EVERGRANT_HTTP__LISTEN", address.to_string());
     let mut server = Running::start(&mut command);
-    let mut output = Vec::new();
     let mut stderr = server.0.stderr.take().unwrap();
     let reader = std::thread::spawn(move || {
+        let mut output = Vec::new();
         stderr.read_to_end(&mut output).unwrap();
         output
     });
-    wait_until("the server looked", Duration::from_secs(20), || {
-        home.beside_file().join("chain.json").exists()
+    let mut metrics = Vec::new();
+    wait_until("the chain is in the metrics", Duration::from_secs(20), || {
+        metrics.clear();
+        let Ok(mut stream) = std::net::TcpStream::connect(address) else { return false };
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        stream.read_to_end(&mut metrics).unwrap();
+        String::from_utf8_lossy(&metrics).contains("evergrant_generation{chain=\"claude\"}")
     });
     home.force();
     server.signal(Signal::TERM);
     server.0.wait().unwrap();
-    reader.join().unwrap()
+    [reader.join().unwrap(), metrics].concat()
 }

@@ -252,7 +252,8 @@ async fn a_refused_access_token_forces_a_renewal_once() {
     let rule = Rule::new(FaultTarget::Probe, Fault::named("spurious_401").unwrap(), 1);
     fixture.standin.engine().push_rule(rule);
     let report =
-        evergrant_server::probe::probe(&fixture.keeper, &fixture.world, &fixture.scratch.snapshots).await;
+        evergrant_server::probe::probe(&fixture.keeper, &fixture.world, &fixture.scratch.snapshots, None)
+            .await;
     assert_eq!((report.ok, report.reason), (false, Reason::ProbeRefused));
     assert_eq!(report.renewal, Some(Reason::Renewed));
     assert_eq!(fixture.standin.engine().counters().rotations, 1);
@@ -260,8 +261,14 @@ async fn a_refused_access_token_forces_a_renewal_once() {
     let late = fixture.keeper.access_refused(report.lineage.unwrap(), report.generation.unwrap()).await;
     assert_eq!((late.reason, late.refreshed), (Reason::NotDue, false));
     let report =
-        evergrant_server::probe::probe(&fixture.keeper, &fixture.world, &fixture.scratch.snapshots).await;
-    assert_eq!((report.ok, report.reason), (true, Reason::ProbeOk));
+        evergrant_server::probe::probe(&fixture.keeper, &fixture.world, &fixture.scratch.snapshots, None)
+            .await;
+    assert_eq!((report.ok, report.reason, report.message_status), (true, Reason::ProbeOk, None));
+    let message = evergrant_server::probe::MessageProbe::default();
+    let snapshots = &fixture.scratch.snapshots;
+    let report =
+        evergrant_server::probe::probe(&fixture.keeper, &fixture.world, snapshots, Some(&message)).await;
+    assert_eq!((report.ok, report.message_status), (true, Some(200)));
 }
 
 #[tokio::test]

@@ -25,9 +25,9 @@ pub(super) struct Sightings(HashMap<PathBuf, Sighting>);
 
 #[derive(Debug)]
 struct Sighting {
-    inode: u64,
+    is: Identity,
     modified_nanos: i128,
-    /// First seen at all.
+    /// First seen at all; a lock that is made anew is another one.
     since: Duration,
     /// First seen with this date.
     unchanged_since: Duration,
@@ -50,12 +50,12 @@ fn identity(stat: &Stat) -> Identity {
 
 /// The lock inside the folder; the client takes it first.
 pub(super) fn first_lock(places: &Places) -> PathBuf {
-    places.parent().join(".oauth_refresh.lock")
+    places.client_folder.join(".oauth_refresh.lock")
 }
 
 /// The lock beside the folder.
 fn second_lock(places: &Places) -> PathBuf {
-    let mut path = places.parent().as_os_str().to_owned();
+    let mut path = places.client_folder.as_os_str().to_owned();
     path.push(".lock");
     path.into()
 }
@@ -98,7 +98,8 @@ impl<D: Disk> ClientLocks<D> {
                 let _ = self.disk.remove_folder(&path);
                 match self.disk.make_folder(&path, 0o755) {
                     Ok(()) => {}
-                    Err(_) => return Err(LockError::Busy(path.display().to_string())),
+                    // Taken by another one just now, or it cannot be removed.
+                    Err(_) => return Err(sightings.blocked(&path, monotonic)),
                 }
             }
             Err(error) => return Err(VaultError::io("cannot make the lock", &path)(error).into()),
@@ -148,28 +149,35 @@ impl Sightings {
             )));
         }
         let fresh = Sighting {
-            inode: stat.inode,
+            is: identity(&stat),
             modified_nanos: stat.modified_nanos,
             since: monotonic,
             unchanged_since: monotonic,
         };
         let seen = self.0.entry(path.to_owned()).or_insert(fresh);
-        if (seen.inode, seen.modified_nanos) != (stat.inode, stat.modified_nanos) {
-            (seen.inode, seen.modified_nanos, seen.unchanged_since) =
-                (stat.inode, stat.modified_nanos, monotonic);
+        if seen.is != identity(&stat) {
+            (seen.is, seen.since) = (identity(&stat), monotonic);
+            (seen.modified_nanos, seen.unchanged_since) = (stat.modified_nanos, monotonic);
+        } else if seen.modified_nanos != stat.modified_nanos {
+            (seen.modified_nanos, seen.unchanged_since) = (stat.modified_nanos, monotonic);
         }
         if monotonic.saturating_sub(seen.unchanged_since) >= CLIENT_LOCK_STALE {
             return Ok(());
         }
-        let blocked_for = monotonic.saturating_sub(seen.since);
+        Err(self.blocked(path, monotonic))
+    }
+
+    fn blocked(&self, path: &Path, monotonic: Duration) -> LockError {
+        let blocked_for =
+            self.0.get(path).map_or(Duration::ZERO, |seen| monotonic.saturating_sub(seen.since));
         let path = path.display();
         if blocked_for >= CLIENT_LOCK_PATIENCE {
             let secs = blocked_for.as_secs();
-            return Err(LockError::Foreign(format!(
+            return LockError::Foreign(format!(
                 "the lock {path} has been held for {secs} s; if no client runs there, remove it"
-            )));
+            ));
         }
-        Err(LockError::Busy(path.to_string()))
+        LockError::Busy(path.to_string())
     }
 }
 

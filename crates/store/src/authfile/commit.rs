@@ -4,13 +4,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use evergrant_core::authfile::MAX_LEN;
 use evergrant_core::secret::Fingerprint;
 
 use super::held::Held;
-use super::{Places, VaultError, remove_if_there};
+use super::{Places, READ_MOST, VaultError, list_if_there, remove_if_there};
 use crate::crash;
-use crate::disk::{Disk, Owner};
+use crate::disk::{Disk, FileKind, Owner};
 
 /// So often somebody may edit the file while it is put back.
 const MOST_EXCHANGES: usize = 16;
@@ -33,9 +32,62 @@ fn fresh(places: &Places) -> PathBuf {
     places.folder.join("file.new")
 }
 
-/// The new file once it is whole, and after the exchange what came out. The name says what either should be.
-fn staged(places: &Places, read: &[u8], new: &[u8]) -> PathBuf {
-    places.folder.join(format!("swap.{}.{}", Fingerprint::of(read), Fingerprint::of(new)))
+/// What is about to be exchanged with the file, and after the exchange what came out. The name says what either
+/// should be, so that a later process can tell an older edit from a newer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Staged {
+    /// An edit that goes back, and not our own new bytes.
+    back: bool,
+    /// What the file is expected to hold before the exchange.
+    expected: Fingerprint,
+    /// What goes in.
+    goes_in: Fingerprint,
+}
+
+impl Staged {
+    fn path(self, places: &Places) -> PathBuf {
+        let prefix = if self.back { BACK } else { SWAP };
+        places.folder.join(format!("{prefix}{}.{}", self.expected, self.goes_in))
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let (back, rest) = match (name.strip_prefix(SWAP), name.strip_prefix(BACK)) {
+            (Some(rest), _) => (false, rest),
+            (None, rest) => (true, rest?),
+        };
+        let (expected, goes_in) = rest.split_once('.')?;
+        Some(Self { back, expected: expected.parse().ok()?, goes_in: goes_in.parse().ok()? })
+    }
+
+    /// How what lies there goes back into the file; `None` if it may be forgotten.
+    fn way_back(self, lies_there: Fingerprint) -> Option<Self> {
+        let Self { back, expected, goes_in } = self;
+        match (lies_there == expected, lies_there == goes_in) {
+            (true, _) => None,
+            // Not exchanged yet: our own bytes wait in their receipt, an edit has nowhere else to be.
+            (false, true) => back.then_some(self),
+            // It came out for what went in.
+            (false, false) => Some(Self { back: true, expected: goes_in, goes_in: lies_there }),
+        }
+    }
+}
+
+const SWAP: &str = "swap.";
+const BACK: &str = "back.";
+
+/// What lies at a path, as far as an outside edit can be told by it; a link or folder may come out as well.
+fn content<D: Disk>(disk: &D, path: &Path) -> Result<Fingerprint, VaultError> {
+    let stat = disk.stat(path).map_err(VaultError::io("cannot look at", path))?;
+    if stat.kind != FileKind::File {
+        return Ok(Fingerprint::of(format!("{:?} {}", stat.kind, stat.inode).as_bytes()));
+    }
+    let bytes = disk.read(path, READ_MOST).map_err(VaultError::io("cannot read", path))?;
+    Ok(Fingerprint::of(&bytes))
+}
+
+/// For what replaces a file of this length; a larger one than is read is no grant.
+fn room(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(READ_MOST).min(READ_MOST) + SPARE
 }
 
 impl<D: Disk> Held<D> {
@@ -45,13 +97,13 @@ impl<D: Disk> Held<D> {
             // Adding nothing at its end shows that it may be written; the room is that of the copy beside it.
             let path = &self.places.file;
             let stat = self.disk.stat(path).map_err(VaultError::io("cannot look at", path))?;
-            self.write_fresh(&vec![b' '; stat.len as usize + SPARE], Owner::PRIVATE)?;
+            self.write_fresh(&vec![b' '; room(stat.len)], Owner::PRIVATE)?;
             return self.disk.append(path, b"").map_err(VaultError::io("cannot write", path));
         }
         let Ok(stat) = self.disk.stat(&self.places.file) else {
             return Ok(());
         };
-        let room = vec![b' '; stat.len as usize + SPARE];
+        let room = vec![b' '; room(stat.len)];
         self.write_fresh(&room, Owner::like(&stat))?;
         // The folder itself must let the file be renamed over: a name of our own beside it shows it.
         let mut beside = self.places.file.clone().into_os_string();
@@ -73,14 +125,15 @@ impl<D: Disk> Held<D> {
 
     /// Puts `new` in the file's place, if it still holds exactly what was `read`.
     pub fn replace_file(&self, read: &[u8], new: &[u8]) -> Result<Written, VaultError> {
-        let Places { file, folder, mounted } = &self.places;
+        let Places { file, folder, mounted, .. } = &self.places;
         if *mounted {
             return self.rewrite_in_place(read, new);
         }
         let Ok(stat) = self.disk.stat(file) else {
             return Ok(Written::RemovedMeanwhile);
         };
-        let (fresh, staged) = (fresh(&self.places), staged(&self.places, read, new));
+        let staged = Staged { back: false, expected: Fingerprint::of(read), goes_in: Fingerprint::of(new) };
+        let (fresh, place) = (fresh(&self.places), staged.path(&self.places));
         let as_reserved = self.disk.stat(&fresh).is_ok_and(|there| Owner::like(&there) == Owner::like(&stat));
         if as_reserved {
             self.disk.fill(&fresh, 0, new).map_err(VaultError::io("cannot write", &fresh))?;
@@ -88,60 +141,69 @@ impl<D: Disk> Held<D> {
             self.write_fresh(new, Owner::like(&stat))?;
         }
         crash::point("fresh_written");
-        self.disk.rename(&fresh, &staged).map_err(VaultError::io("cannot write", &staged))?;
+        self.disk.rename(&fresh, &place).map_err(VaultError::io("cannot write", &place))?;
         self.disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
         crash::point("staged");
-        match self.disk.exchange(&staged, file) {
+        match self.disk.exchange(&place, file) {
             Ok(()) => {
                 crash::point("exchanged");
-                self.settle_exchange(&staged, Fingerprint::of(read), Fingerprint::of(new))
+                self.settle_exchange(staged, staged.goes_in)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                remove_if_there(&self.disk, &staged)?;
+                remove_if_there(&self.disk, &place)?;
                 Ok(Written::RemovedMeanwhile)
             }
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.rename_over(&staged, read),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.rename_over(&place, read),
             Err(error) => Err(VaultError::io("cannot replace", file)(error)),
         }
     }
 
     /// Looks at what came out. If it is not what was expected, somebody edited the file, and what came out is
     /// newer than what went in: it goes back, until nothing unexpected comes out.
-    fn settle_exchange(
-        &self,
-        staged: &Path,
-        read: Fingerprint,
-        new: Fingerprint,
-    ) -> Result<Written, VaultError> {
+    fn settle_exchange(&self, mut staged: Staged, wanted: Fingerprint) -> Result<Written, VaultError> {
         let Places { file, folder, .. } = &self.places;
-        let (mut expected, mut in_place) = (read, new);
         for _ in 0..MOST_EXCHANGES {
             self.sync_both()?;
-            let bytes = self.disk.read(staged, MAX_LEN).map_err(VaultError::io("cannot read", staged))?;
-            let came_out = Fingerprint::of(&bytes);
-            if came_out == expected {
-                remove_if_there(&self.disk, staged)?;
+            let place = staged.path(&self.places);
+            let came_out = content(&self.disk, &place)?;
+            // The same bytes once more are the same edit.
+            if came_out == staged.expected || came_out == staged.goes_in {
+                remove_if_there(&self.disk, &place)?;
                 self.disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
-                return Ok(if in_place == new { Written::Done } else { Written::EditedMeanwhile });
+                let done = staged.goes_in == wanted;
+                return Ok(if done { Written::Done } else { Written::EditedMeanwhile });
             }
-            match self.disk.exchange(staged, file) {
-                Ok(()) => (expected, in_place) = (in_place, came_out),
-                // Removed now: what came out was the operator's last word before that, and they took it away.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    remove_if_there(&self.disk, staged)?;
-                    return Ok(Written::RemovedMeanwhile);
-                }
-                Err(error) => return Err(VaultError::io("cannot put back", file)(error)),
+            let back = Staged { back: true, expected: staged.goes_in, goes_in: came_out };
+            if !self.put_back(&place, back)? {
+                return Ok(Written::RemovedMeanwhile);
             }
+            staged = back;
         }
         Err(VaultError::Contended(file.display().to_string()))
+    }
+
+    /// Exchanges what lies at `from` with the file, under the name that says what should come out. `false`: the
+    /// file is removed now: what came out was somebody's last word before that, and they took it away.
+    fn put_back(&self, from: &Path, back: Staged) -> Result<bool, VaultError> {
+        let Places { file, folder, .. } = &self.places;
+        let place = back.path(&self.places);
+        self.disk.rename(from, &place).map_err(VaultError::io("cannot put back", file))?;
+        self.disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
+        match self.disk.exchange(&place, file) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                remove_if_there(&self.disk, &place)?;
+                Ok(false)
+            }
+            Err(error) => Err(VaultError::io("cannot put back", file)(error)),
+        }
     }
 
     /// Where the file system knows no exchange: one more comparison, then a rename. An edit that falls between
     /// the two is lost.
     fn rename_over(&self, staged: &Path, read: &[u8]) -> Result<Written, VaultError> {
         let file = &self.places.file;
-        match self.disk.read(file, MAX_LEN) {
+        match self.disk.read(file, READ_MOST) {
             Ok(now) if now == read => {
                 self.disk.rename(staged, file).map_err(VaultError::io("cannot replace", file))?;
                 self.sync_both()?;
@@ -154,7 +216,7 @@ impl<D: Disk> Held<D> {
 
     fn rewrite_in_place(&self, read: &[u8], new: &[u8]) -> Result<Written, VaultError> {
         let file = &self.places.file;
-        match self.disk.read(file, MAX_LEN) {
+        match self.disk.read(file, READ_MOST) {
             Ok(now) if now == read => {}
             Ok(_) => return Ok(Written::EditedMeanwhile),
             Err(_) => return Ok(Written::RemovedMeanwhile),
@@ -179,7 +241,7 @@ impl<D: Disk> Held<D> {
 
     /// The copy of what was to be written in place, if it is still there.
     pub fn copy_of_rewrite(&self) -> Option<Vec<u8>> {
-        self.disk.read(&fresh(&self.places), MAX_LEN).ok()
+        self.disk.read(&fresh(&self.places), READ_MOST).ok()
     }
 
     /// Keeps what an import is about to overwrite though it could not be read as a grant.
@@ -202,21 +264,19 @@ impl<D: Disk> Held<D> {
 
     /// Exchanges back an outside edit that an earlier process swapped out before it died.
     pub fn swap_back(&self) -> Result<Written, VaultError> {
-        let Places { file, folder, .. } = &self.places;
-        for name in swaps(&self.disk, folder) {
-            let staged = folder.join(&name);
-            let Some((_, new)) = parse_name(&name) else {
+        let folder = &self.places.folder;
+        for name in swaps(&self.disk, folder)? {
+            let place = folder.join(&name);
+            let Some(staged) = Staged::parse(&name) else {
                 continue;
             };
-            let bytes = self.disk.read(&staged, MAX_LEN).map_err(VaultError::io("cannot read", &staged))?;
-            match self.disk.exchange(&staged, file) {
-                Ok(()) => return self.settle_exchange(&staged, new, Fingerprint::of(&bytes)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    remove_if_there(&self.disk, &staged)?;
-                    return Ok(Written::RemovedMeanwhile);
-                }
-                Err(error) => return Err(VaultError::io("cannot put back", file)(error)),
-            }
+            let Some(back) = staged.way_back(content(&self.disk, &place)?) else {
+                continue;
+            };
+            return match self.put_back(&place, back)? {
+                true => self.settle_exchange(back, back.goes_in),
+                false => Ok(Written::RemovedMeanwhile),
+            };
         }
         Ok(Written::Done)
     }
@@ -231,26 +291,19 @@ impl<D: Disk> Held<D> {
 
 /// Whether an earlier commit left an outside edit; what it left otherwise is removed.
 pub(super) fn look_at_staged<D: Disk>(disk: &D, places: &Places) -> Result<bool, VaultError> {
-    for name in swaps(disk, &places.folder) {
+    for name in swaps(disk, &places.folder)? {
         let path = places.folder.join(&name);
-        let bytes = disk.read(&path, MAX_LEN).map_err(VaultError::io("cannot read", &path))?;
-        let is = Fingerprint::of(&bytes);
-        match parse_name(&name) {
-            Some((read, new)) if is != read && is != new => return Ok(true),
+        match Staged::parse(&name) {
+            Some(staged) if staged.way_back(content(disk, &path)?).is_some() => return Ok(true),
             Some(_) | None => remove_if_there(disk, &path)?,
         }
     }
     Ok(false)
 }
 
-fn swaps<D: Disk>(disk: &D, folder: &Path) -> Vec<String> {
-    let mut names = disk.list(folder).unwrap_or_default();
-    names.retain(|name| name.starts_with("swap."));
+fn swaps<D: Disk>(disk: &D, folder: &Path) -> Result<Vec<String>, VaultError> {
+    let mut names = list_if_there(disk, folder)?;
+    names.retain(|name| name.starts_with(SWAP) || name.starts_with(BACK));
     names.sort();
-    names
-}
-
-fn parse_name(name: &str) -> Option<(Fingerprint, Fingerprint)> {
-    let (read, new) = name.strip_prefix("swap.")?.split_once('.')?;
-    Some((read.parse().ok()?, new.parse().ok()?))
+    Ok(names)
 }

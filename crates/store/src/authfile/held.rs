@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::client_locks::ClientLocks;
 use super::receipt::{self, Reservation};
-use super::{Places, VaultError, commit, read_file, read_record, replace_own};
+use super::{Places, VaultError, commit, read_file, read_if_there, read_record, replace_own};
 use crate::disk::Disk;
 
 /// The right to rotate one chain, as long as it is held.
@@ -46,16 +46,17 @@ impl<D: Disk> Held<D> {
     pub fn read(&self, profile: &Profile, remembered: Option<Record>) -> Result<FoundFiles, VaultError> {
         let staged = commit::look_at_staged(&self.disk, &self.places)?;
         let (file, bytes) = read_file(&self.disk, &self.places.file, profile);
-        let record = read_record(&self.disk, &self.places).or(remembered);
+        let record = read_record(&self.disk, &self.places)?.or(remembered);
         let current = record.as_ref().map(|record| record.pair);
         let replaced = match &file {
             FileFound::Grant(grant) if Some(grant.pair()) != current => {
-                self.was_replaced(grant.pair().fingerprint())
+                let is = grant.pair().fingerprint();
+                self.replaced_lines()?.iter().any(|(replaced, _)| *replaced == is)
             }
             FileFound::Grant(_) | FileFound::Missing | FileFound::Wiped | FileFound::Malformed(_) => false,
         };
         let staged = if staged { Staged::OutsideEdit } else { Staged::Nothing };
-        let receipts = receipt::read_all(&self.disk, &self.places);
+        let receipts = receipt::read_all(&self.disk, &self.places)?;
         Ok(FoundFiles { found: Found { file, record, receipts, replaced, staged }, bytes })
     }
 
@@ -63,7 +64,7 @@ impl<D: Disk> Held<D> {
     /// before both hold.
     pub fn reserve(&self, record: &Record) -> Result<Reservation<D>, VaultError> {
         self.prove_replaceable()?;
-        let last = record.last_attempt.max(receipt::last_attempt(&self.disk, &self.places));
+        let last = record.last_attempt.max(receipt::last_attempt(&self.disk, &self.places)?);
         Reservation::make(&self.disk, &self.places, record, last.next())
     }
 
@@ -87,14 +88,20 @@ impl<D: Disk> Held<D> {
         Ok(())
     }
 
-    /// Whether a rotation has replaced this pair.
+    /// Whether a rotation has replaced this pair. Where that cannot be known just now, it counts as replaced.
     pub fn was_replaced(&self, fingerprint: Fingerprint) -> bool {
-        self.replaced_lines().iter().any(|(replaced, _)| *replaced == fingerprint)
+        match self.replaced_lines() {
+            Ok(lines) => lines.iter().any(|(replaced, _)| *replaced == fingerprint),
+            Err(error) => {
+                tracing::warn!(%error, "the replaced pairs are not known");
+                true
+            }
+        }
     }
 
     /// Forgets pairs that were replaced before `before`.
     pub fn prune_replaced(&self, before: Timestamp) -> Result<(), VaultError> {
-        let lines = self.replaced_lines();
+        let lines = self.replaced_lines()?;
         if lines.first().is_none_or(|(_, at)| *at >= before.as_second()) {
             return Ok(());
         }
@@ -103,13 +110,13 @@ impl<D: Disk> Held<D> {
         replace_own(&self.disk, &self.places.replaced(), kept.as_bytes())
     }
 
-    fn replaced_lines(&self) -> Vec<(Fingerprint, i64)> {
-        let bytes = self.disk.read(&self.places.replaced(), usize::MAX).unwrap_or_default();
+    fn replaced_lines(&self) -> Result<Vec<(Fingerprint, i64)>, VaultError> {
+        let bytes = read_if_there(&self.disk, &self.places.replaced(), usize::MAX)?.unwrap_or_default();
         let parse = |line: &str| {
             let (fingerprint, at) = line.split_once(' ')?;
             Some((fingerprint.parse().ok()?, at.parse().ok()?))
         };
-        String::from_utf8_lossy(&bytes).lines().filter_map(parse).collect()
+        Ok(String::from_utf8_lossy(&bytes).lines().filter_map(parse).collect())
     }
 
     /// Removes the receipts that are settled; those that somebody still reads stay.

@@ -2,7 +2,7 @@
 //! before anything looks at it. A checksum tells a whole answer from a torn one.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use evergrant_core::chain::{AttemptId, Generation, Lineage, Record};
 use evergrant_core::grant::PairId;
@@ -11,7 +11,7 @@ use evergrant_core::secret::Fingerprint;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Places, VaultError};
+use super::{Places, VaultError, list_if_there, read_if_there};
 use crate::disk::{Disk, Owner};
 
 /// Room that is reserved for an answer, in bytes: a full disk then costs no token.
@@ -89,31 +89,47 @@ fn file_name(attempt: AttemptId) -> String {
     format!("{:012}", attempt.0)
 }
 
-/// Every receipt in the folder; what is torn or foreign counts as not there, or as not answered.
-pub(super) fn read_all<D: Disk>(disk: &D, places: &Places) -> Vec<Receipt> {
-    let names = disk.list(&places.receipts()).unwrap_or_default();
-    let mut receipts: Vec<_> = names.iter().filter_map(|name| read(disk, places, name)).collect();
+/// Every receipt in the folder; what is torn or foreign counts as not there, or as not answered. One that cannot
+/// be read just now is an error: it may hold the only successor.
+pub(super) fn read_all<D: Disk>(disk: &D, places: &Places) -> Result<Vec<Receipt>, VaultError> {
+    let mut receipts = Vec::new();
+    for name in list_if_there(disk, &places.receipts())? {
+        // Attempts are numbers; anything else is not ours.
+        if name.parse::<u64>().is_ok() {
+            receipts.extend(read(disk, places, &name)?);
+        }
+    }
     receipts.sort_by_key(|receipt| receipt.attempt);
-    receipts
+    Ok(receipts)
 }
 
-fn read<D: Disk>(disk: &D, places: &Places, name: &str) -> Option<Receipt> {
+fn read<D: Disk>(disk: &D, places: &Places, name: &str) -> Result<Option<Receipt>, VaultError> {
     let path = places.receipts().join(name);
-    let bytes = disk.read(&path, MAX_RECEIPT).ok()?;
-    let end = bytes.iter().position(|byte| *byte == b'\n')?;
-    let header: Header = serde_json::from_slice(&bytes[..end]).ok()?;
-    if file_name(header.attempt) != name {
-        return None;
-    }
-    let state = match answered(&bytes[end + 1..]) {
+    let Some(bytes) = read_if_there(disk, &path, MAX_RECEIPT)? else {
+        return Ok(None);
+    };
+    let Some((header, rest)) = header(&bytes, name) else {
+        return Ok(None);
+    };
+    let state = match answered(rest) {
         Some(Answered { at, answer }) => ReceiptState::Answered { at, answer },
         None => {
-            let being_read = matches!(disk.try_lock(&path), Ok(None));
+            let being_read = is_being_read(disk, &path)?;
             ReceiptState::Reserved { being_read }
         }
     };
     let Header { attempt, lineage, generation, presented } = header;
-    Some(Receipt { attempt, lineage, generation, presented, state })
+    Ok(Some(Receipt { attempt, lineage, generation, presented, state }))
+}
+
+fn header<'a>(bytes: &'a [u8], name: &str) -> Option<(Header, &'a [u8])> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let header: Header = serde_json::from_slice(&bytes[..end]).ok()?;
+    (file_name(header.attempt) == name).then_some((header, &bytes[end + 1..]))
+}
+
+fn is_being_read<D: Disk>(disk: &D, path: &Path) -> Result<bool, VaultError> {
+    Ok(disk.try_lock(path).map_err(VaultError::io("cannot lock", path))?.is_none())
 }
 
 fn answered(rest: &[u8]) -> Option<Answered> {
@@ -124,9 +140,9 @@ fn answered(rest: &[u8]) -> Option<Answered> {
 }
 
 /// The highest attempt that left a receipt, readable or not: attempts never share one.
-pub(super) fn last_attempt<D: Disk>(disk: &D, places: &Places) -> AttemptId {
-    let names = disk.list(&places.receipts()).unwrap_or_default();
-    AttemptId(names.iter().filter_map(|name| name.parse().ok()).max().unwrap_or(0))
+pub(super) fn last_attempt<D: Disk>(disk: &D, places: &Places) -> Result<AttemptId, VaultError> {
+    let names = list_if_there(disk, &places.receipts())?;
+    Ok(AttemptId(names.iter().filter_map(|name| name.parse().ok()).max().unwrap_or(0)))
 }
 
 /// Removes all receipts but the kept one and those that somebody still reads.
@@ -138,9 +154,9 @@ pub(super) fn drop_all_but<D: Disk>(
     let folder = places.receipts();
     let keep = keep.map(file_name);
     let mut removed = false;
-    for name in disk.list(&folder).unwrap_or_default() {
+    for name in list_if_there(disk, &folder)? {
         let path = folder.join(&name);
-        if Some(&name) == keep.as_ref() || matches!(disk.try_lock(&path), Ok(None)) {
+        if Some(&name) == keep.as_ref() || is_being_read(disk, &path)? {
             continue;
         }
         super::remove_if_there(disk, &path)?;
