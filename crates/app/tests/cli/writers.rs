@@ -14,7 +14,7 @@ use evergrant_core::provider::Profile;
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
 use evergrant_server::{Keeper, Snapshots, TokioWorld};
-use evergrant_standin::StandIn;
+use evergrant_standin::{LoginOptions, StandIn};
 use evergrant_store::authfile::TakeClientLocks;
 use evergrant_store::{AuthFile, OsDisk, SqliteState};
 use serde_json::{Value, json};
@@ -153,7 +153,9 @@ async fn a_foreign_client_and_two_keepers_never_break_the_chain() {
     assert!(lives(&standin, &home.refresh_token()));
 }
 
-/// Short-lived processes of two machines, of which every third is killed somewhere.
+/// Short-lived processes of two machines, of which every third is killed somewhere. A kill between the provider's
+/// answer and our receipt is the one window that stays open: then the chain is in doubt and says so, and somebody
+/// logs in again. Nothing else may ever be said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_and_kills_never_break_the_chain() {
     let standin = standin().await;
@@ -162,7 +164,7 @@ async fn two_processes_and_kills_never_break_the_chain() {
     home.log_in(&standin);
     let ended = Arc::new(AtomicBool::new(false));
     let threads = [home, other].map(|home| {
-        let ended = ended.clone();
+        let (ended, engine) = (ended.clone(), standin.engine().clone());
         std::thread::spawn(move || {
             let mut round = 0_u64;
             while !ended.load(Ordering::Relaxed) {
@@ -172,8 +174,18 @@ async fn two_processes_and_kills_never_break_the_chain() {
                     std::thread::sleep(Duration::from_millis(round % 23));
                     child.0.kill().unwrap();
                     child.0.wait().unwrap();
-                } else {
-                    home.force();
+                    continue;
+                }
+                match home.force()["error"].as_str() {
+                    None => {}
+                    Some("in_doubt") => {
+                        let login = engine.login(LoginOptions::default()).auth_file().to_string();
+                        let own = home.folder.path().file_name().unwrap();
+                        let fresh = home.auth_file.with_file_name(own);
+                        fs::write(&fresh, login).unwrap();
+                        fs::rename(&fresh, &home.auth_file).unwrap();
+                    }
+                    Some(other) => panic!("{other}"),
                 }
             }
             home
@@ -184,15 +196,11 @@ async fn two_processes_and_kills_never_break_the_chain() {
     let [home, _other] = threads.map(|thread| thread.join().unwrap());
     let counters = standin.engine().counters();
     assert_eq!(counters.families_revoked_by_reuse, 0);
-    assert!(counters.rotations > 5, "{counters:?}");
-    // A kill between the provider's answer and our receipt is the one window that stays open: then the chain is
-    // in doubt, and says so. Everywhere else it lives.
+    assert!(counters.rotations > 20, "{counters:?}");
     let report = home.json(&["refresh"]);
     match report["error"].as_str() {
-        None | Some("in_doubt") => {}
+        None => assert!(lives(&standin, &home.refresh_token())),
+        Some("in_doubt") => {}
         Some(other) => panic!("{other}: {report}"),
-    }
-    if report["error"] == json!(null) {
-        assert!(lives(&standin, &home.refresh_token()));
     }
 }
