@@ -45,6 +45,8 @@ impl SqliteState {
             tracing::warn!(file = %path.display(), "the state was readable by others; tightened to 0600");
             fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(files)?;
         }
+        // One at a time: SQLite does not wait for its turn to switch to WAL, it fails (SQLITE_BUSY).
+        let _turn = take_turn(path).map_err(files)?;
         let place = path.display().to_string();
         let database = |source| StateError::Database { place: place.clone(), source };
         let mut connection = Connection::open(path).map_err(database)?;
@@ -89,6 +91,16 @@ impl Fault {
             Self::Unreadable(what) => StateError::Unreadable { place, what },
         }
     }
+}
+
+/// The right to set the file up and to migrate it; freed when it is dropped.
+fn take_turn(path: &Path) -> io::Result<fs::File> {
+    let mut turn = path.as_os_str().to_owned();
+    turn.push(".lock");
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(PathBuf::from(turn))?;
+    file.lock()?;
+    Ok(file)
 }
 
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {

@@ -87,7 +87,7 @@ fn a_file_that_is_no_database_is_named() {
 
 #[test]
 fn many_may_make_it_at_once() {
-    for _ in 0..5 {
+    for _ in 0..20 {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.db");
         let start = std::sync::Barrier::new(6);
