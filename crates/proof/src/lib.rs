@@ -1,0 +1,3 @@
+//! What shows that the rotation protocol holds. Driven by `cargo xtask`, never in the binary.
+
+pub mod sim;
