@@ -6,6 +6,7 @@ mod backoff;
 mod recover;
 mod report;
 mod settle;
+mod swap;
 mod when;
 
 pub use answer::{Answer, NewTokens, Outcome, Unspent, classify, clock_offset_secs};
@@ -13,6 +14,7 @@ pub use backoff::back_off;
 pub use recover::{FileFound, Finding, Found, Receipt, ReceiptState, Staged, recover};
 pub use report::Report;
 pub use settle::{begin, commit, committed_grant, doubt, replaces, settle, take_in};
+pub use swap::Swap;
 pub use when::{Decision, Look, decide, next_wakeup};
 
 use std::time::Duration;

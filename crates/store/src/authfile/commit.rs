@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use evergrant_core::keeper::Swap;
 use evergrant_core::secret::Fingerprint;
 
 use super::held::Held;
@@ -32,44 +33,22 @@ fn fresh(places: &Places) -> PathBuf {
     places.folder.join("file.new")
 }
 
-/// What is about to be exchanged with the file, and after the exchange what came out. The name says what either
+/// What is about to be exchanged with the file, and after the exchange what came out. Its name says what either
 /// should be, so that a later process can tell an older edit from a newer one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Staged {
-    /// An edit that goes back, and not our own new bytes.
-    back: bool,
-    /// What the file is expected to hold before the exchange.
-    expected: Fingerprint,
-    /// What goes in.
-    goes_in: Fingerprint,
+type Staged = Swap<Fingerprint>;
+
+fn place_of(staged: Staged, places: &Places) -> PathBuf {
+    let prefix = if staged.back { BACK } else { SWAP };
+    places.folder.join(format!("{prefix}{}.{}", staged.expected, staged.goes_in))
 }
 
-impl Staged {
-    fn path(self, places: &Places) -> PathBuf {
-        let prefix = if self.back { BACK } else { SWAP };
-        places.folder.join(format!("{prefix}{}.{}", self.expected, self.goes_in))
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        let (back, rest) = match (name.strip_prefix(SWAP), name.strip_prefix(BACK)) {
-            (Some(rest), _) => (false, rest),
-            (None, rest) => (true, rest?),
-        };
-        let (expected, goes_in) = rest.split_once('.')?;
-        Some(Self { back, expected: expected.parse().ok()?, goes_in: goes_in.parse().ok()? })
-    }
-
-    /// How what lies there goes back into the file; `None` if it may be forgotten.
-    fn way_back(self, lies_there: Fingerprint) -> Option<Self> {
-        let Self { back, expected, goes_in } = self;
-        match (lies_there == expected, lies_there == goes_in) {
-            (true, _) => None,
-            // Not exchanged yet: our own bytes wait in their receipt, an edit has nowhere else to be.
-            (false, true) => back.then_some(self),
-            // It came out for what went in.
-            (false, false) => Some(Self { back: true, expected: goes_in, goes_in: lies_there }),
-        }
-    }
+fn parse(name: &str) -> Option<Staged> {
+    let (back, rest) = match (name.strip_prefix(SWAP), name.strip_prefix(BACK)) {
+        (Some(rest), _) => (false, rest),
+        (None, rest) => (true, rest?),
+    };
+    let (expected, goes_in) = rest.split_once('.')?;
+    Some(Swap { back, expected: expected.parse().ok()?, goes_in: goes_in.parse().ok()? })
 }
 
 const SWAP: &str = "swap.";
@@ -132,8 +111,8 @@ impl<D: Disk> Held<D> {
         let Ok(stat) = self.disk.stat(file) else {
             return Ok(Written::RemovedMeanwhile);
         };
-        let staged = Staged { back: false, expected: Fingerprint::of(read), goes_in: Fingerprint::of(new) };
-        let (fresh, place) = (fresh(&self.places), staged.path(&self.places));
+        let staged = Swap { back: false, expected: Fingerprint::of(read), goes_in: Fingerprint::of(new) };
+        let (fresh, place) = (fresh(&self.places), place_of(staged, &self.places));
         let as_reserved = self.disk.stat(&fresh).is_ok_and(|there| Owner::like(&there) == Owner::like(&stat));
         if as_reserved {
             self.disk.fill(&fresh, 0, new).map_err(VaultError::io("cannot write", &fresh))?;
@@ -164,16 +143,14 @@ impl<D: Disk> Held<D> {
         let Places { file, folder, .. } = &self.places;
         for _ in 0..MOST_EXCHANGES {
             self.sync_both()?;
-            let place = staged.path(&self.places);
+            let place = place_of(staged, &self.places);
             let came_out = content(&self.disk, &place)?;
-            // The same bytes once more are the same edit.
-            if came_out == staged.expected || came_out == staged.goes_in {
+            let Some(back) = staged.came_out(came_out) else {
                 remove_if_there(&self.disk, &place)?;
                 self.disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
                 let done = staged.goes_in == wanted;
                 return Ok(if done { Written::Done } else { Written::EditedMeanwhile });
-            }
-            let back = Staged { back: true, expected: staged.goes_in, goes_in: came_out };
+            };
             if !self.put_back(&place, back)? {
                 return Ok(Written::RemovedMeanwhile);
             }
@@ -186,7 +163,7 @@ impl<D: Disk> Held<D> {
     /// file is removed now: what came out was somebody's last word before that, and they took it away.
     fn put_back(&self, from: &Path, back: Staged) -> Result<bool, VaultError> {
         let Places { file, folder, .. } = &self.places;
-        let place = back.path(&self.places);
+        let place = place_of(back, &self.places);
         self.disk.rename(from, &place).map_err(VaultError::io("cannot put back", file))?;
         self.disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
         match self.disk.exchange(&place, file) {
@@ -267,7 +244,7 @@ impl<D: Disk> Held<D> {
         let folder = &self.places.folder;
         for name in swaps(&self.disk, folder)? {
             let place = folder.join(&name);
-            let Some(staged) = Staged::parse(&name) else {
+            let Some(staged) = parse(&name) else {
                 continue;
             };
             let Some(back) = staged.way_back(content(&self.disk, &place)?) else {
@@ -293,7 +270,7 @@ impl<D: Disk> Held<D> {
 pub(super) fn look_at_staged<D: Disk>(disk: &D, places: &Places) -> Result<bool, VaultError> {
     for name in swaps(disk, &places.folder)? {
         let path = places.folder.join(&name);
-        match Staged::parse(&name) {
+        match parse(&name) {
             Some(staged) if staged.way_back(content(disk, &path)?).is_some() => return Ok(true),
             Some(_) | None => remove_if_there(disk, &path)?,
         }
