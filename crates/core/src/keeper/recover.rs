@@ -178,13 +178,11 @@ pub fn recover(found: &Found) -> Finding {
         }
     }
     if record.pair == grant {
+        let presents = |receipt: &Receipt| receipt.presented == grant && receipt.being_read();
         return match &record.intent {
+            _ if found.receipts.iter().any(presents) => Finding::BeingRead,
+            Some(_) => Finding::InDoubt,
             None => Finding::Clean,
-            Some(intent) => {
-                let reading = |receipt: &&Receipt| receipt.attempt == intent.attempt && receipt.being_read();
-                let read = found.receipts.iter().find(reading).is_some();
-                if read { Finding::BeingRead } else { Finding::InDoubt }
-            }
         };
     }
     let made = found.receipts.iter().find(|receipt| makes_current(receipt, record));
@@ -196,12 +194,11 @@ pub fn recover(found: &Found) -> Finding {
     Finding::Adopt { spent: spent.map(|receipt| receipt.presented.fingerprint()) }
 }
 
-/// The receipt for the rotation of the record's current generation: of several, the last attempt's, and one with
-/// a pair before one without.
+/// The receipt for the rotation of the record's pair: of several, the last attempt's, and one with a pair before
+/// one without. The pair decides, not its lineage: one that was put back after another login is numbered anew, and
+/// its late answer is still its only successor.
 fn newest_answer<'a>(found: &'a Found, record: &Record) -> Option<&'a Receipt> {
-    let current = |receipt: &&Receipt| {
-        (receipt.lineage, receipt.generation) == record.position() && receipt.outcome().is_some()
-    };
+    let current = |receipt: &&Receipt| receipt.presented == record.pair && receipt.outcome().is_some();
     let answered = || found.receipts.iter().filter(current);
     let by_attempt = |receipt: &&Receipt| receipt.attempt;
     let open = record.intent.as_ref().map(|intent| intent.attempt);

@@ -182,13 +182,28 @@ fn every_row_of_the_recovery_table() {
             Finding::Adopt { spent: spent_presented },
         ),
         (
-            "a receipt of an older lineage is nobody's",
-            found(file(5), Record { lineage: Lineage(3), ..record() }, vec![receipt(9, 3, 5, gives(6))]),
+            "put back after another login, and its late answer is here",
+            found(file(5), put_back(), vec![receipt(9, 3, 5, gives(6))]),
+            Finding::Commit(AttemptId(9)),
+        ),
+        (
+            "put back after another login, and its answer is still being read",
+            found(file(5), put_back(), vec![receipt(9, 3, 5, reserved(true))]),
+            Finding::BeingRead,
+        ),
+        (
+            "the receipt of another pair is nobody's",
+            found(file(5), put_back(), vec![receipt(9, 3, 4, gives(6)), receipt(10, 3, 3, reserved(true))]),
             Finding::Clean,
         ),
     ] {
         assert_eq!(recover(&found), finding, "{row}");
     }
+}
+
+/// The pair of an older lineage, adopted again.
+fn put_back() -> Record {
+    Record { lineage: Lineage(4), generation: Generation(1), standing: in_doubt(0), ..record() }
 }
 
 fn refused_standing() -> Standing {

@@ -1,0 +1,202 @@
+//! Model check of the rotation protocol: every interleaving of keepers, provider, network, people and crashes within
+//! bounds, with the decisions of `core` themselves, against the invariants of SPEC §4.
+//!
+//! Two vaults are modelled. The auth file is the one that exists. The database vault is the shape that its store
+//! verbs will have: one row a chain, a lease, receipts on each machine's own disk.
+
+mod bridge;
+mod environment;
+mod keeper;
+mod search;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+
+use bridge::Bridge;
+pub use environment::Action;
+pub use search::{Checked, Trace};
+use state::At;
+pub use state::Budget;
+
+/// Where a chain's pair is of record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vault {
+    /// An auth file, and the folder beside it; guarded by a lock that its holder's death frees.
+    AuthFile,
+    /// A row; guarded by a lease.
+    Database,
+}
+
+/// How the provider treats a refresh token that comes twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// It refuses it.
+    Strict {
+        /// And revokes the whole login.
+        revokes: bool,
+    },
+    /// It takes it for a while, and then is strict.
+    Grace,
+    /// It does not rotate.
+    None,
+}
+
+/// A way to break the protocol. Each must make the check fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Break {
+    /// A keeper does not look whether another has the lock.
+    LockIgnored,
+    /// A keeper does not look whether another has the lease.
+    LeaseIgnored,
+    /// A lease is taken over while its holder may still be about to send.
+    PauseBoundDropped,
+    /// The pair is presented before its intent is durable.
+    SendBeforeIntent,
+    /// Readers are told before the answer is durable.
+    PublishBeforeSync,
+    /// The answer is committed without a receipt.
+    ReceiptSkipped,
+    /// No answer is taken for a failure that spent nothing.
+    DoubtAsFailed,
+    /// A 5xx is taken for one.
+    ServerErrorAsUnspent,
+    /// The answer of an older lineage is committed.
+    StaleLineage,
+    /// Another pair is adopted before the receipts are looked at.
+    AdoptBeforeReceipts,
+    /// A pair that a rotation replaced is adopted.
+    ReplacedAdopted,
+    /// All attempts share one receipt file.
+    ReceiptShared,
+    /// A pair is presented again while the first answer is still being read.
+    PresentWhileRead,
+    /// Another machine presents while the receipt lies on the first.
+    OtherMachinePresents,
+    /// The file is renamed over, without a look at what it replaces.
+    PlainRename,
+    /// A file that was taken away is made again.
+    RemovedMadeAgain,
+    /// Readers take an older snapshot.
+    OlderSnapshot,
+    /// An answer that could not be written down is forgotten after one look.
+    MemoryForgotten,
+}
+
+/// What a check should have come across, or it has not looked where it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Sometimes {
+    DeadlineBeforeSending,
+    BeingRead,
+    LateAnswerCommitted,
+    OwnCommitFinished,
+    RolledForward,
+    Spent,
+    PresentedAgain,
+    RefusedThenCommitted,
+    EditSwappedOut,
+    RemovedMeanwhile,
+    Adopted,
+    ForeignRotation,
+    OlderSnapshotRefused,
+    TakenOver,
+    LeaseLost,
+    LostAcknowledgement,
+    ChainMovedBeforeCommit,
+    WaitsForOtherMachine,
+}
+
+impl Sometimes {
+    const ALL: [Self; 18] = [
+        Self::DeadlineBeforeSending,
+        Self::BeingRead,
+        Self::LateAnswerCommitted,
+        Self::OwnCommitFinished,
+        Self::RolledForward,
+        Self::Spent,
+        Self::PresentedAgain,
+        Self::RefusedThenCommitted,
+        Self::EditSwappedOut,
+        Self::RemovedMeanwhile,
+        Self::Adopted,
+        Self::ForeignRotation,
+        Self::OlderSnapshotRefused,
+        Self::TakenOver,
+        Self::LeaseLost,
+        Self::LostAcknowledgement,
+        Self::ChainMovedBeforeCommit,
+        Self::WaitsForOtherMachine,
+    ];
+}
+
+/// The bounds of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Which vault.
+    pub vault: Vault,
+    /// Which provider.
+    pub class: Class,
+    /// How many keepers, up to 3.
+    pub keepers: usize,
+    /// Generations of a login, up to 4.
+    pub generations: u8,
+    /// Attempts, up to 5.
+    pub attempts: usize,
+    /// How old an access token grows: 1, its last part; 2, its end.
+    pub oldest: u8,
+    /// What may go wrong.
+    pub budget: Budget,
+}
+
+/// Something that must hold and does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which property of SPEC §4.
+    pub property: &'static str,
+    /// What happened.
+    pub what: String,
+}
+
+impl Violation {
+    fn new(property: &'static str, what: impl Into<String>) -> Self {
+        Self { property, what: what.into() }
+    }
+}
+
+/// The model.
+pub struct Model {
+    config: Config,
+    broken: Option<Break>,
+    bridge: Bridge,
+    sometimes: Cell<u64>,
+    crashed: Cell<u64>,
+}
+
+impl Model {
+    /// The protocol as it is, or broken in one way.
+    pub fn new(config: Config, broken: Option<Break>) -> Self {
+        let bridge = Bridge::new(config.class, broken);
+        Self { config, broken, bridge, sometimes: Cell::new(0), crashed: Cell::new(0) }
+    }
+
+    fn saw(&self, what: Sometimes) {
+        self.sometimes.set(self.sometimes.get() | 1 << what as u64);
+    }
+
+    fn reached(&self) -> Vec<Sometimes> {
+        let reached = self.sometimes.get();
+        Sometimes::ALL.into_iter().filter(|what| reached & 1 << *what as u64 != 0).collect()
+    }
+
+    fn crashed(&self, at: &At) {
+        self.crashed.set(self.crashed.get() | 1 << at.number());
+    }
+
+    fn crashed_in(&self) -> Vec<&'static str> {
+        let crashed = self.crashed.get();
+        let numbered = At::NAMES.into_iter().enumerate();
+        numbered.filter(|(number, _)| crashed & 1 << number != 0).map(|(_, name)| name).collect()
+    }
+}

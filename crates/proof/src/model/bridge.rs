@@ -1,0 +1,370 @@
+//! From the model's small values to the real types and back: every decision of the model is made by the function
+//! of `core` that the keeper calls. The same question is asked once and remembered.
+
+use std::cell::RefCell;
+use std::hash::Hash;
+use std::time::Duration;
+
+use evergrant_core::chain::{AttemptId, Generation, Intent, Kind, Lineage, OldDoubt, Record, Standing as Real};
+use evergrant_core::grant::{Grant, PairId};
+use evergrant_core::keeper::{
+    self, Decision, FileFound, Finding, Found, Outcome, Policy, ReceiptState, Staged as RealStaged,
+};
+use evergrant_core::provider::{Profile, ReuseClass};
+use evergrant_core::{AccessToken, ChainName, Reason, RefreshToken};
+use indexmap::IndexMap;
+use jiff::{SignedDuration, Timestamp};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::search::Fast;
+use super::state::{ATTEMPTS, Answer, Content, Pair, Pairs, Rec, Standing, look};
+use super::{Break, Class};
+
+const LIFE: Duration = Duration::from_secs(8 * 3600);
+const GRACE_SECS: u32 = 60;
+
+/// A receipt as a keeper finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Filed {
+    pub(super) attempt: u8,
+    pub(super) lineage: u8,
+    pub(super) generation: u8,
+    pub(super) presented: Pair,
+    pub(super) answer: Option<Answer>,
+    pub(super) being_read: bool,
+}
+
+/// What a look reads.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Facts {
+    pub(super) file: Content,
+    pub(super) record: Option<Rec>,
+    pub(super) receipts: [Option<Filed>; ATTEMPTS],
+    pub(super) replaced: bool,
+    pub(super) edit_beside: bool,
+}
+
+/// What `core` makes of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Verdict {
+    SwapBack,
+    Absent,
+    Malformed,
+    Finish(u8),
+    Commit(u8),
+    Settle(u8),
+    Forward(u8),
+    Spent,
+    BeingRead,
+    InDoubt,
+    Adopt(Option<Pair>),
+    Clean,
+}
+
+/// The writes of the record.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Write {
+    Begin(u8),
+    /// By the attempt, from this pair in the file.
+    Commit { attempt: u8, presented: Pair, answer: Answer, file: Pair },
+    Settle(Answer),
+    Doubt,
+    TakeIn { pair: Pair, imported: bool },
+}
+
+type Times = (u8, u8);
+
+/// Asks `core`.
+pub(super) struct Bridge {
+    policy: Policy,
+    class: Class,
+    broken: Option<Break>,
+    chain: ChainName,
+    findings: RefCell<IndexMap<Facts, Verdict, Fast>>,
+    decisions: RefCell<IndexMap<(Rec, Times, bool), Option<Reason>, Fast>>,
+    writes: RefCell<IndexMap<(Option<Rec>, Times, Write), Option<Rec>, Fast>>,
+}
+
+fn remembered<Q: Hash + Eq + Copy, A: Copy>(
+    known: &RefCell<IndexMap<Q, A, Fast>>,
+    question: Q,
+    ask: impl FnOnce() -> A,
+) -> A {
+    if let Some(answer) = known.borrow().get(&question) {
+        return *answer;
+    }
+    let answer = ask();
+    known.borrow_mut().insert(question, answer);
+    answer
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap_or_default()
+}
+
+fn rng() -> SmallRng {
+    SmallRng::seed_from_u64(0)
+}
+
+impl Bridge {
+    pub(super) fn new(class: Class, broken: Option<Break>) -> Self {
+        let reuse = match class {
+            Class::Strict { .. } => ReuseClass::Strict,
+            Class::Grace => ReuseClass::Grace { secs: GRACE_SECS },
+            Class::None => ReuseClass::None,
+        };
+        let profile = Profile { reuse, ..Profile::claude() };
+        let policy = Policy { min_exchange_interval: Duration::ZERO, ..Policy::new(profile) };
+        let chain = "claude".parse().expect("it is a chain name");
+        let (findings, decisions, writes) = Default::default();
+        Self { policy, class, broken, chain, findings, decisions, writes }
+    }
+
+    /// [`keeper::recover`].
+    pub(super) fn recover(&self, facts: Facts) -> Verdict {
+        remembered(&self.findings, facts, || {
+            let attempt = |attempt: AttemptId| attempt.0 as u8;
+            match keeper::recover(&self.found(&facts)) {
+                Finding::SwapBack => Verdict::SwapBack,
+                Finding::Absent => Verdict::Absent,
+                Finding::Malformed(_) | Finding::Rewrite(_) => Verdict::Malformed,
+                Finding::Finish(of) => Verdict::Finish(attempt(of)),
+                Finding::Commit(of) => Verdict::Commit(attempt(of)),
+                Finding::Settle(of) => Verdict::Settle(attempt(of)),
+                Finding::RollForward(of) => Verdict::Forward(attempt(of)),
+                Finding::Spent => Verdict::Spent,
+                Finding::BeingRead => Verdict::BeingRead,
+                Finding::InDoubt => Verdict::InDoubt,
+                Finding::Adopt { spent } => {
+                    let presented = facts.receipts.iter().flatten().map(|receipt| receipt.presented);
+                    let is = |pair: &Pair| Some(self.pair_id(*pair).fingerprint()) == spent;
+                    Verdict::Adopt(presented.into_iter().find(is))
+                }
+                Finding::Clean => Verdict::Clean,
+            }
+        })
+    }
+
+    /// [`keeper::decide`]: why the pair is presented now, if it is. `times`: the age of its access token, and how
+    /// far the grace of its login has passed.
+    pub(super) fn decide(&self, record: Rec, times: Times, forced: bool) -> Option<Reason> {
+        remembered(&self.decisions, (record, times, forced), || {
+            match keeper::decide(&self.record(&record, times), &self.policy, look(forced), now()) {
+                Decision::Exchange(reason) => Some(reason),
+                Decision::Rest { .. } => None,
+            }
+        })
+    }
+
+    /// The record after one of the transitions of `core`; `None` where an answer does not fit the file.
+    pub(super) fn write(&self, record: Option<Rec>, times: Times, write: Write) -> Option<Rec> {
+        remembered(&self.writes, (record, times, write), || {
+            let real = record.map(|record| self.record(&record, times));
+            self.written(real, write).map(|record| self.back(&record))
+        })
+    }
+
+    fn written(&self, record: Option<Record>, write: Write) -> Option<Record> {
+        let (policy, mut rng) = (&self.policy, rng());
+        match write {
+            Write::TakeIn { pair, imported } => {
+                let (grant, before) = (self.grant(pair), record.as_ref());
+                Some(keeper::take_in(&self.chain, before, &grant, imported, policy, now(), &mut rng))
+            }
+            Write::Begin(attempt) => Some(keeper::begin(record?, id(attempt), "model", policy, now())),
+            Write::Settle(answer) => {
+                let outcome = keeper::classify(&self.answer(answer), now());
+                Some(keeper::settle(record?, &outcome, policy, now(), &mut rng))
+            }
+            Write::Doubt => Some(keeper::doubt(record?, now(), &mut rng)),
+            Write::Commit { attempt, presented, answer, file } => {
+                let record = record?;
+                let Outcome::Committed(tokens) = keeper::classify(&self.answer(answer), now()) else {
+                    return None;
+                };
+                let filed =
+                    Filed { attempt, lineage: 0, generation: 0, presented, answer: Some(answer), being_read: false };
+                let grant = keeper::committed_grant(&self.grant(file), &record, *tokens, now());
+                let fits = Some(grant.pair()) == self.receipt(&filed).pair();
+                fits.then(|| keeper::commit(&record, id(attempt), &grant, true, now(), policy, &mut rng))
+            }
+        }
+    }
+
+    /// [`keeper::replaces`].
+    pub(super) fn replaces(&self, old: Pair, new: Pair) -> bool {
+        self.pair_id(old).refresh != self.pair_id(new).refresh
+    }
+
+    /// The pair of an answer to a presented pair, by [`keeper::Receipt::pair`].
+    pub(super) fn pair_of(&self, filed: &Filed) -> Option<Pair> {
+        let id = self.receipt(filed).pair()?;
+        Pair::all().find(|pair| self.pair_id(*pair) == id)
+    }
+
+    fn found(&self, facts: &Facts) -> Found {
+        let file = match facts.file {
+            Content::Missing => FileFound::Missing,
+            Content::Garbage => FileFound::Malformed(evergrant_core::authfile::Malformed::TooLarge),
+            Content::Grant(pair) => FileFound::Grant(self.grant(pair)),
+        };
+        Found {
+            file,
+            record: facts.record.map(|record| self.record(&record, (0, 0))),
+            receipts: facts.receipts.iter().flatten().map(|filed| self.receipt(filed)).collect(),
+            replaced: facts.replaced,
+            staged: if facts.edit_beside { RealStaged::OutsideEdit } else { RealStaged::Nothing },
+        }
+    }
+
+    fn receipt(&self, filed: &Filed) -> keeper::Receipt {
+        let state = match filed.answer {
+            Some(answer) => ReceiptState::Answered { at: now(), answer: self.answer(answer) },
+            None => ReceiptState::Reserved { being_read: filed.being_read },
+        };
+        keeper::Receipt {
+            attempt: id(filed.attempt),
+            lineage: Lineage(filed.lineage.into()),
+            generation: Generation(filed.generation.into()),
+            presented: self.pair_id(filed.presented),
+            state,
+        }
+    }
+
+    fn answer(&self, answer: Answer) -> keeper::Answer {
+        let received = |status: u16, body: String| keeper::Answer::Received {
+            status,
+            retry_after: None,
+            date: None,
+            body,
+            complete: true,
+        };
+        let own_error = r#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#;
+        let answer = match (answer, self.broken) {
+            (Answer::ServerError, Some(Break::ServerErrorAsUnspent)) => Answer::Unavailable,
+            (Answer::Lost, Some(Break::DoubtAsFailed)) => Answer::NotSent,
+            (answer, _) => answer,
+        };
+        match answer {
+            Answer::Tokens(pair) => {
+                let Grant { access, refresh, .. } = self.grant(pair);
+                // A provider that does not rotate leaves the refresh token out.
+                let refresh = refresh.filter(|_| self.class != Class::None);
+                let refresh = refresh.map_or(String::new(), |token| format!(r#","refresh_token":"{}""#, token.expose()));
+                let life = LIFE.as_secs();
+                received(200, format!(r#"{{"access_token":"{}","expires_in":{life}{refresh}}}"#, access.expose()))
+            }
+            Answer::InvalidGrant => received(400, r#"{"error":"invalid_grant"}"#.into()),
+            Answer::ServerError => received(502, "<html>".into()),
+            Answer::Unavailable => received(503, own_error.into()),
+            Answer::Lost => keeper::Answer::Lost { why: "closed".into() },
+            Answer::NotSent => keeper::Answer::NotSent { why: "no route".into() },
+        }
+    }
+
+    fn grant(&self, pair: Pair) -> Grant {
+        let generation = if self.class == Class::None { 0 } else { pair.generation() };
+        let access = format!("access-{}-{}", pair.family(), pair.generation());
+        let refresh = format!("refresh-{}-{generation}", pair.family());
+        Grant {
+            access: AccessToken::parse(&access).expect("it is a token"),
+            refresh: Some(RefreshToken::parse(&refresh).expect("it is a token")),
+            expires_at: Some(now() + LIFE),
+            grant_expires_at: None,
+            scopes: Vec::new(),
+        }
+    }
+
+    pub(super) fn pair_id(&self, pair: Pair) -> PairId {
+        thread_local! {
+            static KNOWN: RefCell<IndexMap<(bool, Pair), PairId, Fast>> = RefCell::default();
+        }
+        KNOWN.with(|known| remembered(known, (self.class == Class::None, pair), || self.grant(pair).pair()))
+    }
+
+    fn record(&self, record: &Rec, (age, grace): Times) -> Record {
+        let left = match age {
+            0 => SignedDuration::from_hours(7),
+            1 => SignedDuration::from_secs(300),
+            _ => SignedDuration::from_secs(-1),
+        };
+        let expires_at = now() + left;
+        let sent_at = if grace == 0 { now() - SignedDuration::from_secs(1) } else { now() - SignedDuration::from_hours(1) };
+        let (lineage, generation) = (Lineage(record.lineage.into()), Generation(record.generation.into()));
+        let standing = match record.standing {
+            Standing::Live => Real::Live,
+            Standing::InDoubt(again) => {
+                Real::InDoubt { sent_at, since: sent_at, presented_again: again.into() }
+            }
+            Standing::Refused(confirmed) => {
+                let at = now() - SignedDuration::from_hours(1);
+                Real::Refused { reason: Reason::RefreshTokenRevoked, at, confirmed }
+            }
+        };
+        let intent = (record.intent > 0).then(|| Intent {
+            attempt: id(record.intent),
+            lineage,
+            generation,
+            presented: self.pair_id(record.pair),
+            sent_at,
+            deadline: sent_at + self.policy.deadline,
+            machine: "model".into(),
+        });
+        let old_doubts = Pair::all().filter(|pair| record.old_doubts.has(*pair));
+        let old_doubt = |pair| OldDoubt { fingerprint: self.pair_id(pair).fingerprint(), sent_at };
+        Record {
+            chain: self.chain.clone(),
+            lineage,
+            generation,
+            kind: Kind::RefreshToken,
+            pair: self.pair_id(record.pair),
+            expires_at,
+            expiry_assumed: false,
+            life_secs: LIFE.as_secs(),
+            granted_at: now() - SignedDuration::from_hours(1),
+            grant_expires_at: None,
+            scopes: Vec::new(),
+            stored_at: now() - SignedDuration::from_hours(1),
+            renew_at: Some(expires_at - SignedDuration::from_hours(1)),
+            standing,
+            access_refused: record.access_refused,
+            intent,
+            made_by: (record.made_by > 0).then(|| id(record.made_by)),
+            last_attempt: id(record.last_attempt),
+            failures: None,
+            rewriting: None,
+            old_doubts: old_doubts.map(old_doubt).collect(),
+            adoptions: Vec::new(),
+        }
+    }
+
+    fn back(&self, record: &Record) -> Rec {
+        let pair_of = |id: PairId| Pair::all().find(|pair| self.pair_id(*pair) == id);
+        let attempt = |id: AttemptId| id.0 as u8;
+        let mut old_doubts = Pairs::default();
+        for old in &record.old_doubts {
+            let is = |pair: &Pair| self.pair_id(*pair).fingerprint() == old.fingerprint;
+            Pair::all().filter(is).for_each(|pair| old_doubts.add(pair));
+        }
+        Rec {
+            lineage: record.lineage.0 as u8,
+            generation: record.generation.0 as u8,
+            pair: pair_of(record.pair).expect("the model knows every pair"),
+            standing: match record.standing {
+                Real::Live => Standing::Live,
+                Real::InDoubt { presented_again, .. } => Standing::InDoubt(presented_again.min(2) as u8),
+                Real::Refused { confirmed, .. } => Standing::Refused(confirmed),
+            },
+            access_refused: record.access_refused,
+            intent: record.intent.as_ref().map_or(0, |intent| attempt(intent.attempt)),
+            made_by: record.made_by.map_or(0, attempt),
+            last_attempt: attempt(record.last_attempt),
+            old_doubts,
+        }
+    }
+}
+
+fn id(attempt: u8) -> AttemptId {
+    AttemptId(attempt.into())
+}

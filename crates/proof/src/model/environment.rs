@@ -1,0 +1,542 @@
+//! Everything that is not a keeper: provider and network, people and programs that edit the file, crashes, pauses,
+//! and time.
+
+use super::state::{ANY, ATTEMPTS, Answer, At, Content, FAMILIES, Keeper, Net, Pair, Pairs, Receipt, State};
+use super::{Break, Class, Model, Sometimes, Vault};
+
+/// One thing that happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// A keeper takes its next step.
+    Step(u8, At),
+    /// A keeper takes the lock or the lease for a look.
+    Wake {
+        /// Which.
+        keeper: u8,
+        /// An exchange was asked for.
+        forced: bool,
+        /// A 401 was seen.
+        refused: bool,
+    },
+    /// A keeper takes the lock to bring a grant in.
+    Import(u8, Pair),
+    /// A keeper takes the lock to settle an answer that is only in its memory.
+    SettleMemory(u8, u8),
+    /// It tries once more to write that receipt.
+    WriteReceipt(u8),
+    /// The acknowledgement of a write is lost: it happened, and the keeper looks again.
+    LostAcknowledgement(u8, At),
+    /// A receipt cannot be written.
+    ReceiptUnwritable(u8, u8),
+    /// A process dies, and is started again.
+    Crash(u8, At),
+    /// A publication waits while its process goes on.
+    PublishLater(u8),
+    /// It happens now.
+    PublishNow(u8),
+    /// The deadline of a keeper's attempt passes.
+    Deadline(u8),
+    /// The holder's lease ends.
+    LeaseEnds,
+    /// A late answer is written down.
+    LateAnswer(u8),
+    /// The reading of a late answer is given up.
+    GiveUp(u8),
+    /// The provider processes an exchange, and answers so.
+    Process(u8, Answer),
+    /// What is on the way is lost.
+    Lose(u8),
+    /// A person logs in.
+    LogIn(Pair),
+    /// An older file is put back.
+    PutBack(Pair),
+    /// The file is taken away.
+    Remove,
+    /// The file is spoilt.
+    Spoil,
+    /// A foreign client rotates what the file holds.
+    ForeignRotation(Pair),
+    /// The provider ends a login.
+    Revoke(u8),
+    /// Access tokens grow older.
+    TimePasses,
+    /// The grace of a login passes by one more count.
+    GracePasses(u8),
+}
+
+/// What may happen, with the state after it.
+pub(super) type Moves = Vec<(Action, Result<State, super::Violation>)>;
+
+impl Model {
+    /// Everything that may happen next.
+    pub(super) fn moves(&self, s: &State, moves: &mut Moves) {
+        if let Some(k) = (0..self.config.keepers).find(|k| matches!(s.keepers[*k].at, At::Publish(_))) {
+            // What a process tells its own readers is nobody else's business: no need to interleave it.
+            self.step_move(s, k, moves);
+            self.step_faults(s, k, moves);
+            return;
+        }
+        for k in 0..self.config.keepers {
+            self.keeper_moves(s, k, moves);
+        }
+        for attempt in 1..=ATTEMPTS as u8 {
+            self.network_moves(s, attempt, moves);
+        }
+        self.time_moves(s, moves);
+        if self.config.vault == Vault::AuthFile {
+            self.edits(s, moves);
+        } else {
+            self.pushes(s, moves);
+        }
+        for family in 0..FAMILIES as u8 {
+            let lives = s.families[usize::from(family)].exists && !s.families[usize::from(family)].revoked;
+            if lives {
+                self.spend(s, moves, Action::Revoke(family), |left| &mut left.revocations, |s| {
+                    s.families[usize::from(family)].revoked = true;
+                });
+            }
+        }
+    }
+
+    /// A fault, if the budget has one left.
+    fn spend(
+        &self,
+        s: &State,
+        moves: &mut Moves,
+        action: Action,
+        which: impl Fn(&mut super::Budget) -> &mut u8,
+        with: impl FnOnce(&mut State),
+    ) {
+        let mut next = *s;
+        if next.left.total > 0 && *which(&mut next.left) > 0 {
+            next.left.total -= 1;
+            let left = which(&mut next.left);
+            *left -= u8::from(*left != ANY);
+            with(&mut next);
+            moves.push((action, Ok(next)));
+        }
+    }
+
+    fn keeper_moves(&self, s: &State, k: usize, moves: &mut Moves) {
+        let (keeper, name) = (s.keepers[k], k as u8);
+        self.step_move(s, k, moves);
+        self.step_faults(s, k, moves);
+        if let Some(seen) = keeper.background {
+            let mut next = *s;
+            next.keepers[k].background = None;
+            let done = self.publish(&mut next, k, Some(seen));
+            moves.push((Action::PublishNow(name), done.map(|()| next)));
+        }
+        if keeper.at == At::Idle {
+            self.wakes(s, k, moves);
+        }
+        self.spend(s, moves, Action::Crash(name, keeper.at), |left| &mut left.crashes, |s| self.crash(s, k));
+    }
+
+    fn step_move(&self, s: &State, k: usize, moves: &mut Moves) {
+        if self.can_step(s, k) {
+            let mut next = *s;
+            let done = self.step(&mut next, k);
+            moves.push((Action::Step(k as u8, s.keepers[k].at), done.map(|()| next)));
+        }
+    }
+
+    fn can_step(&self, s: &State, k: usize) -> bool {
+        match s.keepers[k].at {
+            At::Await(attempt) => matches!(s.attempt(attempt).net, Net::Answered(_)),
+            at => at != At::Idle,
+        }
+    }
+
+    fn step_faults(&self, s: &State, k: usize, moves: &mut Moves) {
+        let (keeper, name) = (s.keepers[k], k as u8);
+        if let At::Keep(attempt, answer) = keeper.at {
+            self.spend(s, moves, Action::ReceiptUnwritable(name, attempt), |left| &mut left.disk, |s| {
+                self.keep(s, attempt, answer, false);
+                s.keepers[k].settles = attempt;
+                s.keepers[k].at = At::Look;
+            });
+        }
+        if let (At::Publish(Some(seen)), None) = (keeper.at, keeper.background) {
+            self.spend(s, moves, Action::PublishLater(name), |left| &mut left.pauses, |s| {
+                s.keepers[k].background = Some(seen);
+                s.keepers[k].at = At::Idle;
+            });
+        }
+        match self.config.vault {
+            Vault::AuthFile => self.deadline(s, k, moves),
+            Vault::Database => self.lost_acknowledgement(s, k, moves),
+        }
+    }
+
+    fn deadline(&self, s: &State, k: usize, moves: &mut Moves) {
+        let at = s.keepers[k].at;
+        let (At::Await(attempt) | At::Check(attempt)) = at else { return };
+        self.spend(s, moves, Action::Deadline(k as u8), |left| &mut left.pauses, |s| {
+            s.attempt_mut(attempt).late = true;
+            if at == At::Await(attempt) {
+                self.rest(s, k, s.record.as_ref().map(super::keeper::seen));
+            }
+        });
+    }
+
+    /// The transaction happened, or was refused; either way the keeper does not know, and reads again.
+    fn lost_acknowledgement(&self, s: &State, k: usize, moves: &mut Moves) {
+        let at = s.keepers[k].at;
+        if !matches!(at, At::Commit(_) | At::Intend(_) | At::Settle(_)) {
+            return;
+        }
+        let action = Action::LostAcknowledgement(k as u8, at);
+        self.spend(s, moves, action, |left| &mut left.disk, |s| {
+            let _ = self.step(s, k);
+            if let At::Intend(attempt) = at {
+                s.attempt_mut(attempt).reading = false;
+            }
+            s.keepers[k].at = At::Look;
+            self.saw(Sometimes::LostAcknowledgement);
+        });
+    }
+
+    fn wakes(&self, s: &State, k: usize, moves: &mut Moves) {
+        let ignored = match self.config.vault {
+            Vault::AuthFile => self.broken == Some(Break::LockIgnored),
+            Vault::Database => self.broken == Some(Break::LeaseIgnored),
+        };
+        if s.holder != 0 && !ignored {
+            return;
+        }
+        let name = k as u8;
+        let mut wake = |action, with: &dyn Fn(&mut State)| {
+            let mut next = *s;
+            next.holder = name + 1;
+            next.keepers[k].at = At::Look;
+            with(&mut next);
+            moves.push((action, Ok(next)));
+        };
+        for forced in [false, true] {
+            wake(Action::Wake { keeper: name, forced, refused: false }, &|s| s.keepers[k].forced = forced);
+        }
+        if let Some(seen) = s.keepers[k].snapshot
+            && !s.access_lives(seen.pair)
+        {
+            let action = Action::Wake { keeper: name, forced: false, refused: true };
+            wake(action, &|s| s.keepers[k].refused = Some(seen.position));
+        }
+        for attempt in 1..=ATTEMPTS as u8 {
+            let of = s.attempt(attempt);
+            if of.by == name + 1 && of.memory.is_some() {
+                wake(Action::SettleMemory(name, attempt), &|s| s.keepers[k].settles = attempt);
+            }
+        }
+        if self.config.vault == Vault::AuthFile
+            && let Some(pair) = next_login(s)
+        {
+            self.spend(s, moves, Action::Import(name, pair), |left| &mut left.imports, |s| {
+                log_in(s, pair);
+                s.holder = name + 1;
+                s.keepers[k].at = At::Look;
+                s.keepers[k].import = Some(pair);
+            });
+        }
+    }
+
+    fn crash(&self, s: &mut State, k: usize) {
+        self.crashed(&s.keepers[k].at);
+        if let At::Keep(_, Answer::Tokens(pair)) = s.keepers[k].at {
+            // The one window that stays open.
+            s.ghost.received.remove(pair);
+        }
+        for attempt in &mut s.attempts {
+            if usize::from(attempt.by) != k + 1 {
+                continue;
+            }
+            if let Some(Answer::Tokens(pair)) = attempt.memory
+                && self.broken != Some(Break::ReceiptSkipped)
+            {
+                // Two faults at once: no room for the answer though it was reserved, and a crash. The pair may be
+                // lost, or found in the file and adopted.
+                s.ghost.received.remove(pair);
+                s.ghost.file_is_ours = false;
+            }
+            (attempt.reading, attempt.memory) = (false, None);
+        }
+        if usize::from(s.holder) == k + 1 && self.config.vault == Vault::AuthFile {
+            s.holder = 0;
+        }
+        s.keepers[k] = Keeper::default();
+    }
+
+    fn network_moves(&self, s: &State, number: u8, moves: &mut Moves) {
+        let of = *s.attempt(number);
+        if let Some(answer) = of.memory {
+            let mut next = *s;
+            self.keep(&mut next, number, answer, true);
+            moves.push((Action::WriteReceipt(number), Ok(next)));
+        }
+        match of.net {
+            Net::Quiet => {}
+            Net::Request => self.process_moves(s, number, moves),
+            Net::Answered(answer) if answer != Answer::Lost => {
+                self.spend(s, moves, Action::Lose(number), |left| &mut left.lost, |s| {
+                    s.attempt_mut(number).net = Net::Answered(Answer::Lost);
+                });
+            }
+            Net::Answered(_) => {}
+        }
+        let awaited = (0..self.config.keepers).any(|k| s.keepers[k].at == At::Await(number));
+        if !of.late || !of.reading || awaited || of.memory.is_some() {
+            return;
+        }
+        if let Net::Answered(_) = of.net {
+            let mut next = *s;
+            self.receive(&mut next, number, |s, answer| self.keep(s, number, answer, true));
+            moves.push((Action::LateAnswer(number), Ok(next)));
+        }
+        if of.sent {
+            self.spend(s, moves, Action::GiveUp(number), |left| &mut left.pauses, |s| {
+                s.attempt_mut(number).reading = false;
+            });
+        }
+    }
+
+    fn process_moves(&self, s: &State, number: u8, moves: &mut Moves) {
+        let of = s.attempt(number);
+        let reply = |s: &mut State, answer| {
+            let of = s.attempt_mut(number);
+            of.net = if of.reading { Net::Answered(answer) } else { Net::Quiet };
+        };
+        if !of.reading {
+            // Nobody would ever know: it may as well never arrive.
+            let mut next = *s;
+            next.attempt_mut(number).net = Net::Quiet;
+            moves.push((Action::Lose(number), Ok(next)));
+        }
+        let Some(pair) = of.presented else { return };
+        let mut next = *s;
+        let answer = self.provider(&mut next, pair);
+        reply(&mut next, answer);
+        moves.push((Action::Process(number, answer), Ok(next)));
+        for spends in [false, true] {
+            self.spend(s, moves, Action::Process(number, Answer::ServerError), |left| &mut left.errors, |s| {
+                if spends {
+                    self.provider(s, pair);
+                }
+                reply(s, Answer::ServerError);
+            });
+        }
+        self.spend(s, moves, Action::Process(number, Answer::Unavailable), |left| &mut left.errors, |s| {
+            reply(s, Answer::Unavailable);
+        });
+        if of.reading {
+            self.spend(s, moves, Action::Lose(number), |left| &mut left.lost, |s| reply(s, Answer::Lost));
+        }
+    }
+
+    /// The provider's transaction for a presented pair.
+    pub(super) fn provider(&self, s: &mut State, pair: Pair) -> Answer {
+        let (index, generation) = (pair.family(), pair.generation() as u8);
+        let family = &mut s.families[index];
+        let newest = generation == family.newest;
+        let in_grace = generation + 1 == family.newest && family.grace < 2;
+        let rotates = match self.config.class {
+            Class::None => true,
+            Class::Grace => newest || in_grace,
+            Class::Strict { .. } => newest,
+        };
+        if rotates && !family.revoked && family.newest + 1 >= self.config.generations {
+            // Beyond the bounds of the search.
+            return Answer::Unavailable;
+        }
+        if family.revoked || !rotates {
+            let punished = match self.config.class {
+                Class::Strict { revokes } => revokes,
+                Class::Grace => true,
+                Class::None => false,
+            };
+            family.revoked |= !rotates && punished;
+            s.ghost.refused.add(pair);
+            return Answer::InvalidGrant;
+        }
+        family.newest += 1;
+        let next = Pair::new(index, usize::from(family.newest));
+        s.ages[usize::from(next.0)] = 0;
+        Answer::Tokens(next)
+    }
+
+    fn time_moves(&self, s: &State, moves: &mut Moves) {
+        for k in 0..self.config.keepers {
+            if self.config.vault == Vault::Database && usize::from(s.holder) == k + 1 {
+                self.lease_ends(s, k, moves);
+            }
+        }
+        if let Some(record) = &s.record
+            && s.age(record.pair) < self.config.oldest
+        {
+            let mut next = *s;
+            for pair in Pair::all().filter(|pair| given(s, *pair)) {
+                let age = &mut next.ages[usize::from(pair.0)];
+                *age = (*age + 1).min(self.config.oldest);
+            }
+            moves.push((Action::TimePasses, Ok(next)));
+        }
+        if self.config.class == Class::Grace {
+            for (index, family) in s.families.iter().enumerate() {
+                if family.newest > 0 && family.grace < 2 {
+                    let mut next = *s;
+                    next.families[index].grace += 1;
+                    moves.push((Action::GracePasses(index as u8), Ok(next)));
+                }
+            }
+        }
+    }
+
+    /// A lease outlives its holder's deadline by more than any pause: who has checked its deadline has sent.
+    fn lease_ends(&self, s: &State, k: usize, moves: &mut Moves) {
+        let keeper = s.keepers[k];
+        let sending = matches!(keeper.at, At::Send(_));
+        if sending && self.broken != Some(Break::PauseBoundDropped) {
+            return;
+        }
+        let ends = |s: &mut State| {
+            s.holder = 0;
+            if let At::Check(attempt) | At::Send(attempt) | At::Await(attempt) = keeper.at {
+                s.attempt_mut(attempt).late = true;
+            }
+            if let At::Await(_) = keeper.at {
+                self.rest(s, k, s.record.as_ref().map(super::keeper::seen));
+            }
+            self.saw(Sometimes::TakenOver);
+        };
+        if keeper.at != At::Idle {
+            self.spend(s, moves, Action::LeaseEnds, |left| &mut left.pauses, ends);
+        } else {
+            let mut next = *s;
+            ends(&mut next);
+            moves.push((Action::LeaseEnds, Ok(next)));
+        }
+    }
+
+    fn edits(&self, s: &State, moves: &mut Moves) {
+        let edit = |action, content, moves: &mut Moves, more: &dyn Fn(&mut State)| {
+            self.spend(s, moves, action, |left| &mut left.edits, |s| {
+                more(s);
+                // Who overwrites the only copy of a pair has seen it.
+                if let Content::Grant(pair) = s.file
+                    && !s.in_receipt(pair)
+                {
+                    s.ghost.received.remove(pair);
+                }
+                self.write_file(s, content, false);
+                s.ghost.unseen = (content != Content::Missing).then_some(content);
+            });
+        };
+        if let Some(pair) = next_login(s) {
+            edit(Action::LogIn(pair), Content::Grant(pair), moves, &|s| log_in(s, pair));
+        }
+        for pair in Pair::all() {
+            if s.ghost.was_in_file.has(pair) && s.file != Content::Grant(pair) {
+                edit(Action::PutBack(pair), Content::Grant(pair), moves, &|_| {});
+            }
+        }
+        if s.file != Content::Missing {
+            edit(Action::Remove, Content::Missing, moves, &|_| {});
+        }
+        if s.file != Content::Garbage {
+            edit(Action::Spoil, Content::Garbage, moves, &|_| {});
+        }
+        if let Content::Grant(pair) = s.file {
+            let family = s.families[pair.family()];
+            let usable = !family.revoked && usize::from(family.newest) == pair.generation();
+            if usable && family.newest + 1 < self.config.generations {
+                self.spend(s, moves, Action::ForeignRotation(pair), |left| &mut left.foreign, |s| {
+                    if let Answer::Tokens(next) = self.provider(s, pair) {
+                        let content = Content::Grant(next);
+                        self.write_file(s, content, false);
+                        s.ghost.unseen = Some(content);
+                        self.saw(Sometimes::ForeignRotation);
+                    }
+                });
+            }
+        }
+    }
+
+    /// At a database a push is a transaction of its own, whoever holds the lease.
+    fn pushes(&self, s: &State, moves: &mut Moves) {
+        if let Some(pair) = next_login(s) {
+            self.spend(s, moves, Action::LogIn(pair), |left| &mut left.imports, |s| {
+                log_in(s, pair);
+                let times = s.record.map_or((0, 0), |record| self.times(s, record.pair));
+                let write = super::bridge::Write::TakeIn { pair, imported: true };
+                s.record = self.bridge.write(s.record, times, write);
+                s.ghost.received = Pairs::default();
+            });
+        }
+    }
+
+    /// Good weather: the one thing that happens next when nothing goes wrong any more and the first keeper runs.
+    /// `None`: nothing is under way.
+    pub(super) fn calm(&self, s: &State) -> Option<Result<State, super::Violation>> {
+        let mut next = *s;
+        for number in 1..=ATTEMPTS as u8 {
+            let of = *next.attempt(number);
+            if of.net == Net::Request {
+                let answer = of.presented.map(|pair| self.provider(&mut next, pair));
+                let net = answer.filter(|_| of.reading).map_or(Net::Quiet, Net::Answered);
+                next.attempt_mut(number).net = net;
+                return Some(Ok(next));
+            }
+            let awaited = (0..self.config.keepers).any(|k| next.keepers[k].at == At::Await(number));
+            if of.reading && !awaited && of.memory.is_none() && of.late {
+                if let Net::Answered(_) = of.net {
+                    self.receive(&mut next, number, |s, answer| self.keep(s, number, answer, true));
+                } else {
+                    next.attempt_mut(number).reading = false;
+                }
+                return Some(Ok(next));
+            }
+        }
+        if let Some(k) = (0..self.config.keepers).find(|k| self.can_step(&next, *k)) {
+            return Some(self.step(&mut next, k).map(|()| next));
+        }
+        for number in 1..=ATTEMPTS as u8 {
+            if let Some(answer) = next.attempt(number).memory {
+                self.keep(&mut next, number, answer, true);
+                return Some(Ok(next));
+            }
+        }
+        if next.holder != 0 {
+            next.holder = 0;
+            return Some(Ok(next));
+        }
+        None
+    }
+
+    /// Whether no receipt waits and no intent is open.
+    pub(super) fn nothing_open(&self, s: &State) -> bool {
+        s.record.is_some_and(|record| {
+            let waits = |receipt: &Receipt| match receipt {
+                Receipt::Answered(of, Answer::Tokens(_)) => {
+                    let of = s.attempt(*of);
+                    (of.lineage, of.generation) == record.position()
+                }
+                Receipt::Answered(..) | Receipt::Reserved(_) | Receipt::Missing => false,
+            };
+            record.intent == 0 && !s.receipts.iter().any(waits)
+        })
+    }
+}
+
+fn given(s: &State, pair: Pair) -> bool {
+    let family = s.families[pair.family()];
+    family.exists && pair.generation() <= usize::from(family.newest)
+}
+
+fn next_login(s: &State) -> Option<Pair> {
+    let family = s.families.iter().position(|family| !family.exists)?;
+    Some(Pair::new(family, 0))
+}
+
+fn log_in(s: &mut State, pair: Pair) {
+    s.families[pair.family()].exists = true;
+    s.ghost.durable.add(pair);
+}

@@ -1,0 +1,703 @@
+//! A keeper of the model, step by step: each step is one read or one durable write, so that a crash, an edit or
+//! another keeper may fall between any two.
+
+use super::bridge::{Facts, Filed, Verdict, Write};
+use super::state::{
+    ATTEMPTS, Answer, At, Attempt, Content, Goal, Net, Pair, Pairs, Rec, Receipt, Seen, Staged, Standing, State,
+};
+use super::{Break, Class, Model, Sometimes, Vault, Violation};
+use evergrant_core::keeper::Swap;
+
+type Done = Result<(), Violation>;
+
+impl Model {
+    /// The next step of a keeper that is about to do something.
+    pub(super) fn step(&self, s: &mut State, k: usize) -> Done {
+        match s.keepers[k].at {
+            At::Idle => Ok(()),
+            At::Look => self.look(s, k),
+            At::Stage(goal) => self.stage(s, k, goal),
+            At::Exchange(goal) => self.exchange(s, k, goal),
+            At::CameOut(goal) => self.came_out(s, k, goal),
+            At::PutBack(goal) => {
+                put_back(s, k, goal);
+                Ok(())
+            }
+            At::MakeFile(pair) => {
+                let missing = s.file == Content::Missing;
+                if missing {
+                    // A grant that was handed in may be adopted after a crash: it is a new lineage either way.
+                    self.write_file(s, Content::Grant(pair), false);
+                }
+                s.keepers[k].at = if missing { At::TakeIn(pair) } else { At::Look };
+                Ok(())
+            }
+            At::Remember(attempt) => self.remember(s, k, attempt),
+            At::Books(attempt) | At::Commit(attempt) => self.books(s, k, attempt),
+            At::DropReceipts => {
+                self.drop_receipts(s, k);
+                s.keepers[k].at = At::Look;
+                Ok(())
+            }
+            At::Settle(attempt) => self.settle(s, k, attempt),
+            At::Doubt => {
+                self.write(s, Write::Doubt);
+                s.keepers[k].at = At::Look;
+                Ok(())
+            }
+            At::AdoptAfter(spent) => {
+                s.replaced.add(spent);
+                s.ghost.replaced.add(spent);
+                s.keepers[k].at = At::Adopt;
+                Ok(())
+            }
+            At::Adopt => self.adopt(s, k),
+            At::TakeIn(pair) => {
+                self.write(s, Write::TakeIn { pair, imported: true });
+                s.ghost.received = Pairs::default();
+                s.keepers[k].import = None;
+                self.rest(s, k, s.record.as_ref().map(seen));
+                Ok(())
+            }
+            At::Reserve => self.reserve(s, k),
+            At::Intend(attempt) => self.intend(s, k, attempt),
+            At::Check(attempt) => {
+                let late = s.attempt(attempt).late;
+                if late {
+                    self.saw(Sometimes::DeadlineBeforeSending);
+                    s.attempt_mut(attempt).unspent = true;
+                }
+                s.keepers[k].at = if late { At::Keep(attempt, Answer::NotSent) } else { At::Send(attempt) };
+                // Under a lock nothing can come in between; under a lease the holder may be paused here.
+                if !late && self.config.vault == Vault::AuthFile { self.send(s, k, attempt) } else { Ok(()) }
+            }
+            At::Send(attempt) => self.send(s, k, attempt),
+            At::Await(attempt) => {
+                self.receive(s, attempt, |s, answer| s.keepers[k].at = At::Keep(attempt, answer));
+                if self.broken == Some(Break::PublishBeforeSync)
+                    && let At::Keep(_, Answer::Tokens(pair)) = s.keepers[k].at
+                    && let Some(record) = &s.record
+                {
+                    let position = (record.lineage, record.generation + 1);
+                    return self.publish(s, k, Some(Seen { position, pair }));
+                }
+                Ok(())
+            }
+            At::Keep(attempt, answer) => {
+                self.keep(s, attempt, answer, self.broken != Some(Break::ReceiptSkipped));
+                s.keepers[k].settles = if s.attempt(attempt).memory.is_some() { attempt } else { 0 };
+                s.keepers[k].at = At::Look;
+                Ok(())
+            }
+            At::Publish(seen) => {
+                s.keepers[k].at = At::Idle;
+                self.publish(s, k, seen)
+            }
+        }
+    }
+
+    /// Hands an answer that has arrived to `with`.
+    pub(super) fn receive(&self, s: &mut State, attempt: u8, with: impl FnOnce(&mut State, Answer)) {
+        if let Net::Answered(answer) = s.attempt(attempt).net {
+            let at = s.attempt_mut(attempt);
+            at.net = Net::Quiet;
+            at.unspent = matches!(answer, Answer::Unavailable | Answer::NotSent);
+            let current = s.record.is_some_and(|record| record.lineage == s.attempt(attempt).lineage);
+            if let (Answer::Tokens(pair), true) = (answer, current) {
+                s.ghost.received.add(pair);
+            }
+            with(s, answer);
+        }
+    }
+
+    /// Step 6: the receipt is written, or the answer stays in memory.
+    pub(super) fn keep(&self, s: &mut State, attempt: u8, answer: Answer, written: bool) {
+        s.attempt_mut(attempt).reading = !written;
+        let slot = self.slot(attempt);
+        match s.receipts[slot] {
+            Receipt::Reserved(of) | Receipt::Answered(of, _) if written => {
+                s.receipts[slot] = Receipt::Answered(of, answer);
+                s.attempt_mut(attempt).memory = None;
+                if let Answer::Tokens(pair) = answer {
+                    s.ghost.durable.add(pair);
+                }
+            }
+            Receipt::Reserved(_) | Receipt::Answered(..) | Receipt::Missing => {
+                s.attempt_mut(attempt).memory = Some(answer);
+            }
+        }
+    }
+
+    pub(super) fn slot(&self, attempt: u8) -> usize {
+        if self.broken == Some(Break::ReceiptShared) { 0 } else { usize::from(attempt) - 1 }
+    }
+
+    fn facts(&self, s: &State, k: usize) -> Facts {
+        let mut receipts = [None; ATTEMPTS];
+        for (filed, receipt) in receipts.iter_mut().zip(&s.receipts) {
+            let (of, answer) = match *receipt {
+                Receipt::Missing => continue,
+                Receipt::Reserved(of) => (of, None),
+                Receipt::Answered(of, answer) => (of, Some(answer)),
+            };
+            let attempt = s.attempt(of);
+            if self.config.vault == Vault::Database && usize::from(attempt.by) != k + 1 {
+                continue;
+            }
+            *filed = self.filed(attempt, of, answer);
+        }
+        let settles = s.keepers[k].settles;
+        if settles > 0 {
+            let attempt = s.attempt(settles);
+            receipts[usize::from(settles) - 1] = self.filed(attempt, settles, attempt.memory);
+        }
+        let (file, record) = (self.vault(s), s.record);
+        let replaced = match (file, &record) {
+            (Content::Grant(pair), record) => {
+                record.is_none_or(|record| record.pair != pair) && s.replaced.has(pair)
+            }
+            (Content::Missing | Content::Garbage, _) => false,
+        };
+        let edit_beside = s.staged.is_some_and(|staged| staged.swap.way_back(staged.lies).is_some());
+        Facts { file, record, receipts, replaced, edit_beside }
+    }
+
+    fn filed(&self, attempt: &Attempt, of: u8, answer: Option<Answer>) -> Option<Filed> {
+        let being_read = attempt.reading && self.broken != Some(Break::PresentWhileRead);
+        let Attempt { lineage, generation, presented, .. } = *attempt;
+        Some(Filed { attempt: of, lineage, generation, presented: presented?, answer, being_read })
+    }
+
+    /// What the vault holds: the file, or the row's own pair.
+    fn vault(&self, s: &State) -> Content {
+        match (self.config.vault, &s.record) {
+            (Vault::AuthFile, _) => s.file,
+            (Vault::Database, record) => record.map_or(Content::Missing, |record| Content::Grant(record.pair)),
+        }
+    }
+
+    fn verdict(&self, s: &State, k: usize) -> Verdict {
+        let mut facts = self.facts(s, k);
+        let differs = match (facts.file, &facts.record) {
+            (Content::Grant(pair), Some(record)) => record.pair != pair,
+            (Content::Grant(_) | Content::Missing | Content::Garbage, _) => false,
+        };
+        match self.broken {
+            Some(Break::AdoptBeforeReceipts) if differs && !facts.replaced => return Verdict::Adopt(None),
+            Some(Break::ReplacedAdopted) if facts.replaced => return Verdict::Adopt(None),
+            Some(Break::StaleLineage) => {
+                if let (Some(record), Some(filed)) = (&mut facts.record, older_lineage(&facts.receipts, &s.record))
+                    && record.lineage > filed.lineage
+                    && s.keepers[k].read.is_some()
+                {
+                    return Verdict::Commit(filed.attempt);
+                }
+            }
+            Some(_) | None => {}
+        }
+        self.bridge.recover(facts)
+    }
+
+    fn look(&self, s: &mut State, k: usize) -> Done {
+        let file = self.vault(s);
+        s.keepers[k].read = Some(file);
+        if s.ghost.unseen == Some(file) {
+            s.ghost.unseen = None;
+        }
+        let verdict = self.verdict(s, k);
+        if verdict != Verdict::SwapBack {
+            // What an earlier commit left otherwise is removed.
+            forget_staged(s);
+        }
+        let known = s.record.as_ref().map(seen);
+        s.keepers[k].at = match verdict {
+            Verdict::SwapBack => At::PutBack(Goal::Back),
+            Verdict::Absent | Verdict::Malformed => return self.stop(s, k, None),
+            Verdict::Spent => {
+                self.saw(Sometimes::Spent);
+                return self.stop(s, k, None);
+            }
+            Verdict::BeingRead => {
+                self.saw(Sometimes::BeingRead);
+                return self.stop(s, k, known);
+            }
+            Verdict::Finish(attempt) => {
+                self.saw(Sometimes::OwnCommitFinished);
+                At::Remember(attempt)
+            }
+            Verdict::Commit(attempt) if self.config.vault == Vault::Database => At::Commit(attempt),
+            Verdict::Commit(attempt) => At::Stage(Goal::Commit(attempt)),
+            Verdict::Forward(attempt) => {
+                self.saw(Sometimes::RolledForward);
+                At::Stage(Goal::Forward(attempt))
+            }
+            Verdict::Settle(attempt) => At::Settle(attempt),
+            Verdict::InDoubt => return self.in_doubt(s, k, known),
+            Verdict::Adopt(Some(spent)) => At::AdoptAfter(spent),
+            Verdict::Adopt(None) => At::Adopt,
+            Verdict::Clean => return self.ready(s, k),
+        };
+        Ok(())
+    }
+
+    /// An open intent without an answer. Its receipt may lie on another machine, which may come back with it.
+    fn in_doubt(&self, s: &mut State, k: usize, known: Option<Seen>) -> Done {
+        let Some(record) = s.record else { return Ok(()) };
+        let elsewhere = usize::from(s.attempt(record.intent).by) != k + 1;
+        let waits = self.config.vault == Vault::Database && elsewhere && s.age(record.pair) < 2;
+        if waits && self.broken != Some(Break::OtherMachinePresents) {
+            self.saw(Sometimes::WaitsForOtherMachine);
+            return self.stop(s, k, known);
+        }
+        if self.broken == Some(Break::DoubtAsFailed) {
+            s.record = Some(Rec { intent: 0, standing: Standing::Live, ..record });
+            return Ok(());
+        }
+        s.keepers[k].at = At::Doubt;
+        Ok(())
+    }
+
+    /// Nothing is open: an import goes in, or it is decided whether the pair is presented.
+    fn ready(&self, s: &mut State, k: usize) -> Done {
+        let Some(record) = s.record else { return Ok(()) };
+        let known = Some(seen(&record));
+        let keeper = s.keepers[k];
+        if keeper.import.is_some() || keeper.settles > 0 {
+            return self.stop(s, k, known);
+        }
+        if keeper.refused == Some(record.position()) && !record.access_refused {
+            s.record = Some(Rec { access_refused: true, ..record });
+            return Ok(());
+        }
+        let times = self.times(s, record.pair);
+        let why = self.bridge.decide(record, times, keeper.forced);
+        let has_room = s.families[record.pair.family()].newest + 1 < self.config.generations;
+        match why {
+            Some(_) if has_room => s.keepers[k].at = At::Reserve,
+            Some(_) | None => self.rest(s, k, known),
+        }
+        Ok(())
+    }
+
+    /// Nothing more can be done with what the vault holds; an import may go in all the same.
+    fn stop(&self, s: &mut State, k: usize, known: Option<Seen>) -> Done {
+        let Some(pair) = s.keepers[k].import else {
+            self.rest(s, k, known);
+            return Ok(());
+        };
+        let is_current = s.record.is_some_and(|record| record.pair == pair);
+        if is_current || s.replaced.has(pair) {
+            s.keepers[k].import = None;
+            self.rest(s, k, known);
+        } else if self.vault(s) == Content::Missing {
+            s.keepers[k].at = At::MakeFile(pair);
+        } else {
+            s.keepers[k].at = At::Stage(Goal::Import(pair));
+        }
+        Ok(())
+    }
+
+    /// The look is over.
+    pub(super) fn rest(&self, s: &mut State, k: usize, known: Option<Seen>) {
+        let settles = s.keepers[k].settles;
+        if settles > 0 {
+            self.memory_settled(s, settles);
+        }
+        if usize::from(s.holder) == k + 1 {
+            s.holder = 0;
+        }
+        let keeper = &mut s.keepers[k];
+        (keeper.read, keeper.refused, keeper.forced, keeper.settles) = (None, None, false, 0);
+        keeper.at = At::Publish(known);
+    }
+
+    /// What was settled from memory is let go of once the chain has moved on; else it is tried again.
+    fn memory_settled(&self, s: &mut State, attempt: u8) {
+        let is_open = s.record.is_some_and(|record| {
+            let of = s.attempt(attempt);
+            record.position() == (of.lineage, of.generation) && record.intent == attempt
+        });
+        if !is_open || self.broken == Some(Break::MemoryForgotten) {
+            let of = s.attempt_mut(attempt);
+            (of.memory, of.reading) = (None, false);
+        }
+    }
+
+    pub(super) fn times(&self, s: &State, pair: Pair) -> (u8, u8) {
+        (s.age(pair), s.families[pair.family()].grace)
+    }
+
+    pub(super) fn write_file(&self, s: &mut State, content: Content, ours: bool) {
+        s.file = content;
+        s.ghost.file_is_ours = ours;
+        if let Content::Grant(pair) = content {
+            s.ghost.was_in_file.add(pair);
+            s.ghost.durable.add(pair);
+        }
+    }
+
+    fn goes_in(&self, s: &State, goal: Goal) -> Option<Pair> {
+        match goal {
+            Goal::Import(pair) => Some(pair),
+            Goal::Back => None,
+            Goal::Commit(attempt) | Goal::Forward(attempt) => self.pair_of(s, attempt),
+        }
+    }
+
+    fn pair_of(&self, s: &State, attempt: u8) -> Option<Pair> {
+        let answer = self.answer(s, attempt)?;
+        self.bridge.pair_of(&self.filed(s.attempt(attempt), attempt, Some(answer))?)
+    }
+
+    fn answer(&self, s: &State, attempt: u8) -> Option<Answer> {
+        let written = s.receipts.iter().find_map(|receipt| match receipt {
+            Receipt::Answered(of, answer) if *of == attempt => Some(*answer),
+            Receipt::Answered(..) | Receipt::Reserved(_) | Receipt::Missing => None,
+        });
+        written.or(s.attempt(attempt).memory)
+    }
+
+    fn stage(&self, s: &mut State, k: usize, goal: Goal) -> Done {
+        let (Some(read), Some(pair)) = (s.keepers[k].read, self.goes_in(s, goal)) else {
+            s.keepers[k].at = At::Look;
+            return Ok(());
+        };
+        let new = Content::Grant(pair);
+        if s.file == Content::Missing {
+            self.saw(Sometimes::RemovedMeanwhile);
+            s.keepers[k].at = At::Look;
+            return Ok(());
+        }
+        if self.broken == Some(Break::PlainRename) {
+            self.write_file(s, new, true);
+            self.written(s, k, goal);
+            return Ok(());
+        }
+        s.staged = Some(Staged { swap: Swap { back: false, expected: read, goes_in: new }, lies: new });
+        s.keepers[k].at = At::Exchange(goal);
+        Ok(())
+    }
+
+    fn exchange(&self, s: &mut State, k: usize, goal: Goal) -> Done {
+        let Some(staged) = &mut s.staged else {
+            s.keepers[k].at = At::Look;
+            return Ok(());
+        };
+        if s.file == Content::Missing {
+            self.saw(Sometimes::RemovedMeanwhile);
+            let lies = staged.lies;
+            s.staged = None;
+            s.keepers[k].at = At::Look;
+            if self.broken == Some(Break::RemovedMadeAgain) {
+                self.write_file(s, lies, true);
+                self.written(s, k, goal);
+            }
+            return Ok(());
+        }
+        let (goes_in, ours) = (staged.lies, !staged.swap.back && !matches!(goal, Goal::Import(_)));
+        staged.lies = s.file;
+        self.write_file(s, goes_in, ours);
+        s.keepers[k].at = At::CameOut(goal);
+        Ok(())
+    }
+
+    fn came_out(&self, s: &mut State, k: usize, goal: Goal) -> Done {
+        let Some(staged) = s.staged else {
+            s.keepers[k].at = At::Look;
+            return Ok(());
+        };
+        if staged.swap.came_out(staged.lies).is_some() {
+            self.saw(Sometimes::EditSwappedOut);
+            s.keepers[k].at = At::PutBack(goal);
+            return Ok(());
+        }
+        forget_staged(s);
+        let wanted = self.goes_in(s, goal).map(Content::Grant);
+        if wanted == Some(staged.swap.goes_in) {
+            self.written(s, k, goal);
+        } else {
+            s.keepers[k].at = At::Look;
+        }
+        Ok(())
+    }
+
+    /// The file has what should go in.
+    fn written(&self, s: &mut State, k: usize, goal: Goal) {
+        if let Goal::Import(_) = goal {
+            // The new login rules, whatever the older lineage had.
+            s.ghost.received = Pairs::default();
+        }
+        s.keepers[k].at = match goal {
+            Goal::Commit(attempt) => At::Remember(attempt),
+            Goal::Forward(attempt) => {
+                let newest = s.record.map(|record| record.pair);
+                if newest == self.pair_of(s, attempt) { At::Look } else { At::Remember(attempt) }
+            }
+            Goal::Import(pair) => At::TakeIn(pair),
+            Goal::Back => At::Look,
+        };
+    }
+
+    fn remember(&self, s: &mut State, k: usize, attempt: u8) -> Done {
+        let (Some(record), Some(pair)) = (s.record, self.pair_of(s, attempt)) else {
+            s.keepers[k].at = At::Look;
+            return Ok(());
+        };
+        if self.bridge.replaces(record.pair, pair) {
+            let kept = s.file == Content::Grant(pair) || s.in_receipt(pair);
+            if !kept && s.attempt(attempt).memory.is_none() && s.ghost.file_is_ours {
+                return Err(Violation::new("I3", format!("{:?} is forgotten before {pair:?} is durable", record.pair)));
+            }
+            s.replaced.add(record.pair);
+        }
+        s.keepers[k].at = At::Books(attempt);
+        Ok(())
+    }
+
+    /// The record moves on; in a database this is the whole commit, where lineage and generation are unchanged.
+    fn books(&self, s: &mut State, k: usize, attempt: u8) -> Done {
+        let of = *s.attempt(attempt);
+        s.keepers[k].at = At::Look;
+        let (Some(record), Some(answer), Some(presented)) = (s.record, self.answer(s, attempt), of.presented) else {
+            return Ok(());
+        };
+        let moved = record.pair != presented;
+        if self.config.vault == Vault::Database && moved && self.broken != Some(Break::StaleLineage) {
+            self.saw(Sometimes::ChainMovedBeforeCommit);
+            return Ok(());
+        }
+        if record.lineage != of.lineage && moved {
+            return Err(Violation::new("I4", "the result of an older lineage overwrites a newer one"));
+        }
+        let write = Write::Commit { attempt, presented, answer, file: presented };
+        let Some(next) = self.bridge.write(Some(record), self.times(s, record.pair), write) else {
+            self.rest(s, k, None);
+            return Ok(());
+        };
+        if of.late {
+            self.saw(Sometimes::LateAnswerCommitted);
+        }
+        if matches!(record.standing, Standing::Refused(_)) {
+            self.saw(Sometimes::RefusedThenCommitted);
+        }
+        if self.bridge.replaces(record.pair, next.pair) {
+            s.ghost.replaced.add(record.pair);
+            s.replaced.add(record.pair);
+        }
+        s.ghost.durable.add(next.pair);
+        s.record = Some(next);
+        s.keepers[k].at = At::DropReceipts;
+        Ok(())
+    }
+
+    fn drop_receipts(&self, s: &mut State, k: usize) {
+        let keep = s.record.map_or(0, |record| record.made_by);
+        for slot in 0..ATTEMPTS {
+            let of = match s.receipts[slot] {
+                Receipt::Missing => continue,
+                Receipt::Reserved(of) | Receipt::Answered(of, _) => of,
+            };
+            let elsewhere = self.config.vault == Vault::Database && usize::from(s.attempt(of).by) != k + 1;
+            let being_read = s.attempt(of).reading && self.broken != Some(Break::PresentWhileRead);
+            if of != keep && !being_read && !elsewhere {
+                s.receipts[slot] = Receipt::Missing;
+            }
+        }
+    }
+
+    fn settle(&self, s: &mut State, k: usize, attempt: u8) -> Done {
+        let of = *s.attempt(attempt);
+        let (Some(record), Some(answer)) = (s.record, self.answer(s, attempt)) else {
+            s.keepers[k].at = At::Look;
+            return Ok(());
+        };
+        let moved = record.position() != (of.lineage, of.generation);
+        if self.config.vault == Vault::Database && moved {
+            s.keepers[k].at = At::Look;
+            return Ok(());
+        }
+        self.write(s, Write::Settle(answer));
+        s.keepers[k].at = At::DropReceipts;
+        let refused = s.record.is_some_and(|next| matches!(next.standing, Standing::Refused(_)));
+        if refused && !s.ghost.refused.has(record.pair) {
+            return Err(Violation::new("I6", format!("{:?} is called revoked, and the provider never said so", record.pair)));
+        }
+        Ok(())
+    }
+
+    fn write(&self, s: &mut State, write: Write) {
+        let times = s.record.map_or((0, 0), |record| self.times(s, record.pair));
+        let next = self.bridge.write(s.record, times, write);
+        s.record = next.or(s.record);
+    }
+
+    fn adopt(&self, s: &mut State, k: usize) -> Done {
+        s.keepers[k].at = At::Look;
+        let Some(Content::Grant(pair)) = s.keepers[k].read else { return Ok(()) };
+        if s.ghost.file_is_ours && s.file == Content::Grant(pair) && s.record.is_some() {
+            return Err(Violation::new("I9", format!("our own {pair:?} is taken for an outside edit")));
+        }
+        if s.ghost.replaced.has(pair) {
+            return Err(Violation::new("I9", format!("{pair:?} was replaced, and is adopted")));
+        }
+        self.saw(Sometimes::Adopted);
+        self.write(s, Write::TakeIn { pair, imported: false });
+        s.ghost.received = Pairs::default();
+        Ok(())
+    }
+
+    fn reserve(&self, s: &mut State, k: usize) -> Done {
+        let Some(record) = s.record else { return Ok(()) };
+        let last = super::search::last_attempt(s, &record);
+        if usize::from(last) >= self.config.attempts {
+            self.rest(s, k, Some(seen(&record)));
+            return Ok(());
+        }
+        let attempt = last + 1;
+        *s.attempt_mut(attempt) = Attempt {
+            by: k as u8 + 1,
+            lineage: record.lineage,
+            generation: record.generation,
+            presented: Some(record.pair),
+            reading: true,
+            ..Attempt::default()
+        };
+        s.receipts[self.slot(attempt)] = Receipt::Reserved(attempt);
+        let early = self.broken == Some(Break::SendBeforeIntent);
+        s.keepers[k].at = if early { At::Send(attempt) } else { At::Intend(attempt) };
+        Ok(())
+    }
+
+    fn intend(&self, s: &mut State, k: usize, attempt: u8) -> Done {
+        let Some(record) = s.record else { return Ok(()) };
+        let of = s.attempt(attempt);
+        let moved = record.position() != (of.lineage, of.generation) || record.intent > 0;
+        let lost = usize::from(s.holder) != k + 1 && self.broken != Some(Break::LeaseIgnored);
+        if self.config.vault == Vault::Database && (moved || lost) {
+            self.saw(Sometimes::LeaseLost);
+            s.attempt_mut(attempt).reading = false;
+            s.receipts[self.slot(attempt)] = Receipt::Missing;
+            self.rest(s, k, None);
+            return Ok(());
+        }
+        if !matches!(record.standing, Standing::InDoubt(_)) {
+            s.families[record.pair.family()].grace = 0;
+        }
+        self.write(s, Write::Begin(attempt));
+        s.keepers[k].at = if s.attempt(attempt).sent { At::Await(attempt) } else { At::Check(attempt) };
+        Ok(())
+    }
+
+    fn send(&self, s: &mut State, k: usize, attempt: u8) -> Done {
+        self.may_send(s, k, attempt)?;
+        let of = s.attempt_mut(attempt);
+        (of.sent, of.net) = (true, Net::Request);
+        let early = self.broken == Some(Break::SendBeforeIntent);
+        s.keepers[k].at = if early { At::Intend(attempt) } else { At::Await(attempt) };
+        Ok(())
+    }
+
+    /// I1, I2 and I5, at the moment of sending.
+    fn may_send(&self, s: &State, k: usize, attempt: u8) -> Done {
+        let of = s.attempt(attempt);
+        let (Some(record), Some(pair)) = (s.record, of.presented) else {
+            return Err(Violation::new("I2", "something is sent, and nothing is known of the chain"));
+        };
+        let intended = record.intent == attempt && record.pair == pair;
+        if !intended && self.config.vault == Vault::AuthFile {
+            return Err(Violation::new("I2", format!("{pair:?} is sent before its intent is durable")));
+        }
+        if !intended && record.lineage == of.lineage {
+            return Err(Violation::new("I2", format!("{pair:?} is sent without being the chain's newest")));
+        }
+        let open = |other: &&Attempt| other.sent && other.net != Net::Quiet && other.reading && !other.late;
+        if s.attempts.iter().any(|other| open(&other)) {
+            return Err(Violation::new("I1", "two exchanges are sent, unanswered and within their deadlines"));
+        }
+        let spent_by = |of: &u8| s.attempt(*of).presented == Some(pair);
+        let answered = s.receipts.iter().any(|receipt| {
+            matches!(receipt, Receipt::Answered(of, Answer::Tokens(_)) if spent_by(of)
+                && (self.config.vault == Vault::AuthFile
+                    || usize::from(s.attempt(*of).by) == k + 1
+                    || s.age(pair) < 2))
+        });
+        if answered && self.config.class != Class::None {
+            return Err(Violation::new("I2", format!("{pair:?} is sent though a receipt has its successor")));
+        }
+        let mut others = s.attempts.iter().enumerate().filter(|(index, _)| index + 1 != usize::from(attempt));
+        let read = |other: &Attempt| {
+            let in_reach = self.config.vault == Vault::AuthFile || usize::from(other.by) == k + 1;
+            other.reading && other.sent && other.presented == Some(pair) && in_reach
+        };
+        if others.any(|(_, other)| read(other)) {
+            return Err(Violation::new("I5", format!("{pair:?} is presented while its first answer is still being read")));
+        }
+        let uncertain = |other: &&Attempt| other.sent && !other.unspent && other.presented == Some(pair);
+        let uncertain = s.attempts.iter().filter(uncertain).count();
+        let nothing_to_lose = s.age(pair) >= 1 || record.access_refused;
+        let allowed = match self.config.class {
+            Class::None => true,
+            Class::Grace => nothing_to_lose || uncertain == 1 && s.families[pair.family()].grace == 0,
+            Class::Strict { .. } => nothing_to_lose,
+        };
+        if uncertain > 0 {
+            self.saw(Sometimes::PresentedAgain);
+        }
+        if uncertain > 0 && !allowed {
+            return Err(Violation::new("I5", format!("{pair:?} may be spent, and is presented again")));
+        }
+        Ok(())
+    }
+
+    /// Readers are told, unless they know something newer.
+    pub(super) fn publish(&self, s: &mut State, k: usize, next: Option<Seen>) -> Done {
+        let Some(next) = next else { return Ok(()) };
+        if !s.ghost.durable.has(next.pair) {
+            return Err(Violation::new("I3", format!("readers see {:?}, which is not durable", next.pair)));
+        }
+        let before = s.keepers[k].snapshot;
+        let older = before.is_some_and(|seen| seen.position > next.position);
+        if older {
+            self.saw(Sometimes::OlderSnapshotRefused);
+        }
+        if !older || self.broken == Some(Break::OlderSnapshot) {
+            s.keepers[k].snapshot = Some(next);
+        }
+        let backwards = before.is_some_and(|seen| seen.position > next.position) && s.keepers[k].snapshot == Some(next);
+        if backwards {
+            return Err(Violation::new("I3", "readers see lineage and generation go backwards"));
+        }
+        Ok(())
+    }
+}
+
+fn older_lineage(receipts: &[Option<Filed>; ATTEMPTS], record: &Option<Rec>) -> Option<Filed> {
+    let record = record.as_ref()?;
+    let tokens = |filed: &&Filed| matches!(filed.answer, Some(Answer::Tokens(_)));
+    receipts.iter().flatten().filter(tokens).find(|filed| filed.lineage < record.lineage).copied()
+}
+
+pub(super) fn seen(record: &Rec) -> Seen {
+    Seen { position: record.position(), pair: record.pair }
+}
+
+/// What lies beside the file has the bytes that were read, or those that went in.
+fn forget_staged(s: &mut State) {
+    if let Some(staged) = s.staged.take()
+        && s.ghost.unseen == Some(staged.lies)
+    {
+        s.ghost.unseen = None;
+    }
+}
+
+/// What came out gets the name under which it goes back.
+fn put_back(s: &mut State, k: usize, goal: Goal) {
+    let back = s.staged.and_then(|staged| staged.swap.way_back(staged.lies));
+    match (&mut s.staged, back) {
+        (Some(staged), Some(back)) => {
+            staged.swap = back;
+            s.keepers[k].at = At::Exchange(goal);
+        }
+        (Some(_) | None, _) => s.keepers[k].at = At::Look,
+    }
+}
