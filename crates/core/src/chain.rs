@@ -188,7 +188,7 @@ pub struct Failures {
     pub asked_by_provider: bool,
 }
 
-/// A pair of an older lineage that was in doubt when it was replaced; put back, it is in doubt again.
+/// A pair of an older lineage that was in doubt or refused when it was replaced; put back, it is in doubt again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OldDoubt {
     /// Which pair.

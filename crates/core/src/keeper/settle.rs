@@ -148,7 +148,8 @@ pub fn doubt(mut record: Record, now: Timestamp, rng: &mut impl Rng) -> Record {
 
 /// The record after a grant came from outside: adopted as it was found, or imported.
 ///
-/// A pair that was in doubt when it was last the chain's is in doubt again.
+/// A pair that was in doubt or refused when it was last the chain's is in doubt again: putting a file back proves
+/// nothing.
 pub fn take_in(
     chain: &ChainName,
     before: Option<&Record>,
@@ -208,9 +209,8 @@ pub fn take_in(
 fn doubts_left_behind(record: &Record) -> Vec<OldDoubt> {
     let mut old_doubts = record.old_doubts.clone();
     let sent_at = match (&record.standing, &record.intent) {
-        (Standing::InDoubt { sent_at, .. }, _) => Some(*sent_at),
-        (Standing::Live | Standing::Refused { .. }, Some(intent)) => Some(intent.sent_at),
-        (Standing::Live | Standing::Refused { .. }, None) => None,
+        (Standing::InDoubt { sent_at, .. } | Standing::Refused { at: sent_at, .. }, _) => Some(*sent_at),
+        (Standing::Live, intent) => intent.as_ref().map(|intent| intent.sent_at),
     };
     if let Some(sent_at) = sent_at {
         old_doubts.push(OldDoubt { fingerprint: record.pair.fingerprint(), sent_at });

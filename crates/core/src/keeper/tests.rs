@@ -370,6 +370,12 @@ fn what_an_outcome_leaves_behind() {
     let back = take_in(&chain, Some(&login), &grant(5), false, &strict, at(60), &mut rng());
     assert_eq!(back.standing, Standing::InDoubt { sent_at: at(10), since: at(60), presented_again: 0 });
     assert!(back.old_doubts.is_empty());
+    // So is one that was refused: a file that is put back proves nothing.
+    let refused = Record { standing: refused_standing(), ..record() };
+    let other = take_in(&chain, Some(&refused), &grant(7), false, &strict, at(30), &mut rng());
+    let again = take_in(&chain, Some(&other), &grant(5), false, &strict, at(40), &mut rng());
+    assert_eq!(other.standing, Standing::Live);
+    assert_eq!(again.standing, Standing::InDoubt { sent_at: at(5), since: at(40), presented_again: 0 });
     assert!(
         back.second_writer(at(60)) && !login.second_writer(at(60)) && !back.second_writer(at(50 + 86_400))
     );

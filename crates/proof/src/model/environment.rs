@@ -13,11 +13,11 @@ pub enum Action {
     Wake {
         /// Which.
         keeper: u8,
-        /// An exchange was asked for.
-        forced: bool,
         /// A 401 was seen.
         refused: bool,
     },
+    /// A look that somebody forces.
+    Forced(u8),
     /// A keeper takes the lock to bring a grant in.
     Import(u8, Pair),
     /// A keeper takes the lock to settle an answer that is only in its memory.
@@ -134,10 +134,20 @@ impl Model {
     }
 
     fn step_move(&self, s: &State, k: usize, moves: &mut Moves) {
-        if self.can_step(s, k) {
-            let mut next = *s;
-            let done = self.step(&mut next, k);
-            moves.push((Action::Step(k as u8, s.keepers[k].at), done.map(|()| next)));
+        if !self.can_step(s, k) {
+            return;
+        }
+        let mut next = *s;
+        let done = self.step(&mut next, k);
+        moves.push((Action::Step(k as u8, s.keepers[k].at), done.map(|()| next)));
+        if s.keepers[k].at == At::Look {
+            let mut forced = *s;
+            forced.keepers[k].forced = true;
+            let done = self.step(&mut forced, k);
+            forced.keepers[k].forced = false;
+            if forced != next || done.is_err() {
+                moves.push((Action::Forced(k as u8), done.map(|()| forced)));
+            }
         }
     }
 
@@ -157,7 +167,7 @@ impl Model {
                 s.keepers[k].at = At::Look;
             });
         }
-        if let (At::Publish(Some(seen)), None) = (keeper.at, keeper.background) {
+        if let (At::Publish(Some(seen)), None, 0) = (keeper.at, keeper.background, k) {
             self.spend(s, moves, Action::PublishLater(name), |left| &mut left.pauses, |s| {
                 s.keepers[k].background = Some(seen);
                 s.keepers[k].at = At::Idle;
@@ -213,14 +223,13 @@ impl Model {
             with(&mut next);
             moves.push((action, Ok(next)));
         };
-        for forced in [false, true] {
-            wake(Action::Wake { keeper: name, forced, refused: false }, &|s| s.keepers[k].forced = forced);
-        }
-        if let Some(seen) = s.keepers[k].snapshot
-            && !s.access_lives(seen.pair)
+        wake(Action::Wake { keeper: name, refused: false }, &|_| {});
+        if let Some(record) = s.record
+            && !record.access_refused
+            && !s.access_lives(record.pair)
         {
-            let action = Action::Wake { keeper: name, forced: false, refused: true };
-            wake(action, &|s| s.keepers[k].refused = Some(seen.position));
+            let action = Action::Wake { keeper: name, refused: true };
+            wake(action, &|s| s.keepers[k].refused = Some(record.position()));
         }
         for attempt in 1..=ATTEMPTS as u8 {
             let of = s.attempt(attempt);
@@ -369,8 +378,13 @@ impl Model {
                 self.lease_ends(s, k, moves);
             }
         }
+        // Time matters only to who is about to look, or to a request that is about to be processed: elsewhere it
+        // may as well pass later.
+        let looked_at = s.keepers.iter().any(|keeper| keeper.at == At::Look);
+        let processed = s.attempts.iter().any(|attempt| attempt.net == Net::Request);
         if let Some(record) = &s.record
             && s.age(record.pair) < self.config.oldest
+            && looked_at
         {
             let mut next = *s;
             for pair in Pair::all().filter(|pair| given(s, *pair)) {
@@ -379,7 +393,7 @@ impl Model {
             }
             moves.push((Action::TimePasses, Ok(next)));
         }
-        if self.config.class == Class::Grace {
+        if self.config.class == Class::Grace && (looked_at || processed) {
             for (index, family) in s.families.iter().enumerate() {
                 if family.newest > 0 && family.grace < 2 {
                     let mut next = *s;

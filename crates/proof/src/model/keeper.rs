@@ -396,6 +396,10 @@ impl Model {
         }
         let (goes_in, ours) = (staged.lies, !staged.swap.back && !matches!(goal, Goal::Import(_)));
         staged.lies = s.file;
+        if let Goal::Import(_) = goal {
+            // The new login rules, whatever the older lineage had.
+            s.ghost.received = Pairs::default();
+        }
         self.write_file(s, goes_in, ours);
         s.keepers[k].at = At::CameOut(goal);
         Ok(())
@@ -423,10 +427,6 @@ impl Model {
 
     /// The file has what should go in.
     fn written(&self, s: &mut State, k: usize, goal: Goal) {
-        if let Goal::Import(_) = goal {
-            // The new login rules, whatever the older lineage had.
-            s.ghost.received = Pairs::default();
-        }
         s.keepers[k].at = match goal {
             Goal::Commit(attempt) => At::Remember(attempt),
             Goal::Forward(attempt) => {
@@ -654,6 +654,10 @@ impl Model {
         let Some(next) = next else { return Ok(()) };
         if !s.ghost.durable.has(next.pair) {
             return Err(Violation::new("I3", format!("readers see {:?}, which is not durable", next.pair)));
+        }
+        if k > 0 {
+            // All keepers are alike: the readers of one are watched.
+            return Ok(());
         }
         let before = s.keepers[k].snapshot;
         let older = before.is_some_and(|seen| seen.position > next.position);

@@ -197,8 +197,8 @@ impl Model {
 
     /// One whole look of the first keeper in good weather.
     fn calm_look(&self, mut s: State) -> Result<State, Violation> {
-        let dead = s.keepers[0].snapshot.filter(|seen| !s.access_lives(seen.pair));
-        s.keepers[0].refused = dead.map(|seen| seen.position);
+        let dead = s.record.filter(|record| !s.access_lives(record.pair));
+        s.keepers[0].refused = dead.map(|record| record.position());
         s.holder = 1;
         s.keepers[0].at = At::Look;
         for _ in 0..HEALS_WITHIN {
