@@ -1,7 +1,8 @@
-//! The habits of the house as commands: `cargo xtask test|audit|bench`.
+//! The habits of the house as commands: `cargo xtask test|audit|model|bench`.
 
 mod audit;
 mod bench;
+mod model;
 mod prerequisites;
 mod run;
 mod test;
@@ -28,6 +29,8 @@ enum Command {
     },
     /// Check licences, bans, sources and, where their database can be reached, advisories.
     Audit,
+    /// Search the model of the rotation protocol for a way to break it.
+    Model(model::Options),
     /// Measure what is claimed.
     Bench {
         #[command(subcommand)]
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Test { no_install } => test::run(no_install),
         Command::Audit => audit::run(),
+        Command::Model(options) => model::run(&options),
         Command::Bench { bench } => bench::run(bench),
     };
     match done {

@@ -4,6 +4,7 @@
 //! Two vaults are modelled. The auth file is the one that exists. The database vault is the shape that its store
 //! verbs will have: one row a chain, a lease, receipts on each machine's own disk.
 
+mod bounds;
 mod bridge;
 mod environment;
 mod keeper;
@@ -14,6 +15,7 @@ mod tests;
 
 use std::cell::Cell;
 
+pub use bounds::{Run, full, short};
 use bridge::Bridge;
 pub use environment::Action;
 pub use search::{Checked, Trace};
@@ -82,6 +84,10 @@ pub enum Break {
     OlderSnapshot,
     /// An answer that could not be written down is forgotten after one look.
     MemoryForgotten,
+    /// A 5xx is taken for a refusal.
+    ServerErrorAsRefused,
+    /// A dead process keeps its lock.
+    LockOutlivesItsHolder,
 }
 
 /// What a check should have come across, or it has not looked where it matters.
@@ -109,7 +115,8 @@ pub enum Sometimes {
 }
 
 impl Sometimes {
-    const ALL: [Self; 18] = [
+    /// All of them.
+    pub const ALL: [Self; 18] = [
         Self::DeadlineBeforeSending,
         Self::BeingRead,
         Self::LateAnswerCommitted,
@@ -170,6 +177,8 @@ pub struct Model {
     config: Config,
     broken: Option<Break>,
     bridge: Bridge,
+    /// The only property that is looked at; `None`: all of them.
+    watched: Option<&'static str>,
     sometimes: Cell<u64>,
     crashed: Cell<u64>,
 }
@@ -178,7 +187,17 @@ impl Model {
     /// The protocol as it is, or broken in one way.
     pub fn new(config: Config, broken: Option<Break>) -> Self {
         let bridge = Bridge::new(config.class, broken);
-        Self { config, broken, bridge, sometimes: Cell::new(0), crashed: Cell::new(0) }
+        Self { config, broken, bridge, watched: None, sometimes: Cell::new(0), crashed: Cell::new(0) }
+    }
+
+    /// Looks at one property only: a broken protocol may break another one earlier.
+    #[must_use]
+    pub fn watching(self, property: &'static str) -> Self {
+        Self { watched: Some(property), ..self }
+    }
+
+    fn counts(&self, violation: &Violation) -> bool {
+        self.watched.is_none_or(|watched| watched == violation.property)
     }
 
     fn saw(&self, what: Sometimes) {
@@ -198,5 +217,10 @@ impl Model {
         let crashed = self.crashed.get();
         let numbered = At::NAMES.into_iter().enumerate();
         numbered.filter(|(number, _)| crashed & 1 << number != 0).map(|(_, name)| name).collect()
+    }
+
+    /// The steps in which a keeper may die; what a process tells its own readers is none.
+    pub fn steps() -> impl Iterator<Item = &'static str> {
+        At::NAMES.into_iter().filter(|name| *name != "Publish")
     }
 }

@@ -5,7 +5,9 @@ use std::cell::RefCell;
 use std::hash::Hash;
 use std::time::Duration;
 
-use evergrant_core::chain::{AttemptId, Generation, Intent, Kind, Lineage, OldDoubt, Record, Standing as Real};
+use evergrant_core::chain::{
+    AttemptId, Generation, Intent, Kind, Lineage, OldDoubt, Record, Standing as Real,
+};
 use evergrant_core::grant::{Grant, PairId};
 use evergrant_core::keeper::{
     self, Decision, FileFound, Finding, Found, Outcome, Policy, ReceiptState, Staged as RealStaged,
@@ -67,10 +69,18 @@ pub(super) enum Verdict {
 pub(super) enum Write {
     Begin(u8),
     /// By the attempt, from this pair in the file.
-    Commit { attempt: u8, presented: Pair, answer: Answer, file: Pair },
+    Commit {
+        attempt: u8,
+        presented: Pair,
+        answer: Answer,
+        file: Pair,
+    },
     Settle(Answer),
     Doubt,
-    TakeIn { pair: Pair, imported: bool },
+    TakeIn {
+        pair: Pair,
+        imported: bool,
+    },
 }
 
 type Times = (u8, u8);
@@ -183,8 +193,14 @@ impl Bridge {
                 let Outcome::Committed(tokens) = keeper::classify(&self.answer(answer), now()) else {
                     return None;
                 };
-                let filed =
-                    Filed { attempt, lineage: 0, generation: 0, presented, answer: Some(answer), being_read: false };
+                let filed = Filed {
+                    attempt,
+                    lineage: 0,
+                    generation: 0,
+                    presented,
+                    answer: Some(answer),
+                    being_read: false,
+                };
                 let grant = keeper::committed_grant(&self.grant(file), &record, *tokens, now());
                 let fits = Some(grant.pair()) == self.receipt(&filed).pair();
                 fits.then(|| keeper::commit(&record, id(attempt), &grant, true, now(), policy, &mut rng))
@@ -243,6 +259,7 @@ impl Bridge {
         let own_error = r#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#;
         let answer = match (answer, self.broken) {
             (Answer::ServerError, Some(Break::ServerErrorAsUnspent)) => Answer::Unavailable,
+            (Answer::ServerError, Some(Break::ServerErrorAsRefused)) => Answer::InvalidGrant,
             (Answer::Lost, Some(Break::DoubtAsFailed)) => Answer::NotSent,
             (answer, _) => answer,
         };
@@ -251,9 +268,13 @@ impl Bridge {
                 let Grant { access, refresh, .. } = self.grant(pair);
                 // A provider that does not rotate leaves the refresh token out.
                 let refresh = refresh.filter(|_| self.class != Class::None);
-                let refresh = refresh.map_or(String::new(), |token| format!(r#","refresh_token":"{}""#, token.expose()));
+                let refresh = refresh
+                    .map_or(String::new(), |token| format!(r#","refresh_token":"{}""#, token.expose()));
                 let life = LIFE.as_secs();
-                received(200, format!(r#"{{"access_token":"{}","expires_in":{life}{refresh}}}"#, access.expose()))
+                received(
+                    200,
+                    format!(r#"{{"access_token":"{}","expires_in":{life}{refresh}}}"#, access.expose()),
+                )
             }
             Answer::InvalidGrant => received(400, r#"{"error":"invalid_grant"}"#.into()),
             Answer::ServerError => received(502, "<html>".into()),
@@ -290,7 +311,11 @@ impl Bridge {
             _ => SignedDuration::from_secs(-1),
         };
         let expires_at = now() + left;
-        let sent_at = if grace == 0 { now() - SignedDuration::from_secs(1) } else { now() - SignedDuration::from_hours(1) };
+        let sent_at = if grace == 0 {
+            now() - SignedDuration::from_secs(1)
+        } else {
+            now() - SignedDuration::from_hours(1)
+        };
         let (lineage, generation) = (Lineage(record.lineage.into()), Generation(record.generation.into()));
         let standing = match record.standing {
             Standing::Live => Real::Live,

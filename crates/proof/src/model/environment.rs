@@ -91,9 +91,15 @@ impl Model {
         for family in 0..FAMILIES as u8 {
             let lives = s.families[usize::from(family)].exists && !s.families[usize::from(family)].revoked;
             if lives {
-                self.spend(s, moves, Action::Revoke(family), |left| &mut left.revocations, |s| {
-                    s.families[usize::from(family)].revoked = true;
-                });
+                self.spend(
+                    s,
+                    moves,
+                    Action::Revoke(family),
+                    |left| &mut left.revocations,
+                    |s| {
+                        s.families[usize::from(family)].revoked = true;
+                    },
+                );
             }
         }
     }
@@ -161,17 +167,29 @@ impl Model {
     fn step_faults(&self, s: &State, k: usize, moves: &mut Moves) {
         let (keeper, name) = (s.keepers[k], k as u8);
         if let At::Keep(attempt, answer) = keeper.at {
-            self.spend(s, moves, Action::ReceiptUnwritable(name, attempt), |left| &mut left.disk, |s| {
-                self.keep(s, attempt, answer, false);
-                s.keepers[k].settles = attempt;
-                s.keepers[k].at = At::Look;
-            });
+            self.spend(
+                s,
+                moves,
+                Action::ReceiptUnwritable(name, attempt),
+                |left| &mut left.disk,
+                |s| {
+                    self.keep(s, attempt, answer, false);
+                    s.keepers[k].settles = attempt;
+                    s.keepers[k].at = At::Look;
+                },
+            );
         }
         if let (At::Publish(Some(seen)), None, 0) = (keeper.at, keeper.background, k) {
-            self.spend(s, moves, Action::PublishLater(name), |left| &mut left.pauses, |s| {
-                s.keepers[k].background = Some(seen);
-                s.keepers[k].at = At::Idle;
-            });
+            self.spend(
+                s,
+                moves,
+                Action::PublishLater(name),
+                |left| &mut left.pauses,
+                |s| {
+                    s.keepers[k].background = Some(seen);
+                    s.keepers[k].at = At::Idle;
+                },
+            );
         }
         match self.config.vault {
             Vault::AuthFile => self.deadline(s, k, moves),
@@ -182,12 +200,18 @@ impl Model {
     fn deadline(&self, s: &State, k: usize, moves: &mut Moves) {
         let at = s.keepers[k].at;
         let (At::Await(attempt) | At::Check(attempt)) = at else { return };
-        self.spend(s, moves, Action::Deadline(k as u8), |left| &mut left.pauses, |s| {
-            s.attempt_mut(attempt).late = true;
-            if at == At::Await(attempt) {
-                self.rest(s, k, s.record.as_ref().map(super::keeper::seen));
-            }
-        });
+        self.spend(
+            s,
+            moves,
+            Action::Deadline(k as u8),
+            |left| &mut left.pauses,
+            |s| {
+                s.attempt_mut(attempt).late = true;
+                if at == At::Await(attempt) {
+                    self.rest(s, k, s.record.as_ref().map(super::keeper::seen));
+                }
+            },
+        );
     }
 
     /// The transaction happened, or was refused; either way the keeper does not know, and reads again.
@@ -197,14 +221,20 @@ impl Model {
             return;
         }
         let action = Action::LostAcknowledgement(k as u8, at);
-        self.spend(s, moves, action, |left| &mut left.disk, |s| {
-            let _ = self.step(s, k);
-            if let At::Intend(attempt) = at {
-                s.attempt_mut(attempt).reading = false;
-            }
-            s.keepers[k].at = At::Look;
-            self.saw(Sometimes::LostAcknowledgement);
-        });
+        self.spend(
+            s,
+            moves,
+            action,
+            |left| &mut left.disk,
+            |s| {
+                let _ = self.step(s, k);
+                if let At::Intend(attempt) = at {
+                    s.attempt_mut(attempt).reading = false;
+                }
+                s.keepers[k].at = At::Look;
+                self.saw(Sometimes::LostAcknowledgement);
+            },
+        );
     }
 
     fn wakes(&self, s: &State, k: usize, moves: &mut Moves) {
@@ -240,12 +270,18 @@ impl Model {
         if self.config.vault == Vault::AuthFile
             && let Some(pair) = next_login(s)
         {
-            self.spend(s, moves, Action::Import(name, pair), |left| &mut left.imports, |s| {
-                log_in(s, pair);
-                s.holder = name + 1;
-                s.keepers[k].at = At::Look;
-                s.keepers[k].import = Some(pair);
-            });
+            self.spend(
+                s,
+                moves,
+                Action::Import(name, pair),
+                |left| &mut left.imports,
+                |s| {
+                    log_in(s, pair);
+                    s.holder = name + 1;
+                    s.keepers[k].at = At::Look;
+                    s.keepers[k].import = Some(pair);
+                },
+            );
         }
     }
 
@@ -269,7 +305,8 @@ impl Model {
             }
             (attempt.reading, attempt.memory) = (false, None);
         }
-        if usize::from(s.holder) == k + 1 && self.config.vault == Vault::AuthFile {
+        let freed = self.config.vault == Vault::AuthFile && self.broken != Some(Break::LockOutlivesItsHolder);
+        if usize::from(s.holder) == k + 1 && freed {
             s.holder = 0;
         }
         s.keepers[k] = Keeper::default();
@@ -286,9 +323,15 @@ impl Model {
             Net::Quiet => {}
             Net::Request => self.process_moves(s, number, moves),
             Net::Answered(answer) if answer != Answer::Lost => {
-                self.spend(s, moves, Action::Lose(number), |left| &mut left.lost, |s| {
-                    s.attempt_mut(number).net = Net::Answered(Answer::Lost);
-                });
+                self.spend(
+                    s,
+                    moves,
+                    Action::Lose(number),
+                    |left| &mut left.lost,
+                    |s| {
+                        s.attempt_mut(number).net = Net::Answered(Answer::Lost);
+                    },
+                );
             }
             Net::Answered(_) => {}
         }
@@ -302,9 +345,15 @@ impl Model {
             moves.push((Action::LateAnswer(number), Ok(next)));
         }
         if of.sent {
-            self.spend(s, moves, Action::GiveUp(number), |left| &mut left.pauses, |s| {
-                s.attempt_mut(number).reading = false;
-            });
+            self.spend(
+                s,
+                moves,
+                Action::GiveUp(number),
+                |left| &mut left.pauses,
+                |s| {
+                    s.attempt_mut(number).reading = false;
+                },
+            );
         }
     }
 
@@ -326,16 +375,28 @@ impl Model {
         reply(&mut next, answer);
         moves.push((Action::Process(number, answer), Ok(next)));
         for spends in [false, true] {
-            self.spend(s, moves, Action::Process(number, Answer::ServerError), |left| &mut left.errors, |s| {
-                if spends {
-                    self.provider(s, pair);
-                }
-                reply(s, Answer::ServerError);
-            });
+            self.spend(
+                s,
+                moves,
+                Action::Process(number, Answer::ServerError),
+                |left| &mut left.errors,
+                |s| {
+                    if spends {
+                        self.provider(s, pair);
+                    }
+                    reply(s, Answer::ServerError);
+                },
+            );
         }
-        self.spend(s, moves, Action::Process(number, Answer::Unavailable), |left| &mut left.errors, |s| {
-            reply(s, Answer::Unavailable);
-        });
+        self.spend(
+            s,
+            moves,
+            Action::Process(number, Answer::Unavailable),
+            |left| &mut left.errors,
+            |s| {
+                reply(s, Answer::Unavailable);
+            },
+        );
         if of.reading {
             self.spend(s, moves, Action::Lose(number), |left| &mut left.lost, |s| reply(s, Answer::Lost));
         }
@@ -413,7 +474,7 @@ impl Model {
         }
         let ends = |s: &mut State| {
             s.holder = 0;
-            if let At::Check(attempt) | At::Send(attempt) | At::Await(attempt) = keeper.at {
+            if let At::Check(attempt) | At::Await(attempt) = keeper.at {
                 s.attempt_mut(attempt).late = true;
             }
             if let At::Await(_) = keeper.at {
@@ -432,17 +493,23 @@ impl Model {
 
     fn edits(&self, s: &State, moves: &mut Moves) {
         let edit = |action, content, moves: &mut Moves, more: &dyn Fn(&mut State)| {
-            self.spend(s, moves, action, |left| &mut left.edits, |s| {
-                more(s);
-                // Who overwrites the only copy of a pair has seen it.
-                if let Content::Grant(pair) = s.file
-                    && !s.in_receipt(pair)
-                {
-                    s.ghost.received.remove(pair);
-                }
-                self.write_file(s, content, false);
-                s.ghost.unseen = (content != Content::Missing).then_some(content);
-            });
+            self.spend(
+                s,
+                moves,
+                action,
+                |left| &mut left.edits,
+                |s| {
+                    more(s);
+                    // Who overwrites the only copy of a pair has seen it.
+                    if let Content::Grant(pair) = s.file
+                        && !s.in_receipt(pair)
+                    {
+                        s.ghost.received.remove(pair);
+                    }
+                    self.write_file(s, content, false);
+                    s.ghost.unseen = (content != Content::Missing).then_some(content);
+                },
+            );
         };
         if let Some(pair) = next_login(s) {
             edit(Action::LogIn(pair), Content::Grant(pair), moves, &|s| log_in(s, pair));
@@ -462,14 +529,20 @@ impl Model {
             let family = s.families[pair.family()];
             let usable = !family.revoked && usize::from(family.newest) == pair.generation();
             if usable && family.newest + 1 < self.config.generations {
-                self.spend(s, moves, Action::ForeignRotation(pair), |left| &mut left.foreign, |s| {
-                    if let Answer::Tokens(next) = self.provider(s, pair) {
-                        let content = Content::Grant(next);
-                        self.write_file(s, content, false);
-                        s.ghost.unseen = Some(content);
-                        self.saw(Sometimes::ForeignRotation);
-                    }
-                });
+                self.spend(
+                    s,
+                    moves,
+                    Action::ForeignRotation(pair),
+                    |left| &mut left.foreign,
+                    |s| {
+                        if let Answer::Tokens(next) = self.provider(s, pair) {
+                            let content = Content::Grant(next);
+                            self.write_file(s, content, false);
+                            s.ghost.unseen = Some(content);
+                            self.saw(Sometimes::ForeignRotation);
+                        }
+                    },
+                );
             }
         }
     }
@@ -477,13 +550,19 @@ impl Model {
     /// At a database a push is a transaction of its own, whoever holds the lease.
     fn pushes(&self, s: &State, moves: &mut Moves) {
         if let Some(pair) = next_login(s) {
-            self.spend(s, moves, Action::LogIn(pair), |left| &mut left.imports, |s| {
-                log_in(s, pair);
-                let times = s.record.map_or((0, 0), |record| self.times(s, record.pair));
-                let write = super::bridge::Write::TakeIn { pair, imported: true };
-                s.record = self.bridge.write(s.record, times, write);
-                s.ghost.received = Pairs::default();
-            });
+            self.spend(
+                s,
+                moves,
+                Action::LogIn(pair),
+                |left| &mut left.imports,
+                |s| {
+                    log_in(s, pair);
+                    let times = s.record.map_or((0, 0), |record| self.times(s, record.pair));
+                    let write = super::bridge::Write::TakeIn { pair, imported: true };
+                    s.record = self.bridge.write(s.record, times, write);
+                    s.ghost.received = Pairs::default();
+                },
+            );
         }
     }
 
@@ -518,7 +597,7 @@ impl Model {
                 return Some(Ok(next));
             }
         }
-        if next.holder != 0 {
+        if next.holder != 0 && self.config.vault == Vault::Database {
             next.holder = 0;
             return Some(Ok(next));
         }

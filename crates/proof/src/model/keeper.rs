@@ -3,7 +3,8 @@
 
 use super::bridge::{Facts, Filed, Verdict, Write};
 use super::state::{
-    ATTEMPTS, Answer, At, Attempt, Content, Goal, Net, Pair, Pairs, Rec, Receipt, Seen, Staged, Standing, State,
+    ATTEMPTS, Answer, At, Attempt, Content, Goal, Net, Pair, Pairs, Rec, Receipt, Seen, Staged, Standing,
+    State,
 };
 use super::{Break, Class, Model, Sometimes, Vault, Violation};
 use evergrant_core::keeper::Swap;
@@ -41,8 +42,13 @@ impl Model {
             }
             At::Settle(attempt) => self.settle(s, k, attempt),
             At::Doubt => {
-                self.write(s, Write::Doubt);
-                s.keepers[k].at = At::Look;
+                // Only who holds the lease may say so: its last holder may be about to send.
+                if self.has_right(s, k) {
+                    self.write(s, Write::Doubt);
+                    s.keepers[k].at = At::Look;
+                } else {
+                    self.rest(s, k, None);
+                }
                 Ok(())
             }
             At::AdoptAfter(spent) => {
@@ -172,7 +178,9 @@ impl Model {
     fn vault(&self, s: &State) -> Content {
         match (self.config.vault, &s.record) {
             (Vault::AuthFile, _) => s.file,
-            (Vault::Database, record) => record.map_or(Content::Missing, |record| Content::Grant(record.pair)),
+            (Vault::Database, record) => {
+                record.map_or(Content::Missing, |record| Content::Grant(record.pair))
+            }
         }
     }
 
@@ -186,7 +194,8 @@ impl Model {
             Some(Break::AdoptBeforeReceipts) if differs && !facts.replaced => return Verdict::Adopt(None),
             Some(Break::ReplacedAdopted) if facts.replaced => return Verdict::Adopt(None),
             Some(Break::StaleLineage) => {
-                if let (Some(record), Some(filed)) = (&mut facts.record, older_lineage(&facts.receipts, &s.record))
+                if let (Some(record), Some(filed)) =
+                    (&mut facts.record, older_lineage(&facts.receipts, &s.record))
                     && record.lineage > filed.lineage
                     && s.keepers[k].read.is_some()
                 {
@@ -446,7 +455,10 @@ impl Model {
         if self.bridge.replaces(record.pair, pair) {
             let kept = s.file == Content::Grant(pair) || s.in_receipt(pair);
             if !kept && s.attempt(attempt).memory.is_none() && s.ghost.file_is_ours {
-                return Err(Violation::new("I3", format!("{:?} is forgotten before {pair:?} is durable", record.pair)));
+                return Err(Violation::new(
+                    "I3",
+                    format!("{:?} is forgotten before {pair:?} is durable", record.pair),
+                ));
             }
             s.replaced.add(record.pair);
         }
@@ -458,7 +470,8 @@ impl Model {
     fn books(&self, s: &mut State, k: usize, attempt: u8) -> Done {
         let of = *s.attempt(attempt);
         s.keepers[k].at = At::Look;
-        let (Some(record), Some(answer), Some(presented)) = (s.record, self.answer(s, attempt), of.presented) else {
+        let (Some(record), Some(answer), Some(presented)) = (s.record, self.answer(s, attempt), of.presented)
+        else {
             return Ok(());
         };
         let moved = record.pair != presented;
@@ -474,6 +487,9 @@ impl Model {
             self.rest(s, k, None);
             return Ok(());
         };
+        if next.pair.family() != record.pair.family() {
+            return Err(Violation::new("I4", "the pair of another login overwrites this one's"));
+        }
         if of.late {
             self.saw(Sometimes::LateAnswerCommitted);
         }
@@ -511,7 +527,7 @@ impl Model {
             s.keepers[k].at = At::Look;
             return Ok(());
         };
-        let moved = record.position() != (of.lineage, of.generation);
+        let moved = record.position() != (of.lineage, of.generation) || record.intent != attempt;
         if self.config.vault == Vault::Database && moved {
             s.keepers[k].at = At::Look;
             return Ok(());
@@ -520,7 +536,10 @@ impl Model {
         s.keepers[k].at = At::DropReceipts;
         let refused = s.record.is_some_and(|next| matches!(next.standing, Standing::Refused(_)));
         if refused && !s.ghost.refused.has(record.pair) {
-            return Err(Violation::new("I6", format!("{:?} is called revoked, and the provider never said so", record.pair)));
+            return Err(Violation::new(
+                "I6",
+                format!("{:?} is called revoked, and the provider never said so", record.pair),
+            ));
         }
         Ok(())
     }
@@ -568,12 +587,17 @@ impl Model {
         Ok(())
     }
 
+    /// The lock is held until its holder dies; a lease may have ended meanwhile.
+    fn has_right(&self, s: &State, k: usize) -> bool {
+        let ignored = self.broken == Some(Break::LeaseIgnored);
+        self.config.vault == Vault::AuthFile || usize::from(s.holder) == k + 1 || ignored
+    }
+
     fn intend(&self, s: &mut State, k: usize, attempt: u8) -> Done {
         let Some(record) = s.record else { return Ok(()) };
         let of = s.attempt(attempt);
         let moved = record.position() != (of.lineage, of.generation) || record.intent > 0;
-        let lost = usize::from(s.holder) != k + 1 && self.broken != Some(Break::LeaseIgnored);
-        if self.config.vault == Vault::Database && (moved || lost) {
+        if self.config.vault == Vault::Database && (moved || !self.has_right(s, k)) {
             self.saw(Sometimes::LeaseLost);
             s.attempt_mut(attempt).reading = false;
             s.receipts[self.slot(attempt)] = Receipt::Missing;
@@ -603,16 +627,21 @@ impl Model {
         let (Some(record), Some(pair)) = (s.record, of.presented) else {
             return Err(Violation::new("I2", "something is sent, and nothing is known of the chain"));
         };
+        let open = |other: &&Attempt| other.sent && other.net != Net::Quiet && other.reading && !other.late;
+        if s.attempts.iter().any(|other| open(&other)) {
+            return Err(Violation::new(
+                "I1",
+                "two exchanges are sent, unanswered and within their deadlines",
+            ));
+        }
         let intended = record.intent == attempt && record.pair == pair;
         if !intended && self.config.vault == Vault::AuthFile {
             return Err(Violation::new("I2", format!("{pair:?} is sent before its intent is durable")));
         }
-        if !intended && record.lineage == of.lineage {
+        // Once the access token has ended another machine may present the pair; the first one's answer may come back
+        // between its intent and its send, and nothing can tell it.
+        if !intended && record.lineage == of.lineage && s.age(pair) < 2 {
             return Err(Violation::new("I2", format!("{pair:?} is sent without being the chain's newest")));
-        }
-        let open = |other: &&Attempt| other.sent && other.net != Net::Quiet && other.reading && !other.late;
-        if s.attempts.iter().any(|other| open(&other)) {
-            return Err(Violation::new("I1", "two exchanges are sent, unanswered and within their deadlines"));
         }
         let spent_by = |of: &u8| s.attempt(*of).presented == Some(pair);
         let answered = s.receipts.iter().any(|receipt| {
@@ -630,7 +659,10 @@ impl Model {
             other.reading && other.sent && other.presented == Some(pair) && in_reach
         };
         if others.any(|(_, other)| read(other)) {
-            return Err(Violation::new("I5", format!("{pair:?} is presented while its first answer is still being read")));
+            return Err(Violation::new(
+                "I5",
+                format!("{pair:?} is presented while its first answer is still being read"),
+            ));
         }
         let uncertain = |other: &&Attempt| other.sent && !other.unspent && other.presented == Some(pair);
         let uncertain = s.attempts.iter().filter(uncertain).count();
@@ -667,7 +699,8 @@ impl Model {
         if !older || self.broken == Some(Break::OlderSnapshot) {
             s.keepers[k].snapshot = Some(next);
         }
-        let backwards = before.is_some_and(|seen| seen.position > next.position) && s.keepers[k].snapshot == Some(next);
+        let backwards =
+            before.is_some_and(|seen| seen.position > next.position) && s.keepers[k].snapshot == Some(next);
         if backwards {
             return Err(Violation::new("I3", "readers see lineage and generation go backwards"));
         }

@@ -63,7 +63,9 @@ impl Model {
         let mut violation = None;
         'search: while let Some((state, _)) = known.get_index(index) {
             let state = *state;
-            if let Err(broken) = self.heals(&state, &mut healed) {
+            if let Err(broken) = self.heals(&state, &mut healed)
+                && self.counts(&broken)
+            {
                 violation = Some(trace(&known, index, None, broken));
                 break;
             }
@@ -76,6 +78,7 @@ impl Model {
                         known.entry(next).or_insert((index as u32, Some(action)));
                     }
                     Ok(_) => {}
+                    Err(broken) if !self.counts(&broken) => {}
                     Err(broken) => {
                         violation = Some(trace(&known, index, Some(action), broken));
                         break 'search;
@@ -133,10 +136,16 @@ impl Model {
         if family.revoked || !s.ghost.received.has(live) {
             return Ok(());
         }
-        let in_hand = s.keepers.iter().any(|keeper| matches!(keeper.at, At::Keep(_, Answer::Tokens(pair)) if pair == live));
+        let in_hand = s
+            .keepers
+            .iter()
+            .any(|keeper| matches!(keeper.at, At::Keep(_, Answer::Tokens(pair)) if pair == live));
         let in_memory = s.attempts.iter().any(|attempt| attempt.memory == Some(Answer::Tokens(live)));
         let in_vault = match self.config.vault {
-            Vault::AuthFile => s.file == Content::Grant(live) || s.staged.is_some_and(|staged| staged.lies == Content::Grant(live)),
+            Vault::AuthFile => {
+                s.file == Content::Grant(live)
+                    || s.staged.is_some_and(|staged| staged.lies == Content::Grant(live))
+            }
             Vault::Database => record.pair == live,
         };
         if in_vault || in_hand || in_memory || s.in_receipt(live) {
@@ -187,7 +196,10 @@ impl Model {
                     return Ok(());
                 }
                 None => {
-                    let what = format!("not well though nothing goes wrong any more: {:?}, file {:?}", s.record, s.file);
+                    let what = format!(
+                        "not well though nothing goes wrong any more: {:?}, file {:?}",
+                        s.record, s.file
+                    );
                     return Err(Violation::new("L1 to L3", what));
                 }
             }
@@ -199,6 +211,9 @@ impl Model {
     fn calm_look(&self, mut s: State) -> Result<State, Violation> {
         let dead = s.record.filter(|record| !s.access_lives(record.pair));
         s.keepers[0].refused = dead.map(|record| record.position());
+        if s.holder != 0 {
+            return Err(Violation::new("L1 to L3", "nobody works, and nobody can have the lock"));
+        }
         s.holder = 1;
         s.keepers[0].at = At::Look;
         for _ in 0..HEALS_WITHIN {
@@ -216,8 +231,14 @@ impl Model {
         let family = s.families[record.pair.family()];
         let newest = usize::from(family.newest) == record.pair.generation();
         let known = s.keepers[0].snapshot.is_some_and(|seen| seen.pair == record.pair);
-        in_vault && newest && known && !family.revoked && self.nothing_open(s)
-            && record.standing == Standing::Live && s.age(record.pair) == 0 && s.staged.is_none()
+        in_vault
+            && newest
+            && known
+            && !family.revoked
+            && self.nothing_open(s)
+            && record.standing == Standing::Live
+            && s.age(record.pair) == 0
+            && s.staged.is_none()
     }
 
     /// Why a chain may be not well for good: the operator's doing, the provider's word, or the bounds of the search.

@@ -486,7 +486,9 @@ impl State {
 
     /// Whether a receipt holds this pair.
     pub(super) fn in_receipt(&self, pair: Pair) -> bool {
-        self.receipts.iter().any(|receipt| matches!(receipt, Receipt::Answered(_, Answer::Tokens(held)) if *held == pair))
+        self.receipts
+            .iter()
+            .any(|receipt| matches!(receipt, Receipt::Answered(_, Answer::Tokens(held)) if *held == pair))
     }
 }
 
@@ -534,7 +536,9 @@ impl State {
             Receipt::Reserved(of) | Receipt::Answered(of, _) => *of == number,
             Receipt::Missing => false,
         });
-        intended || filed || self.keepers.iter().any(|keeper| keeper.settles == number || keeper.at.means(number))
+        intended
+            || filed
+            || self.keepers.iter().any(|keeper| keeper.settles == number || keeper.at.means(number))
     }
 }
 

@@ -1,0 +1,86 @@
+//! `cargo xtask model`: searches the protocol's model in its full bounds, two searches at a time.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use evergrant_proof::model::{self, Model, Sometimes};
+
+use crate::run::print;
+
+/// How far.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// So many faults of any kind together.
+    #[arg(long, default_value_t = 2)]
+    faults: u8,
+    /// So many states of one search at most; they take about 250 bytes each.
+    #[arg(long, default_value_t = 40_000_000)]
+    most: usize,
+    /// Only the searches whose name has this in it.
+    #[arg(long, default_value = "")]
+    only: String,
+}
+
+#[derive(Default)]
+struct Total {
+    states: usize,
+    transitions: u64,
+    reached: Vec<Sometimes>,
+    crashed_in: Vec<&'static str>,
+    failed: Vec<String>,
+}
+
+/// Searches, and prints what was searched.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut runs = model::full(options.faults);
+    runs.retain(|run| run.name.contains(&options.only));
+    let (next, total, begun) = (AtomicUsize::new(0), Mutex::new(Total::default()), Instant::now());
+    print(format_args!("{:<50} {:>12} {:>12} {:>8}", "search", "states", "transitions", "seconds"))?;
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(2) {
+            scope.spawn(|| {
+                while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    search(run, options.most, &total);
+                }
+            });
+        }
+    });
+    let total = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let secs = begun.elapsed().as_secs_f64();
+    print(format_args!("{:<50} {:>12} {:>12} {secs:>8.1}", "together", total.states, total.transitions))?;
+    let missed: Vec<_> = Sometimes::ALL.into_iter().filter(|what| !total.reached.contains(what)).collect();
+    let alive: Vec<_> = Model::steps().filter(|step| !total.crashed_in.contains(step)).collect();
+    print(format_args!("sometimes: {} of {}, missed {missed:?}", total.reached.len(), Sometimes::ALL.len()))?;
+    print(format_args!("steps in which no keeper died: {alive:?}"))?;
+    for failed in &total.failed {
+        print(format_args!("{failed}"))?;
+    }
+    if total.failed.is_empty() { Ok(()) } else { bail!("the protocol does not hold") }
+}
+
+fn search(run: &model::Run, most: usize, total: &Mutex<Total>) {
+    let begun = Instant::now();
+    let checked = Model::new(run.config, None).check(most);
+    let secs = begun.elapsed().as_secs_f64();
+    let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let whole = match (&checked.violation, checked.complete) {
+        (Some(_), _) => "  BROKEN",
+        (None, true) => "",
+        (None, false) => "  not all of it",
+    };
+    let _ = print(format_args!(
+        "{:<50} {:>12} {:>12} {secs:>8.1}{whole}",
+        run.name, checked.states, checked.transitions
+    ));
+    total.states += checked.states;
+    total.transitions += checked.transitions;
+    let news = checked.reached.into_iter().filter(|what| !total.reached.contains(what));
+    let news: Vec<_> = news.collect();
+    total.reached.extend(news);
+    total.crashed_in.extend(checked.crashed_in);
+    total.failed.extend(checked.violation.map(|trace| format!("\n{}\n{trace}", run.name)));
+}
