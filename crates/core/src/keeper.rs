@@ -15,7 +15,7 @@ pub use recover::{FileFound, Finding, Found, Receipt, ReceiptState, Staged, reco
 pub use report::Report;
 pub use settle::{begin, commit, committed_grant, doubt, replaces, settle, take_in};
 pub use swap::Swap;
-pub use when::{Decision, Look, decide, next_wakeup};
+pub use when::{Decision, Look, decide, next_wakeup, send_within};
 
 use std::time::Duration;
 

@@ -217,7 +217,8 @@ impl<W: World> Keeper<W> {
     /// Publishes what a look found, brings the state up to it, and reports.
     async fn finish(&self, looked: Looked, done: Option<oneshot::Sender<Report>>) {
         match (&looked.record, &looked.grant) {
-            (Some(record), Some(grant)) => {
+            // Without the lock, file and record may have been read around somebody's commit.
+            (Some(record), Some(grant)) if grant.pair() == record.pair => {
                 self.0.snapshots.publish(record, grant);
             }
             (_, None) if looked.absent => self.0.snapshots.withdraw(&self.0.chain),

@@ -294,6 +294,22 @@ fn when_a_pair_is_presented() {
 }
 
 #[test]
+fn a_second_presentation_is_sent_within_the_grace_or_not_at_all() {
+    let grace = policy(ReuseClass::Grace { secs: 60 });
+    let doubted = |presented_again| Record { standing: in_doubt(presented_again), ..record() };
+    let refused = Record { access_refused: true, ..doubted(1) };
+    let secs = |record: &Record, policy: &Policy, now| send_within(record, policy, at(now)).as_secs();
+    assert_eq!(secs(&intended(), &grace, 65), 30, "the first presentation");
+    assert_eq!(secs(&doubted(1), &grace, 20), 30);
+    assert_eq!(secs(&doubted(1), &grace, 65), 5);
+    assert_eq!(secs(&doubted(1), &grace, 71), 0);
+    assert_eq!(secs(&doubted(2), &grace, 71), 30, "no grace was counted on");
+    assert_eq!(secs(&refused, &grace, 71), 30, "nothing to lose");
+    assert_eq!(secs(&doubted(1), &grace, LIFE_SECS - 600), 30, "nothing to lose");
+    assert_eq!(secs(&doubted(1), &policy(ReuseClass::Strict), 71), 30);
+}
+
+#[test]
 fn a_provider_that_asks_for_a_wait_gets_it_even_from_a_forced_look() {
     let policy = policy(ReuseClass::Strict);
     let unspent = |retry_after: Option<u64>| {

@@ -62,6 +62,22 @@ pub fn next_wakeup(record: Option<&Record>, policy: &Policy, now: Timestamp) -> 
     }
 }
 
+/// How long after `now` a pair whose intent is open may still be handed to the network: until the deadline, and where
+/// it is presented again because the provider grants a grace, no longer than that grace.
+pub fn send_within(record: &Record, policy: &Policy, now: Timestamp) -> Duration {
+    let Standing::InDoubt { sent_at, presented_again: 1, .. } = record.standing else {
+        return policy.deadline;
+    };
+    let nothing_to_lose = record.access_refused || now >= last_chance(record);
+    match policy.profile.reuse {
+        ReuseClass::Grace { secs } if !nothing_to_lose => {
+            let left = (sent_at + grace(secs)).duration_since(now);
+            Duration::try_from(left).unwrap_or_default().min(policy.deadline)
+        }
+        ReuseClass::Grace { .. } | ReuseClass::Strict | ReuseClass::None => policy.deadline,
+    }
+}
+
 fn decide_forced(record: &Record, policy: &Policy, now: Timestamp) -> Decision {
     let asked = record.failures.filter(|failures| failures.asked_by_provider && now < failures.not_before);
     if let Some(failures) = asked {

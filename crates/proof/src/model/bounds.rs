@@ -1,5 +1,6 @@
 //! How far the model is searched: in full by command, in a minute by the tests.
 
+use super::state::ANY;
 use super::{Budget, Class, Config, Vault};
 
 /// One search.
@@ -29,6 +30,22 @@ pub fn full(faults: u8) -> Vec<Run> {
             let three = bounds(vault, class, 3, three);
             runs.push(Run { name: format!("{where_}, {provider}, 2 keepers"), config: two });
             runs.push(Run { name: format!("{where_}, {provider}, 3 keepers"), config: three });
+        }
+    }
+    let strict = Class::Strict { revokes: true };
+    let some = |change: fn(&mut Budget)| {
+        let mut budget = Budget { total: faults + 1, crashes: ANY, ..Budget::default() };
+        change(&mut budget);
+        budget
+    };
+    for (name, budget) in [
+        ("people and crashes", some(|budget| (budget.edits, budget.imports) = (ANY, ANY))),
+        ("network and crashes", some(|budget| (budget.lost, budget.errors, budget.pauses) = (ANY, ANY, ANY))),
+        ("disk, network and crashes", some(|budget| (budget.lost, budget.disk) = (ANY, ANY))),
+    ] {
+        for (vault, where_) in VAULTS {
+            let config = bounds(vault, strict, 2, budget);
+            runs.push(Run { name: format!("{where_}, strict, {name}, one fault more"), config });
         }
     }
     runs

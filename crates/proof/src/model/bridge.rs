@@ -93,6 +93,7 @@ pub(super) struct Bridge {
     chain: ChainName,
     findings: RefCell<IndexMap<Facts, Verdict, Fast>>,
     decisions: RefCell<IndexMap<(Rec, Times, bool), Option<Reason>, Fast>>,
+    in_time: RefCell<IndexMap<(Rec, Times), bool, Fast>>,
     writes: RefCell<IndexMap<(Option<Rec>, Times, Write), Option<Rec>, Fast>>,
 }
 
@@ -127,8 +128,8 @@ impl Bridge {
         let profile = Profile { reuse, ..Profile::claude() };
         let policy = Policy { min_exchange_interval: Duration::ZERO, ..Policy::new(profile) };
         let chain = "claude".parse().expect("it is a chain name");
-        let (findings, decisions, writes) = Default::default();
-        Self { policy, class, broken, chain, findings, decisions, writes }
+        let (findings, decisions, in_time, writes) = Default::default();
+        Self { policy, class, broken, chain, findings, decisions, in_time, writes }
     }
 
     /// [`keeper::recover`].
@@ -165,6 +166,12 @@ impl Bridge {
                 Decision::Rest { .. } => None,
             }
         })
+    }
+
+    /// [`keeper::send_within`]: whether an open intent may still be handed to the network.
+    pub(super) fn in_time(&self, record: Rec, times: Times) -> bool {
+        let ask = || !keeper::send_within(&self.record(&record, times), &self.policy, now()).is_zero();
+        remembered(&self.in_time, (record, times), ask)
     }
 
     /// The record after one of the transitions of `core`; `None` where an answer does not fit the file.

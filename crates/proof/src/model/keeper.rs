@@ -68,7 +68,9 @@ impl Model {
             At::Reserve => self.reserve(s, k),
             At::Intend(attempt) => self.intend(s, k, attempt),
             At::Check(attempt) => {
-                let late = s.attempt(attempt).late;
+                let times = s.attempt(attempt).presented.map_or((0, 0), |pair| self.times(s, pair));
+                let in_time = s.record.is_none_or(|record| self.bridge.in_time(record, times));
+                let late = s.attempt(attempt).late || !in_time;
                 if late {
                     self.saw(Sometimes::DeadlineBeforeSending);
                     s.attempt_mut(attempt).unspent = true;
@@ -153,7 +155,7 @@ impl Model {
             *filed = self.filed(attempt, of, answer);
         }
         let settles = s.keepers[k].settles;
-        if settles > 0 {
+        if settles > 0 && s.attempt(settles).memory.is_some() {
             let attempt = s.attempt(settles);
             receipts[usize::from(settles) - 1] = self.filed(attempt, settles, attempt.memory);
         }
@@ -669,7 +671,7 @@ impl Model {
         let nothing_to_lose = s.age(pair) >= 1 || record.access_refused;
         let allowed = match self.config.class {
             Class::None => true,
-            Class::Grace => nothing_to_lose || uncertain == 1 && s.families[pair.family()].grace == 0,
+            Class::Grace => nothing_to_lose || uncertain == 1 && s.families[pair.family()].grace < 2,
             Class::Strict { .. } => nothing_to_lose,
         };
         if uncertain > 0 {

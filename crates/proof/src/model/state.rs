@@ -6,13 +6,13 @@ use std::fmt;
 use evergrant_core::keeper::{Look, Swap};
 
 /// Logins at the provider, the first one included.
-pub const FAMILIES: usize = 3;
+pub(super) const FAMILIES: usize = 3;
 /// Pairs of one login: generation 0 is the login's own.
-pub const GENERATIONS: usize = 4;
+pub(super) const GENERATIONS: usize = 4;
 /// Attempts, of which each has its receipt.
-pub const ATTEMPTS: usize = 5;
+pub(super) const ATTEMPTS: usize = 5;
 /// Keepers.
-pub const KEEPERS: usize = 3;
+pub(super) const KEEPERS: usize = 3;
 
 /// A pair that the provider gave, by login and generation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,7 +41,7 @@ impl fmt::Debug for Pair {
 
 /// A set of pairs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Pairs(u16);
+pub(super) struct Pairs(u16);
 
 impl Pairs {
     pub(super) fn has(self, pair: Pair) -> bool {
@@ -63,7 +63,7 @@ impl fmt::Debug for Pairs {
 
 /// What the auth file holds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Content {
+pub(super) enum Content {
     /// There is no file.
     #[default]
     Missing,
@@ -92,7 +92,7 @@ pub enum Answer {
 
 /// Where an exchange is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Net {
+pub(super) enum Net {
     /// Nothing is on the way.
     #[default]
     Quiet,
@@ -104,7 +104,7 @@ pub enum Net {
 
 /// One attempt to rotate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Attempt {
+pub(super) struct Attempt {
     /// Which keeper, from 1; 0: there was none.
     pub by: u8,
     /// The lineage that was presented.
@@ -129,7 +129,7 @@ pub struct Attempt {
 
 /// One receipt file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Receipt {
+pub(super) enum Receipt {
     /// None.
     #[default]
     Missing,
@@ -141,7 +141,7 @@ pub enum Receipt {
 
 /// What is known of the record's pair, as far as decisions depend on it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Standing {
+pub(super) enum Standing {
     /// Live.
     Live,
     /// In doubt; how often presented again, up to 2.
@@ -152,7 +152,7 @@ pub enum Standing {
 
 /// The record.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Rec {
+pub(super) struct Rec {
     /// Number of the grant.
     pub lineage: u8,
     /// Number of the pair.
@@ -326,7 +326,7 @@ pub struct Seen {
 
 /// A keeper's process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Keeper {
+pub(super) struct Keeper {
     /// What it does next.
     pub at: At,
     /// The look was forced.
@@ -347,7 +347,7 @@ pub struct Keeper {
 
 /// A login at the provider.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Family {
+pub(super) struct Family {
     /// It exists.
     pub exists: bool,
     /// The newest generation that was given.
@@ -360,7 +360,7 @@ pub struct Family {
 
 /// A file beside the auth file, with what should have come out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Staged {
+pub(super) struct Staged {
     /// What its name says.
     pub swap: Swap<Content>,
     /// What lies there.
@@ -369,7 +369,7 @@ pub struct Staged {
 
 /// What only the properties read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Ghost {
+pub(super) struct Ghost {
     /// Pairs that the file has held: an operator may put them back.
     pub was_in_file: Pairs,
     /// Pairs that were durable once, in the vault or in a receipt.
@@ -387,7 +387,7 @@ pub struct Ghost {
 }
 
 /// As often as the total allows.
-pub const ANY: u8 = u8::MAX;
+pub(super) const ANY: u8 = u8::MAX;
 
 /// What may still go wrong. A kind is a number, or [`ANY`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -416,7 +416,7 @@ pub struct Budget {
 
 /// A state.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct State {
+pub(super) struct State {
     /// The provider's logins.
     pub families: [Family; FAMILIES],
     /// How old each pair's access token is: 0 young, 1 in its last part, 2 ended.

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use evergrant_core::authfile::Reading;
 use evergrant_core::event::EventKind;
 use evergrant_core::grant::Grant;
-use evergrant_core::keeper::{self, FileFound, Report};
+use evergrant_core::keeper::{self, Report};
 use evergrant_core::{Reason, authfile};
 use evergrant_store::authfile::Written;
 use evergrant_store::{Held, State, VaultError};
@@ -35,6 +36,8 @@ pub struct Refused {
 
 /// How often the lock is tried while an exchange is in flight.
 const TRY_LOCK_EVERY: Duration = Duration::from_millis(100);
+/// So often somebody may edit the file before an import gives up.
+const MOST_EDITS: usize = 16;
 
 impl<W: World> Keeper<W> {
     /// Judges a grant without touching the vault: terms, prefixes, expiry.
@@ -111,20 +114,36 @@ impl<W: World> Keeper<W> {
         let unwritable =
             |error: VaultError| Refused { reason: Reason::VaultUnwritable, detail: error.to_string() };
         let mut looked = Looked::default();
-        step::settle_found(self, held, remembered.clone(), None, &mut looked).map_err(unwritable)?;
         let pair = grant.pair();
-        if looked.record.as_ref().is_some_and(|record| record.pair == pair) && looked.grant.is_some() {
-            looked.reason = Some(Reason::SameGrant);
-            return Ok(looked);
+        let mut written = Written::EditedMeanwhile;
+        for _ in 0..MOST_EDITS {
+            step::settle_found(self, held, remembered.clone(), None, &mut looked).map_err(unwritable)?;
+            if looked.record.as_ref().is_some_and(|record| record.pair == pair) && looked.grant.is_some() {
+                looked.reason = Some(Reason::SameGrant);
+                return Ok(looked);
+            }
+            if held.was_replaced(pair.fingerprint()) {
+                return Err(Refused {
+                    reason: Reason::GrantSpent,
+                    detail: "this chain has replaced that pair already, so it is worth nothing: log in again"
+                        .into(),
+                });
+            }
+            // An edit that falls in between is looked at like any other before it is replaced.
+            written = self.put(held, looked.read.as_deref(), grant).map_err(unwritable)?;
+            if written == Written::Done {
+                break;
+            }
         }
-        if held.was_replaced(pair.fingerprint()) {
+        if written != Written::Done {
+            let path = held.file().display();
             return Err(Refused {
-                reason: Reason::GrantSpent,
-                detail: "this chain has replaced that pair already, so it is worth nothing: log in again"
-                    .into(),
+                reason: Reason::VaultUnwritable,
+                detail: format!(
+                    "{path} cannot be read, or is being edited all the time: nothing was changed"
+                ),
             });
         }
-        self.put(held, grant).map_err(unwritable)?;
         let before = looked.record.take();
         let (now, mut rng) = (self.0.world.now(), self.0.world.rng());
         let record =
@@ -142,23 +161,17 @@ impl<W: World> Keeper<W> {
         Ok(looked)
     }
 
-    fn put(&self, held: &Held<W::Disk>, grant: &Grant) -> Result<(), VaultError> {
-        loop {
-            let files = held.read(&self.0.policy.profile, None)?;
-            let written = match (&files.bytes, &files.found.file) {
-                (None, _) => held.make_file(&authfile::write(None, grant))?,
-                (Some(bytes), file) => {
-                    if let FileFound::Malformed(_) = file {
-                        let kept = held.keep_aside(bytes)?;
-                        tracing::warn!(file = %kept.display(), "the auth file was not readable; it is kept here");
-                    }
-                    held.replace_file(bytes, &authfile::write(Some(bytes), grant))?
-                }
-            };
-            if written == Written::Done {
-                return Ok(());
-            }
+    /// Puts the grant in the place of what the look has read.
+    fn put(&self, held: &Held<W::Disk>, read: Option<&[u8]>, grant: &Grant) -> Result<Written, VaultError> {
+        let new = authfile::write(read, grant);
+        let Some(read) = read else {
+            return held.make_file(&new);
+        };
+        if let Reading::Malformed(_) = authfile::read(read, &self.0.policy.profile) {
+            let kept = held.keep_aside(read)?;
+            tracing::warn!(file = %kept.display(), "the auth file was not readable; it is kept here");
         }
+        held.replace_file(read, &new)
     }
 }
 

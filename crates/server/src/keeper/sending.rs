@@ -48,10 +48,12 @@ impl<W: World> Keeper<W> {
         };
         // Step 5. A process that slept through its deadline, or lost the client's locks, sends nothing.
         let deadline = begun + self.0.policy.deadline;
+        let looked_at = record.intent.as_ref().map_or_else(|| world.now(), |intent| intent.sent_at);
+        let send_by = begun + keeper::send_within(&record, &self.0.policy, looked_at);
         let look_again = move || (held.still_held(), held);
         let (still_held, mut held) = world.offload(look_again).await;
         let sent_at = world.monotonic();
-        if !still_held || sent_at >= deadline {
+        if !still_held || sent_at >= send_by {
             let why = "the deadline had passed, or the client's locks were lost, before anything was sent";
             let answer = Answer::NotSent { why: why.into() };
             return Sent::Settled(self.settle_answer(held, reservation, receipt, answer, looked).await);
@@ -108,15 +110,14 @@ impl<W: World> Keeper<W> {
         let keeper = self.clone();
         let ours = receipt.clone();
         let work = move || {
-            let unwritten = keep_answer(&reservation, &ours);
-            // Its lock says that an answer is being read; it is not any more.
-            drop(reservation);
-            let looked = keeper.settle_receipt(&held, &ours, unwritten, looked);
+            let unwritten = keep_answer(reservation, &ours);
+            let looked = keeper.settle_receipt(&held, &ours, unwritten.is_some(), looked);
             (looked, unwritten)
         };
         let (looked, unwritten) = self.0.world.offload(work).await;
-        if unwritten && looked.error == Some(Reason::VaultUnwritable) {
-            self.spawn_retry(receipt);
+        if unwritten.is_some() && is_open(&looked, &receipt) {
+            let keeper = self.clone();
+            self.0.world.spawn(async move { keeper.commit_late(receipt, unwritten).await });
         }
         looked
     }
@@ -193,29 +194,29 @@ impl<W: World> Keeper<W> {
         crash::point("answered");
         let receipt = self.answered(receipt, answer);
         let ours = receipt.clone();
-        let unwritten = self.0.world.offload(move || keep_answer(&reservation, &ours)).await;
+        let unwritten = self.0.world.offload(move || keep_answer(reservation, &ours)).await;
         self.commit_late(receipt, unwritten).await;
     }
 
-    fn spawn_retry(&self, receipt: Receipt) {
-        let keeper = self.clone();
-        self.0.world.spawn(async move { keeper.commit_late(receipt, true).await });
-    }
-
-    /// Commits an answer that came late, or that could not be written down: tried for as long as this process
-    /// lives, or until the chain has moved on.
-    async fn commit_late(&self, receipt: Receipt, unwritten: bool) {
+    /// Commits an answer that came late, or that could not be written down. What is only in memory is written and
+    /// committed whenever that can be done, for as long as this process lives, or until the chain has moved on.
+    async fn commit_late(&self, receipt: Receipt, mut unwritten: Option<Reservation<W::Disk>>) {
         loop {
             let (keeper, ours) = (self.clone(), receipt.clone());
-            let looked = self.0.world.offload(move || {
+            let work = move || {
+                let unwritten = unwritten.and_then(|reservation| keep_answer(reservation, &ours));
                 let mut looked = Looked::default();
-                let held = step::lock(&keeper, &mut looked)?;
-                Some(keeper.settle_receipt(&held, &ours, unwritten, looked))
-            });
-            if let Some(looked) = looked.await {
-                let settled = looked.error != Some(Reason::VaultUnwritable);
+                let held = step::lock(&keeper, &mut looked);
+                let settle = |held| keeper.settle_receipt(&held, &ours, unwritten.is_some(), looked);
+                (held.map(settle), unwritten)
+            };
+            let (looked, still) = self.0.world.offload(work).await;
+            unwritten = still;
+            if let Some(looked) = looked {
+                let in_memory_only = unwritten.is_some() && is_open(&looked, &receipt);
+                let unsettled = looked.error == Some(Reason::VaultUnwritable);
                 self.finish(looked, None).await;
-                if settled {
+                if !in_memory_only && !unsettled {
                     self.poke();
                     return;
                 }
@@ -225,15 +226,24 @@ impl<W: World> Keeper<W> {
     }
 }
 
-/// Step 6. Says whether the answer is only in memory.
-fn keep_answer<D: evergrant_store::Disk>(reservation: &Reservation<D>, receipt: &Receipt) -> bool {
+/// Whether the chain still waits for this answer.
+fn is_open(looked: &Looked, receipt: &Receipt) -> bool {
+    let intent = looked.record.as_ref().and_then(|record| record.intent.as_ref());
+    intent.is_some_and(|intent| intent.attempt == receipt.attempt)
+}
+
+/// Step 6. Gives the reservation back if the answer is only in memory: its lock goes on saying that the answer is in
+/// somebody's hands.
+fn keep_answer<D: evergrant_store::Disk>(
+    reservation: Reservation<D>,
+    receipt: &Receipt,
+) -> Option<Reservation<D>> {
     let ReceiptState::Answered { at, answer } = &receipt.state else {
-        return false;
+        return Some(reservation);
     };
     let written = reservation.write(*at, answer);
     crash::point("receipt_written");
-    if let Err(error) = &written {
-        tracing::error!(attempt = receipt.attempt.0, %error, "the answer could not be written down; it is committed from memory");
-    }
-    written.is_err()
+    let error = written.err()?;
+    tracing::error!(attempt = receipt.attempt.0, %error, "the answer could not be written down; it is committed from memory");
+    Some(reservation)
 }

@@ -30,6 +30,8 @@ pub(super) struct Looked {
     pub(super) record: Option<Record>,
     /// What the vault holds, or held last, if that may be served.
     pub(super) grant: Option<Grant>,
+    /// The auth file as it was last read under the lock.
+    pub(super) read: Option<Vec<u8>>,
     /// The vault holds no grant.
     pub(super) absent: bool,
     pub(super) reason: Option<Reason>,
@@ -157,6 +159,7 @@ pub(super) fn settle_found<W: World>(
             files.found.receipts.push(answer.clone());
         }
         looked.record = files.found.record.clone();
+        looked.read = files.bytes.clone();
         looked.grant = match &files.found.file {
             FileFound::Grant(grant) => Some(grant.clone()),
             FileFound::Missing | FileFound::Wiped | FileFound::Malformed(_) => None,
