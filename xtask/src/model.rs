@@ -3,13 +3,12 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use evergrant_proof::model::{self, Model, Sometimes};
 
-use crate::run::print;
+use crate::run::{now, print};
 
 /// How far.
 #[derive(Debug, Args)]
@@ -38,7 +37,7 @@ struct Total {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut runs = model::full(options.faults);
     runs.retain(|run| run.name.contains(&options.only));
-    let (next, total, begun) = (AtomicUsize::new(0), Mutex::new(Total::default()), Instant::now());
+    let (next, total, begun) = (AtomicUsize::new(0), Mutex::new(Total::default()), now());
     print(format_args!("{:<50} {:>12} {:>12} {:>8}", "search", "states", "transitions", "seconds"))?;
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(2) {
@@ -63,7 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn search(run: &model::Run, most: usize, total: &Mutex<Total>) {
-    let begun = Instant::now();
+    let begun = now();
     let checked = Model::new(run.config, None).check(most);
     let secs = begun.elapsed().as_secs_f64();
     let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -7,8 +7,11 @@
 mod bounds;
 mod bridge;
 mod environment;
+mod file;
+mod healing;
 mod keeper;
 mod search;
+mod sending;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -84,6 +84,8 @@ pub(super) enum Write {
 }
 
 type Times = (u8, u8);
+/// Answers by question.
+type Remembered<Q, A> = RefCell<IndexMap<Q, A, Fast>>;
 
 /// Asks `core`.
 pub(super) struct Bridge {
@@ -91,14 +93,14 @@ pub(super) struct Bridge {
     class: Class,
     broken: Option<Break>,
     chain: ChainName,
-    findings: RefCell<IndexMap<Facts, Verdict, Fast>>,
-    decisions: RefCell<IndexMap<(Rec, Times, bool), Option<Reason>, Fast>>,
-    in_time: RefCell<IndexMap<(Rec, Times), bool, Fast>>,
-    writes: RefCell<IndexMap<(Option<Rec>, Times, Write), Option<Rec>, Fast>>,
+    findings: Remembered<Facts, Verdict>,
+    decisions: Remembered<(Rec, Times, bool), Option<Reason>>,
+    in_time: Remembered<(Rec, Times), bool>,
+    writes: Remembered<(Option<Rec>, Times, Write), Option<Rec>>,
 }
 
 fn remembered<Q: Hash + Eq + Copy, A: Copy>(
-    known: &RefCell<IndexMap<Q, A, Fast>>,
+    known: &Remembered<Q, A>,
     question: Q,
     ask: impl FnOnce() -> A,
 ) -> A {
@@ -306,7 +308,7 @@ impl Bridge {
 
     pub(super) fn pair_id(&self, pair: Pair) -> PairId {
         thread_local! {
-            static KNOWN: RefCell<IndexMap<(bool, Pair), PairId, Fast>> = RefCell::default();
+            static KNOWN: Remembered<(bool, Pair), PairId> = RefCell::default();
         }
         KNOWN.with(|known| remembered(known, (self.class == Class::None, pair), || self.grant(pair).pair()))
     }

@@ -1,7 +1,7 @@
 //! Everything that is not a keeper: provider and network, people and programs that edit the file, crashes, pauses,
 //! and time.
 
-use super::state::{ANY, ATTEMPTS, Answer, At, Content, FAMILIES, Keeper, Net, Pair, Pairs, Receipt, State};
+use super::state::{ANY, ATTEMPTS, Answer, At, Content, FAMILIES, Keeper, Net, Pair, Pairs, State};
 use super::{Break, Class, Model, Sometimes, Vault};
 
 /// One thing that happens.
@@ -157,11 +157,11 @@ impl Model {
         }
     }
 
-    fn can_step(&self, s: &State, k: usize) -> bool {
-        match s.keepers[k].at {
-            At::Await(attempt) => matches!(s.attempt(attempt).net, Net::Answered(_)),
-            at => at != At::Idle,
+    pub(super) fn can_step(&self, s: &State, k: usize) -> bool {
+        if let At::Await(attempt) = s.keepers[k].at {
+            return matches!(s.attempt(attempt).net, Net::Answered(_));
         }
+        s.keepers[k].at != At::Idle
     }
 
     fn step_faults(&self, s: &State, k: usize, moves: &mut Moves) {
@@ -456,7 +456,9 @@ impl Model {
         }
         if self.config.class == Class::Grace && (looked_at || processed) {
             for (index, family) in s.families.iter().enumerate() {
-                if family.newest > 0 && family.grace < 2 {
+                // Who has looked at the clock has sent before the provider's grace is over too: no check can do better.
+                let sending = s.keepers.iter().any(|keeper| matches!(keeper.at, At::Send(_)));
+                if family.newest > 0 && family.grace + u8::from(sending) < 2 {
                     let mut next = *s;
                     next.families[index].grace += 1;
                     moves.push((Action::GracePasses(index as u8), Ok(next)));
@@ -564,58 +566,6 @@ impl Model {
                 },
             );
         }
-    }
-
-    /// Good weather: the one thing that happens next when nothing goes wrong any more and the first keeper runs.
-    /// `None`: nothing is under way.
-    pub(super) fn calm(&self, s: &State) -> Option<Result<State, super::Violation>> {
-        let mut next = *s;
-        for number in 1..=ATTEMPTS as u8 {
-            let of = *next.attempt(number);
-            if of.net == Net::Request {
-                let answer = of.presented.map(|pair| self.provider(&mut next, pair));
-                let net = answer.filter(|_| of.reading).map_or(Net::Quiet, Net::Answered);
-                next.attempt_mut(number).net = net;
-                return Some(Ok(next));
-            }
-            let awaited = (0..self.config.keepers).any(|k| next.keepers[k].at == At::Await(number));
-            if of.reading && !awaited && of.memory.is_none() && of.late {
-                if let Net::Answered(_) = of.net {
-                    self.receive(&mut next, number, |s, answer| self.keep(s, number, answer, true));
-                } else {
-                    next.attempt_mut(number).reading = false;
-                }
-                return Some(Ok(next));
-            }
-        }
-        if let Some(k) = (0..self.config.keepers).find(|k| self.can_step(&next, *k)) {
-            return Some(self.step(&mut next, k).map(|()| next));
-        }
-        for number in 1..=ATTEMPTS as u8 {
-            if let Some(answer) = next.attempt(number).memory {
-                self.keep(&mut next, number, answer, true);
-                return Some(Ok(next));
-            }
-        }
-        if next.holder != 0 && self.config.vault == Vault::Database {
-            next.holder = 0;
-            return Some(Ok(next));
-        }
-        None
-    }
-
-    /// Whether no receipt waits and no intent is open.
-    pub(super) fn nothing_open(&self, s: &State) -> bool {
-        s.record.is_some_and(|record| {
-            let waits = |receipt: &Receipt| match receipt {
-                Receipt::Answered(of, Answer::Tokens(_)) => {
-                    let of = s.attempt(*of);
-                    (of.lineage, of.generation) == record.position()
-                }
-                Receipt::Answered(..) | Receipt::Reserved(_) | Receipt::Missing => false,
-            };
-            record.intent == 0 && !s.receipts.iter().any(waits)
-        })
     }
 }
 

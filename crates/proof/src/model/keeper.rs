@@ -2,12 +2,11 @@
 //! another keeper may fall between any two.
 
 use super::bridge::{Facts, Filed, Verdict, Write};
+use super::file::{forget_staged, put_back};
 use super::state::{
-    ATTEMPTS, Answer, At, Attempt, Content, Goal, Net, Pair, Pairs, Rec, Receipt, Seen, Staged, Standing,
-    State,
+    ATTEMPTS, Answer, At, Attempt, Content, Goal, Pair, Pairs, Rec, Receipt, Seen, Standing, State,
 };
-use super::{Break, Class, Model, Sometimes, Vault, Violation};
-use evergrant_core::keeper::Swap;
+use super::{Break, Model, Sometimes, Vault, Violation};
 
 type Done = Result<(), Violation>;
 
@@ -104,42 +103,6 @@ impl Model {
         }
     }
 
-    /// Hands an answer that has arrived to `with`.
-    pub(super) fn receive(&self, s: &mut State, attempt: u8, with: impl FnOnce(&mut State, Answer)) {
-        if let Net::Answered(answer) = s.attempt(attempt).net {
-            let at = s.attempt_mut(attempt);
-            at.net = Net::Quiet;
-            at.unspent = matches!(answer, Answer::Unavailable | Answer::NotSent);
-            let current = s.record.is_some_and(|record| record.lineage == s.attempt(attempt).lineage);
-            if let (Answer::Tokens(pair), true) = (answer, current) {
-                s.ghost.received.add(pair);
-            }
-            with(s, answer);
-        }
-    }
-
-    /// Step 6: the receipt is written, or the answer stays in memory.
-    pub(super) fn keep(&self, s: &mut State, attempt: u8, answer: Answer, written: bool) {
-        s.attempt_mut(attempt).reading = !written;
-        let slot = self.slot(attempt);
-        match s.receipts[slot] {
-            Receipt::Reserved(of) | Receipt::Answered(of, _) if written => {
-                s.receipts[slot] = Receipt::Answered(of, answer);
-                s.attempt_mut(attempt).memory = None;
-                if let Answer::Tokens(pair) = answer {
-                    s.ghost.durable.add(pair);
-                }
-            }
-            Receipt::Reserved(_) | Receipt::Answered(..) | Receipt::Missing => {
-                s.attempt_mut(attempt).memory = Some(answer);
-            }
-        }
-    }
-
-    pub(super) fn slot(&self, attempt: u8) -> usize {
-        if self.broken == Some(Break::ReceiptShared) { 0 } else { usize::from(attempt) - 1 }
-    }
-
     fn facts(&self, s: &State, k: usize) -> Facts {
         let mut receipts = [None; ATTEMPTS];
         for (filed, receipt) in receipts.iter_mut().zip(&s.receipts) {
@@ -170,7 +133,7 @@ impl Model {
         Facts { file, record, receipts, replaced, edit_beside }
     }
 
-    fn filed(&self, attempt: &Attempt, of: u8, answer: Option<Answer>) -> Option<Filed> {
+    pub(super) fn filed(&self, attempt: &Attempt, of: u8, answer: Option<Answer>) -> Option<Filed> {
         let being_read = attempt.reading && self.broken != Some(Break::PresentWhileRead);
         let Attempt { lineage, generation, presented, .. } = *attempt;
         Some(Filed { attempt: of, lineage, generation, presented: presented?, answer, being_read })
@@ -338,117 +301,6 @@ impl Model {
         (s.age(pair), s.families[pair.family()].grace)
     }
 
-    pub(super) fn write_file(&self, s: &mut State, content: Content, ours: bool) {
-        s.file = content;
-        s.ghost.file_is_ours = ours;
-        if let Content::Grant(pair) = content {
-            s.ghost.was_in_file.add(pair);
-            s.ghost.durable.add(pair);
-        }
-    }
-
-    fn goes_in(&self, s: &State, goal: Goal) -> Option<Pair> {
-        match goal {
-            Goal::Import(pair) => Some(pair),
-            Goal::Back => None,
-            Goal::Commit(attempt) | Goal::Forward(attempt) => self.pair_of(s, attempt),
-        }
-    }
-
-    fn pair_of(&self, s: &State, attempt: u8) -> Option<Pair> {
-        let answer = self.answer(s, attempt)?;
-        self.bridge.pair_of(&self.filed(s.attempt(attempt), attempt, Some(answer))?)
-    }
-
-    fn answer(&self, s: &State, attempt: u8) -> Option<Answer> {
-        let written = s.receipts.iter().find_map(|receipt| match receipt {
-            Receipt::Answered(of, answer) if *of == attempt => Some(*answer),
-            Receipt::Answered(..) | Receipt::Reserved(_) | Receipt::Missing => None,
-        });
-        written.or(s.attempt(attempt).memory)
-    }
-
-    fn stage(&self, s: &mut State, k: usize, goal: Goal) -> Done {
-        let (Some(read), Some(pair)) = (s.keepers[k].read, self.goes_in(s, goal)) else {
-            s.keepers[k].at = At::Look;
-            return Ok(());
-        };
-        let new = Content::Grant(pair);
-        if s.file == Content::Missing {
-            self.saw(Sometimes::RemovedMeanwhile);
-            s.keepers[k].at = At::Look;
-            return Ok(());
-        }
-        if self.broken == Some(Break::PlainRename) {
-            self.write_file(s, new, true);
-            self.written(s, k, goal);
-            return Ok(());
-        }
-        s.staged = Some(Staged { swap: Swap { back: false, expected: read, goes_in: new }, lies: new });
-        s.keepers[k].at = At::Exchange(goal);
-        Ok(())
-    }
-
-    fn exchange(&self, s: &mut State, k: usize, goal: Goal) -> Done {
-        let Some(staged) = &mut s.staged else {
-            s.keepers[k].at = At::Look;
-            return Ok(());
-        };
-        if s.file == Content::Missing {
-            self.saw(Sometimes::RemovedMeanwhile);
-            let lies = staged.lies;
-            s.staged = None;
-            s.keepers[k].at = At::Look;
-            if self.broken == Some(Break::RemovedMadeAgain) {
-                self.write_file(s, lies, true);
-                self.written(s, k, goal);
-            }
-            return Ok(());
-        }
-        let (goes_in, ours) = (staged.lies, !staged.swap.back && !matches!(goal, Goal::Import(_)));
-        staged.lies = s.file;
-        if let Goal::Import(_) = goal {
-            // The new login rules, whatever the older lineage had.
-            s.ghost.received = Pairs::default();
-        }
-        self.write_file(s, goes_in, ours);
-        s.keepers[k].at = At::CameOut(goal);
-        Ok(())
-    }
-
-    fn came_out(&self, s: &mut State, k: usize, goal: Goal) -> Done {
-        let Some(staged) = s.staged else {
-            s.keepers[k].at = At::Look;
-            return Ok(());
-        };
-        if staged.swap.came_out(staged.lies).is_some() {
-            self.saw(Sometimes::EditSwappedOut);
-            s.keepers[k].at = At::PutBack(goal);
-            return Ok(());
-        }
-        forget_staged(s);
-        let wanted = self.goes_in(s, goal).map(Content::Grant);
-        if wanted == Some(staged.swap.goes_in) {
-            self.written(s, k, goal);
-        } else {
-            s.keepers[k].at = At::Look;
-        }
-        Ok(())
-    }
-
-    /// The file has what should go in.
-    fn written(&self, s: &mut State, k: usize, goal: Goal) {
-        s.keepers[k].at = match goal {
-            Goal::Commit(attempt) => At::Remember(attempt),
-            Goal::Forward(attempt) => {
-                let newest = s.record.map(|record| record.pair);
-                if newest == self.pair_of(s, attempt) { At::Look } else { At::Remember(attempt) }
-            }
-            Goal::Import(pair) => At::TakeIn(pair),
-            Goal::Back => At::Look,
-        };
-    }
-
     fn remember(&self, s: &mut State, k: usize, attempt: u8) -> Done {
         let (Some(record), Some(pair)) = (s.record, self.pair_of(s, attempt)) else {
             s.keepers[k].at = At::Look;
@@ -546,7 +398,7 @@ impl Model {
         Ok(())
     }
 
-    fn write(&self, s: &mut State, write: Write) {
+    pub(super) fn write(&self, s: &mut State, write: Write) {
         let times = s.record.map_or((0, 0), |record| self.times(s, record.pair));
         let next = self.bridge.write(s.record, times, write);
         s.record = next.or(s.record);
@@ -564,122 +416,6 @@ impl Model {
         self.saw(Sometimes::Adopted);
         self.write(s, Write::TakeIn { pair, imported: false });
         s.ghost.received = Pairs::default();
-        Ok(())
-    }
-
-    fn reserve(&self, s: &mut State, k: usize) -> Done {
-        let Some(record) = s.record else { return Ok(()) };
-        let last = super::search::last_attempt(s, &record);
-        if usize::from(last) >= self.config.attempts {
-            self.rest(s, k, Some(seen(&record)));
-            return Ok(());
-        }
-        let attempt = last + 1;
-        *s.attempt_mut(attempt) = Attempt {
-            by: k as u8 + 1,
-            lineage: record.lineage,
-            generation: record.generation,
-            presented: Some(record.pair),
-            reading: true,
-            ..Attempt::default()
-        };
-        s.receipts[self.slot(attempt)] = Receipt::Reserved(attempt);
-        let early = self.broken == Some(Break::SendBeforeIntent);
-        s.keepers[k].at = if early { At::Send(attempt) } else { At::Intend(attempt) };
-        Ok(())
-    }
-
-    /// The lock is held until its holder dies; a lease may have ended meanwhile.
-    fn has_right(&self, s: &State, k: usize) -> bool {
-        let ignored = self.broken == Some(Break::LeaseIgnored);
-        self.config.vault == Vault::AuthFile || usize::from(s.holder) == k + 1 || ignored
-    }
-
-    fn intend(&self, s: &mut State, k: usize, attempt: u8) -> Done {
-        let Some(record) = s.record else { return Ok(()) };
-        let of = s.attempt(attempt);
-        let moved = record.position() != (of.lineage, of.generation) || record.intent > 0;
-        if self.config.vault == Vault::Database && (moved || !self.has_right(s, k)) {
-            self.saw(Sometimes::LeaseLost);
-            s.attempt_mut(attempt).reading = false;
-            s.receipts[self.slot(attempt)] = Receipt::Missing;
-            self.rest(s, k, None);
-            return Ok(());
-        }
-        if !matches!(record.standing, Standing::InDoubt(_)) {
-            s.families[record.pair.family()].grace = 0;
-        }
-        self.write(s, Write::Begin(attempt));
-        s.keepers[k].at = if s.attempt(attempt).sent { At::Await(attempt) } else { At::Check(attempt) };
-        Ok(())
-    }
-
-    fn send(&self, s: &mut State, k: usize, attempt: u8) -> Done {
-        self.may_send(s, k, attempt)?;
-        let of = s.attempt_mut(attempt);
-        (of.sent, of.net) = (true, Net::Request);
-        let early = self.broken == Some(Break::SendBeforeIntent);
-        s.keepers[k].at = if early { At::Intend(attempt) } else { At::Await(attempt) };
-        Ok(())
-    }
-
-    /// I1, I2 and I5, at the moment of sending.
-    fn may_send(&self, s: &State, k: usize, attempt: u8) -> Done {
-        let of = s.attempt(attempt);
-        let (Some(record), Some(pair)) = (s.record, of.presented) else {
-            return Err(Violation::new("I2", "something is sent, and nothing is known of the chain"));
-        };
-        let open = |other: &&Attempt| other.sent && other.net != Net::Quiet && other.reading && !other.late;
-        if s.attempts.iter().any(|other| open(&other)) {
-            return Err(Violation::new(
-                "I1",
-                "two exchanges are sent, unanswered and within their deadlines",
-            ));
-        }
-        let intended = record.intent == attempt && record.pair == pair;
-        if !intended && self.config.vault == Vault::AuthFile {
-            return Err(Violation::new("I2", format!("{pair:?} is sent before its intent is durable")));
-        }
-        // Once the access token has ended another machine may present the pair; the first one's answer may come back
-        // between its intent and its send, and nothing can tell it.
-        if !intended && record.lineage == of.lineage && s.age(pair) < 2 {
-            return Err(Violation::new("I2", format!("{pair:?} is sent without being the chain's newest")));
-        }
-        let spent_by = |of: &u8| s.attempt(*of).presented == Some(pair);
-        let answered = s.receipts.iter().any(|receipt| {
-            matches!(receipt, Receipt::Answered(of, Answer::Tokens(_)) if spent_by(of)
-                && (self.config.vault == Vault::AuthFile
-                    || usize::from(s.attempt(*of).by) == k + 1
-                    || s.age(pair) < 2))
-        });
-        if answered && self.config.class != Class::None {
-            return Err(Violation::new("I2", format!("{pair:?} is sent though a receipt has its successor")));
-        }
-        let mut others = s.attempts.iter().enumerate().filter(|(index, _)| index + 1 != usize::from(attempt));
-        let read = |other: &Attempt| {
-            let in_reach = self.config.vault == Vault::AuthFile || usize::from(other.by) == k + 1;
-            other.reading && other.sent && other.presented == Some(pair) && in_reach
-        };
-        if others.any(|(_, other)| read(other)) {
-            return Err(Violation::new(
-                "I5",
-                format!("{pair:?} is presented while its first answer is still being read"),
-            ));
-        }
-        let uncertain = |other: &&Attempt| other.sent && !other.unspent && other.presented == Some(pair);
-        let uncertain = s.attempts.iter().filter(uncertain).count();
-        let nothing_to_lose = s.age(pair) >= 1 || record.access_refused;
-        let allowed = match self.config.class {
-            Class::None => true,
-            Class::Grace => nothing_to_lose || uncertain == 1 && s.families[pair.family()].grace < 2,
-            Class::Strict { .. } => nothing_to_lose,
-        };
-        if uncertain > 0 {
-            self.saw(Sometimes::PresentedAgain);
-        }
-        if uncertain > 0 && !allowed {
-            return Err(Violation::new("I5", format!("{pair:?} may be spent, and is presented again")));
-        }
         Ok(())
     }
 
@@ -718,25 +454,4 @@ fn older_lineage(receipts: &[Option<Filed>; ATTEMPTS], record: &Option<Rec>) -> 
 
 pub(super) fn seen(record: &Rec) -> Seen {
     Seen { position: record.position(), pair: record.pair }
-}
-
-/// What lies beside the file has the bytes that were read, or those that went in.
-fn forget_staged(s: &mut State) {
-    if let Some(staged) = s.staged.take()
-        && s.ghost.unseen == Some(staged.lies)
-    {
-        s.ghost.unseen = None;
-    }
-}
-
-/// What came out gets the name under which it goes back.
-fn put_back(s: &mut State, k: usize, goal: Goal) {
-    let back = s.staged.and_then(|staged| staged.swap.way_back(staged.lies));
-    match (&mut s.staged, back) {
-        (Some(staged), Some(back)) => {
-            staged.swap = back;
-            s.keepers[k].at = At::Exchange(goal);
-        }
-        (Some(_) | None, _) => s.keepers[k].at = At::Look,
-    }
 }

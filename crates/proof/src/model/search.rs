@@ -2,19 +2,15 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::hash::BuildHasher;
 
 use indexmap::IndexMap;
 
 use super::environment::{Action, Moves};
-use super::state::{Answer, At, Content, Pair, Rec, Receipt, Standing, State};
-use super::{Model, Sometimes, Vault, Violation};
+use super::state::{Answer, At, Content, Pair, Rec, Receipt, State};
+use super::{Class, Model, Sometimes, Vault, Violation};
 
 /// A quick hash; the states are our own.
 pub(super) type Fast = foldhash::fast::FixedState;
-
-/// Steps of good weather within which all must be well.
-const HEALS_WITHIN: usize = 400;
 
 /// What a search came to.
 #[derive(Debug)]
@@ -133,7 +129,8 @@ impl Model {
     fn nothing_is_lost(&self, s: &State, record: &Rec) -> Result<(), Violation> {
         let family = s.families[record.pair.family()];
         let live = Pair::new(record.pair.family(), family.newest.into());
-        if family.revoked || !s.ghost.received.has(live) {
+        // Where nothing rotates nothing is lost.
+        if family.revoked || !s.ghost.received.has(live) || self.config.class == Class::None {
             return Ok(());
         }
         let in_hand = s
@@ -153,114 +150,6 @@ impl Model {
         }
         Err(Violation::new("I7", format!("{live:?} reached us, and is lost")))
     }
-
-    /// L1 to L3: if nothing goes wrong any more, the chain is well soon, or there is a good reason why not.
-    fn heals(&self, state: &State, healed: &mut HashSet<u64, Fast>) -> Result<(), Violation> {
-        let hash = |s: &State| {
-            let mut plain = *s;
-            plain.left = super::Budget::default();
-            Fast::default().hash_one(plain)
-        };
-        let (mut s, mut on_the_way) = (*state, Vec::new());
-        for _ in 0..HEALS_WITHIN {
-            let here = hash(&s);
-            if healed.contains(&here) {
-                healed.extend(on_the_way);
-                return Ok(());
-            }
-            on_the_way.push(here);
-            if let Some(next) = self.calm(&s) {
-                s = next?;
-                continue;
-            }
-            if self.well(&s) {
-                healed.extend(on_the_way);
-                return Ok(());
-            }
-            let before = s;
-            s = self.calm_look(s)?;
-            if s != before {
-                continue;
-            }
-            let pair = s.record.map(|record| record.pair);
-            match pair.filter(|pair| s.age(*pair) < self.config.oldest) {
-                Some(_) => {
-                    for pair in Pair::all() {
-                        let age = &mut s.ages[usize::from(pair.0)];
-                        *age = (*age + 1).min(self.config.oldest);
-                    }
-                    s.families.iter_mut().for_each(|family| family.grace = 2);
-                }
-                None if self.excused(&s) => {
-                    healed.extend(on_the_way);
-                    return Ok(());
-                }
-                None => {
-                    let what = format!(
-                        "not well though nothing goes wrong any more: {:?}, file {:?}",
-                        s.record, s.file
-                    );
-                    return Err(Violation::new("L1 to L3", what));
-                }
-            }
-        }
-        Err(Violation::new("L1 to L3", "it goes round and round"))
-    }
-
-    /// One whole look of the first keeper in good weather.
-    fn calm_look(&self, mut s: State) -> Result<State, Violation> {
-        let dead = s.record.filter(|record| !s.access_lives(record.pair));
-        s.keepers[0].refused = dead.map(|record| record.position());
-        if s.holder != 0 {
-            return Err(Violation::new("L1 to L3", "nobody works, and nobody can have the lock"));
-        }
-        s.holder = 1;
-        s.keepers[0].at = At::Look;
-        for _ in 0..HEALS_WITHIN {
-            match self.calm(&s) {
-                Some(next) => s = next?,
-                None => return Ok(s),
-            }
-        }
-        Err(Violation::new("L1 to L3", "a look does not end"))
-    }
-
-    fn well(&self, s: &State) -> bool {
-        let Some(record) = &s.record else { return false };
-        let in_vault = self.config.vault == Vault::Database || s.file == Content::Grant(record.pair);
-        let family = s.families[record.pair.family()];
-        let newest = usize::from(family.newest) == record.pair.generation();
-        let known = s.keepers[0].snapshot.is_some_and(|seen| seen.pair == record.pair);
-        in_vault
-            && newest
-            && known
-            && !family.revoked
-            && self.nothing_open(s)
-            && record.standing == Standing::Live
-            && s.age(record.pair) == 0
-            && s.staged.is_none()
-    }
-
-    /// Why a chain may be not well for good: the operator's doing, the provider's word, or the bounds of the search.
-    fn excused(&self, s: &State) -> bool {
-        let Some(record) = s.record else { return s.file == Content::Missing || s.file == Content::Garbage };
-        let no_room = s.families[record.pair.family()].newest + 1 >= self.config.generations
-            || usize::from(last_attempt(s, &record)) >= self.config.attempts;
-        let spent = matches!(s.file, Content::Grant(pair) if s.replaced.has(pair) && pair != record.pair);
-        let unusable = self.config.vault == Vault::AuthFile
-            && (matches!(s.file, Content::Missing | Content::Garbage) || spent);
-        let refused = matches!(record.standing, Standing::Refused(true)) && s.ghost.refused.has(record.pair);
-        unusable || refused || no_room
-    }
-}
-
-/// The highest attempt that record or receipts know of: the next one is numbered behind it.
-pub(super) fn last_attempt(s: &State, record: &Rec) -> u8 {
-    let filed = s.receipts.iter().map(|receipt| match receipt {
-        Receipt::Reserved(of) | Receipt::Answered(of, _) => *of,
-        Receipt::Missing => 0,
-    });
-    filed.max().unwrap_or(0).max(record.last_attempt)
 }
 
 fn trace(known: &Known, mut index: usize, last: Option<Action>, violation: Violation) -> Trace {
