@@ -439,10 +439,9 @@ impl Model {
                 self.lease_ends(s, k, moves);
             }
         }
-        // Time matters only to who is about to look, or to a request that is about to be processed: elsewhere it
-        // may as well pass later.
-        let looked_at = s.keepers.iter().any(|keeper| keeper.at == At::Look);
-        let processed = s.attempts.iter().any(|attempt| attempt.net == Net::Request);
+        // Time matters only to who is about to look at it: elsewhere it may as well pass later.
+        let at = |is: fn(&At) -> bool| s.keepers.iter().any(|keeper| is(&keeper.at));
+        let looked_at = at(|at| *at == At::Look);
         if let Some(record) = &s.record
             && s.age(record.pair) < self.config.oldest
             && looked_at
@@ -454,15 +453,23 @@ impl Model {
             }
             moves.push((Action::TimePasses, Ok(next)));
         }
-        if self.config.class == Class::Grace && (looked_at || processed) {
-            for (index, family) in s.families.iter().enumerate() {
-                // Who has looked at the clock has sent before the provider's grace is over too: no check can do better.
-                let sending = s.keepers.iter().any(|keeper| matches!(keeper.at, At::Send(_)));
-                if family.newest > 0 && family.grace + u8::from(sending) < 2 {
-                    let mut next = *s;
-                    next.families[index].grace += 1;
-                    moves.push((Action::GracePasses(index as u8), Ok(next)));
-                }
+        if self.config.class != Class::Grace {
+            return;
+        }
+        let keepers_look = looked_at || at(|at| matches!(at, At::Check(_)));
+        let provider_looks = s.attempts.iter().any(|attempt| attempt.net == Net::Request);
+        // Who has looked at the clock has sent before the provider's grace is over too: no check can do better.
+        let sending = at(|at| matches!(at, At::Send(_)));
+        for (index, family) in s.families.iter().enumerate() {
+            let passes = match family.grace {
+                0 => keepers_look,
+                1 => provider_looks && !sending,
+                _ => false,
+            };
+            if passes && family.newest > 0 {
+                let mut next = *s;
+                next.families[index].grace += 1;
+                moves.push((Action::GracePasses(index as u8), Ok(next)));
             }
         }
     }

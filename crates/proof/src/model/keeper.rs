@@ -68,7 +68,10 @@ impl Model {
             At::Intend(attempt) => self.intend(s, k, attempt),
             At::Check(attempt) => {
                 let times = s.attempt(attempt).presented.map_or((0, 0), |pair| self.times(s, pair));
-                let in_time = s.record.is_none_or(|record| self.bridge.in_time(record, times));
+                let in_time = s.record.is_some_and(|record| {
+                    // A push may have ended the intent.
+                    record.intent == attempt && self.bridge.in_time(record, times)
+                });
                 let late = s.attempt(attempt).late || !in_time;
                 if late {
                     self.saw(Sometimes::DeadlineBeforeSending);
@@ -199,7 +202,12 @@ impl Model {
                 self.saw(Sometimes::OwnCommitFinished);
                 At::Remember(attempt)
             }
-            Verdict::Commit(attempt) if self.config.vault == Vault::Database => At::Commit(attempt),
+            Verdict::Commit(attempt) if self.config.vault == Vault::Database => {
+                if self.intent_of_another(s, attempt) {
+                    return self.in_doubt(s, k, known);
+                }
+                At::Commit(attempt)
+            }
             Verdict::Commit(attempt) => At::Stage(Goal::Commit(attempt)),
             Verdict::Forward(attempt) => {
                 self.saw(Sometimes::RolledForward);
@@ -212,6 +220,13 @@ impl Model {
             Verdict::Clean => return self.ready(s, k),
         };
         Ok(())
+    }
+
+    /// At a database another machine may have presented the pair once more after its access token had ended: then
+    /// that presentation was the last one, and rules. Its answer is waited for.
+    fn intent_of_another(&self, s: &State, attempt: u8) -> bool {
+        let open = s.record.map_or(0, |record| record.intent);
+        self.config.vault == Vault::Database && open != 0 && open != attempt
     }
 
     /// An open intent without an answer. Its receipt may lie on another machine, which may come back with it.
@@ -289,7 +304,8 @@ impl Model {
     fn memory_settled(&self, s: &mut State, attempt: u8) {
         let is_open = s.record.is_some_and(|record| {
             let of = s.attempt(attempt);
-            record.position() == (of.lineage, of.generation) && record.intent == attempt
+            let gives = matches!(of.memory, Some(Answer::Tokens(_)));
+            Some(record.pair) == of.presented && (gives || record.intent == attempt)
         });
         if !is_open || self.broken == Some(Break::MemoryForgotten) {
             let of = s.attempt_mut(attempt);
@@ -328,12 +344,12 @@ impl Model {
         else {
             return Ok(());
         };
-        let moved = record.pair != presented;
+        let moved = record.pair != presented || self.intent_of_another(s, attempt);
         if self.config.vault == Vault::Database && moved && self.broken != Some(Break::StaleLineage) {
             self.saw(Sometimes::ChainMovedBeforeCommit);
             return Ok(());
         }
-        if record.lineage != of.lineage && moved {
+        if record.lineage != of.lineage && record.pair != presented {
             return Err(Violation::new("I4", "the result of an older lineage overwrites a newer one"));
         }
         let write = Write::Commit { attempt, presented, answer, file: presented };

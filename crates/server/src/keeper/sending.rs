@@ -226,10 +226,13 @@ impl<W: World> Keeper<W> {
     }
 }
 
-/// Whether the chain still waits for this answer.
+/// Whether the chain still waits for this answer: it gives a pair and the presented one has not moved on, or it
+/// settles the open intent.
 fn is_open(looked: &Looked, receipt: &Receipt) -> bool {
-    let intent = looked.record.as_ref().and_then(|record| record.intent.as_ref());
-    intent.is_some_and(|intent| intent.attempt == receipt.attempt)
+    looked.record.as_ref().is_some_and(|record| {
+        let intended = record.intent.as_ref().is_some_and(|intent| intent.attempt == receipt.attempt);
+        record.pair == receipt.presented && (intended || receipt.tokens().is_some())
+    })
 }
 
 /// Step 6. Gives the reservation back if the answer is only in memory: its lock goes on saying that the answer is in
