@@ -1,7 +1,8 @@
-//! The habits of the house as commands: `cargo xtask test|audit|bench`.
+//! The habits of the house as commands: `cargo xtask test|audit|bench|crash-states`.
 
 mod audit;
 mod bench;
+mod crash_states;
 mod prerequisites;
 mod run;
 mod test;
@@ -28,6 +29,8 @@ enum Command {
     },
     /// Check licences, bans, sources and, where their database can be reached, advisories.
     Audit,
+    /// Derive every state that a crash may leave of the vault's files, and check that each recovers.
+    CrashStates(crash_states::Options),
     /// Measure what is claimed.
     Bench {
         #[command(subcommand)]
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Test { no_install } => test::run(no_install),
         Command::Audit => audit::run(),
+        Command::CrashStates(options) => crash_states::run(&options),
         Command::Bench { bench } => bench::run(bench),
     };
     match done {

@@ -50,13 +50,17 @@ pub struct Extent {
     pub every: usize,
     /// An edit falls before every so manieth operation.
     pub edits_every: usize,
-    /// Only scenarios whose name contains this.
+    /// Only the scenario of this name.
     pub only: Option<&'static str>,
+    /// From every so manieth state that is judged, the recovery is recorded and cut short as well; 0: from none.
+    pub again_every: usize,
+    /// Ends a scenario with its first violation.
+    pub first_only: bool,
 }
 
 impl Extent {
     /// Everything.
-    pub const WHOLE: Self = Self { every: 1, edits_every: 1, only: None };
+    pub const WHOLE: Self = Self { every: 1, edits_every: 1, only: None, again_every: 0, first_only: false };
 }
 
 /// What a scenario came to.
@@ -66,6 +70,8 @@ pub struct Outcome {
     pub name: &'static str,
     /// How often it was run, with an edit at another place each time.
     pub runs: usize,
+    /// Recoveries that were recorded and cut short as well.
+    pub recoveries: usize,
     /// Operations on files that its first run called.
     pub verbs: usize,
     /// Changes and syncs that were recorded, over all runs.
@@ -84,7 +90,7 @@ pub struct Outcome {
 pub fn run(extent: Extent, lie: Option<Lie>, mut told: impl FnMut(&Outcome)) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for scenario in scenarios::all() {
-        if extent.only.is_none_or(|only| scenario.name.contains(only)) {
+        if extent.only.is_none_or(|only| scenario.name == only) {
             let outcome = run_one(scenario, extent, lie);
             told(&outcome);
             outcomes.push(outcome);
@@ -101,15 +107,15 @@ fn run_one(scenario: Scenario, extent: Extent, lie: Option<Lie>) -> Outcome {
         outcome.runs += 1;
         outcome.operations += recorded.ops.len();
         outcome.verbs = outcome.verbs.max(recorded.verbs);
-        try_states(&recorded, extent.every, &format!("edit before {before}"), &mut outcome);
+        try_states(&recorded, extent, &format!("edit before {before}"), &mut outcome);
         before += extent.edits_every;
-        if !scenario.has_edits() || before > outcome.verbs {
+        if !scenario.has_edits() || before > outcome.verbs || extent.first_only && outcome.violated > 0 {
             return outcome;
         }
     }
 }
 
-fn try_states(recorded: &Recorded, every: usize, run: &str, outcome: &mut Outcome) {
+fn try_states(recorded: &Recorded, extent: Extent, run: &str, outcome: &mut Outcome) {
     let mut replay = Replay::new(recorded.base.clone());
     let mut seen: Vec<HashSet<u64>> = vec![HashSet::new(); recorded.moments.len()];
     for place in 0..=recorded.ops.len() {
@@ -117,15 +123,20 @@ fn try_states(recorded: &Recorded, every: usize, run: &str, outcome: &mut Outcom
             replay.step(op);
         }
         for (number, moment) in recorded.moments.iter().enumerate() {
+            if extent.first_only && outcome.violated > 0 {
+                return;
+            }
             // Between two moments that fall on one place, both are true: before an exchange, and after it.
-            let end = recorded.moments.get(number + 1).map_or(usize::MAX, |next| next.from);
-            if place < moment.from || place > end {
+            let next = recorded.moments.get(number + 1);
+            let over = next.is_some_and(|next| place > next.from || place == next.from && next.by_a_step);
+            if place < moment.from || over {
                 continue;
             }
             for state in replay.states(&mut seen[number]) {
                 outcome.states += 1;
-                if outcome.states.is_multiple_of(every) {
+                if outcome.states.is_multiple_of(extent.every) {
                     try_one(recorded, &state, moment, &format!("{run}, place {place}"), outcome);
+                    try_again(recorded, &state, moment, extent, outcome);
                 }
             }
         }
@@ -135,7 +146,8 @@ fn try_states(recorded: &Recorded, every: usize, run: &str, outcome: &mut Outcom
 fn try_one(recorded: &Recorded, state: &CrashState, moment: &Moment, place: &str, outcome: &mut Outcome) {
     outcome.judged += 1;
     for remembers in [false, true] {
-        let judged = catch_unwind(AssertUnwindSafe(|| judge::judge(recorded, &state.image, moment, remembers)));
+        let judged =
+            catch_unwind(AssertUnwindSafe(|| judge::judge(recorded, &state.image, moment, remembers)));
         let wrong = match judged {
             Ok(Ok(())) => continue,
             Ok(Err(wrong)) => wrong,
@@ -144,22 +156,41 @@ fn try_one(recorded: &Recorded, state: &CrashState, moment: &Moment, place: &str
         outcome.violated += 1;
         if outcome.violations.len() < 20 {
             let CrashState { lost, key, .. } = state;
-            outcome.violations.push(format!("{wrong} [{place}; state {key:x}: {lost}; remembers {remembers}]"));
+            outcome
+                .violations
+                .push(format!("{wrong} [{place}; state {key:x}: {lost}; remembers {remembers}]"));
         }
         return;
     }
+}
+
+/// A second crash, within the recovery from a first one.
+fn try_again(
+    recorded: &Recorded,
+    state: &CrashState,
+    moment: &Moment,
+    extent: Extent,
+    outcome: &mut Outcome,
+) {
+    let again = extent.again_every;
+    if again == 0 || !outcome.judged.is_multiple_of(again) {
+        return;
+    }
+    let recovery = recorded.of_recovery(&state.image, moment);
+    outcome.recoveries += 1;
+    outcome.operations += recovery.ops.len();
+    let run = format!("recovery from {:x}", state.key);
+    try_states(&recovery, Extent { again_every: 0, ..extent }, &run, outcome);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SAMPLE: Extent = Extent { every: 7, edits_every: 9, only: None };
-
     #[test]
     fn a_sample_of_crash_states_recovers() {
-        let outcomes = run(SAMPLE, None, |_| {});
-        for outcome in &outcomes {
+        let sample = Extent { every: 7, edits_every: 9, again_every: 40, ..Extent::WHOLE };
+        for outcome in run(sample, None, |_| {}) {
             assert!(outcome.violated == 0, "{outcome:#?}");
             assert!(outcome.judged > 0, "{outcome:#?}");
         }
@@ -167,16 +198,17 @@ mod tests {
 
     #[test]
     fn a_vault_on_a_disk_that_lies_is_caught() {
-        for (lie, only) in [
-            (Lie::FoldersNotSynced, "rotation"),
-            (Lie::ReceiptsNotSynced, "rotation"),
-            (Lie::FilesNotSynced, "rotation"),
-            (Lie::ExchangeInSteps, "rotation"),
+        let rotation = Extent { only: Some("rotation"), first_only: true, ..Extent::WHOLE };
+        for (lie, caught) in [
+            (Lie::FoldersNotSynced, ["I5", "I7"].as_slice()),
+            (Lie::ReceiptsNotSynced, &["I7"]),
+            (Lie::FilesNotSynced, &["does not recover", "I5", "not the newest"]),
+            (Lie::ExchangeInSteps, &["absent"]),
         ] {
-            let mut extent = Extent { every: 1, edits_every: usize::MAX, only: Some(only) };
-            extent.only = Some("rotation of the chain").filter(|_| false).or(extent.only);
-            let outcomes = run(extent, Some(lie), |_| {});
-            assert!(outcomes.iter().any(|outcome| outcome.violated > 0), "{lie:?}: {outcomes:#?}");
+            let outcomes = run(rotation, Some(lie), |_| {});
+            let violations: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.violations).collect();
+            let fits = violations.iter().any(|said| caught.iter().any(|word| said.contains(word)));
+            assert!(fits, "{lie:?}: {violations:#?}");
         }
     }
 }

@@ -48,13 +48,20 @@ pub(super) enum Names {
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Born(Inode, Node),
-    Write { inode: Inode, offset: usize, bytes: Vec<u8> },
-    Cut { inode: Inode, len: usize },
+    Write {
+        inode: Inode,
+        offset: usize,
+        bytes: Vec<u8>,
+    },
+    Cut {
+        inode: Inode,
+        len: usize,
+    },
     Sync(Inode),
     Names(Names),
     SyncFolder(PathBuf),
-    /// Makes one name durable: what an outside edit does for itself.
-    SyncName(PathBuf),
+    /// An outside edit: a new file under this name, or none; durable in one step.
+    Edited(PathBuf, Option<(Inode, Node)>),
 }
 
 /// What is known at a moment of the sequence, for the judge.
@@ -78,6 +85,8 @@ pub(super) struct Facts {
 #[derive(Debug, Clone)]
 pub(super) struct Moment {
     pub(super) from: usize,
+    /// The step before it made it so; otherwise nobody's step did, and what was true before is still possible.
+    pub(super) by_a_step: bool,
     pub(super) facts: Facts,
     pub(super) engine: Engine,
 }
@@ -210,7 +219,14 @@ impl Inner {
                 self.image.put(*inode, data);
             }
             Op::Names(change) => self.image.rename(change),
-            Op::Sync(_) | Op::SyncFolder(_) | Op::SyncName(_) => {}
+            Op::Edited(path, Some((inode, node))) => {
+                self.image.nodes.insert(*inode, node.clone());
+                self.image.names.insert(path.clone(), *inode);
+            }
+            Op::Edited(path, None) => {
+                self.image.names.remove(path);
+            }
+            Op::Sync(_) | Op::SyncFolder(_) => {}
         }
         self.ops.push(op);
     }
@@ -237,8 +253,12 @@ impl Inner {
     /// From here on other facts hold.
     pub(super) fn turn(&mut self, change: impl FnOnce(&mut Facts)) {
         change(&mut self.facts);
-        let moment =
-            Moment { from: self.ops.len(), facts: self.facts.clone(), engine: self.engine.clone() };
+        let moment = Moment {
+            from: self.ops.len(),
+            by_a_step: false,
+            facts: self.facts.clone(),
+            engine: self.engine.clone(),
+        };
         self.moments.push(moment);
     }
 
@@ -248,18 +268,11 @@ impl Inner {
             Edit::Login { bytes, .. } | Edit::Note(bytes) => Some(bytes.clone()),
             Edit::Remove => None,
         };
-        match bytes {
-            Some(bytes) => {
-                self.next += 1;
-                let inode = self.next;
-                self.record(Op::Born(inode, Node::new(FileKindKey::File, 0o600)));
-                self.record(Op::Write { inode, offset: 0, bytes });
-                self.record(Op::Sync(inode));
-                self.record(Op::Names(Names::Link(path.to_owned(), inode)));
-            }
-            None => self.record(Op::Names(Names::Unlink(path.to_owned()))),
-        }
-        self.record(Op::SyncName(path.to_owned()));
+        let file = bytes.map(|bytes| {
+            self.next += 1;
+            (self.next, Node { data: Arc::new(bytes), ..Node::new(FileKindKey::File, 0o600) })
+        });
+        self.record(Op::Edited(path.to_owned(), file));
         self.turn(|facts| match edit {
             Edit::Login { family, .. } => {
                 facts.families = vec![family];
@@ -268,6 +281,9 @@ impl Inner {
             Edit::Note(_) => facts.noted = true,
             Edit::Remove => facts.removed = was,
         });
+        if let Some(moment) = self.moments.last_mut() {
+            moment.by_a_step = true;
+        }
     }
 }
 
@@ -338,7 +354,6 @@ impl JournalDisk {
         inner.base = inner.image.clone();
         inner.ops.clear();
         inner.moments.clear();
-        inner.facts.kept = false;
         inner.turn(|_| {});
     }
 
@@ -476,9 +491,7 @@ impl Disk for JournalDisk {
         let (first, second) = (inner.image.inode(one)?, inner.image.inode(other)?);
         if inner.lie == Some(Lie::ExchangeInSteps) {
             let aside = one.with_extension("aside");
-            for (from, to, inode) in
-                [(other, &*aside, second), (one, other, first), (&*aside, one, second)]
-            {
+            for (from, to, inode) in [(other, &*aside, second), (one, other, first), (&*aside, one, second)] {
                 inner.record(Op::Names(Names::Move(from.to_owned(), to.to_owned(), inode)));
             }
             return Ok(());

@@ -27,7 +27,8 @@ pub(super) fn judge(
         return Err("the file is absent".into());
     }
     let remembered = recorded.remembered.as_ref().filter(|_| remembers);
-    let engine = moment.engine.clone();
+    let mut engine = moment.engine.clone();
+    engine.clear_faults();
     let room = Room::new(image.clone(), engine, recorded.now, remembered, recorded.furniture);
     let mut report = room.look_until_rest();
     if let Some(content) = &facts.removed {

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use evergrant_core::Reason;
 use evergrant_core::authfile::{self, Reading};
 use evergrant_core::chain::Record;
 use evergrant_core::grant::Grant;
-use evergrant_core::keeper::{Answer, Look, Policy, Report};
+use evergrant_core::keeper::{Answer, CLIENT_LOCK_STALE, Look, Policy, Report};
 use evergrant_core::provider::{Profile, TokenRequest};
 use evergrant_server::metrics::Metrics;
 use evergrant_server::{Keeper, Snapshots, World};
@@ -147,8 +148,20 @@ impl Room {
         self.wait_for(self.keeper.look(look))
     }
 
-    /// Looks until a look changes nothing any more.
+    /// Looks until a look changes nothing any more. A client's lock that a dead process left counts as left behind
+    /// after a minute, each of the two for itself.
     pub(super) fn look_until_rest(&self) -> Report {
+        let mut report = self.look_until_same();
+        for _ in 0..2 {
+            if report.reason == Reason::LeaseHeld {
+                self.set_now(self.now() + CLIENT_LOCK_STALE);
+                report = self.look_until_same();
+            }
+        }
+        report
+    }
+
+    fn look_until_same(&self) -> Report {
         let mut before = self.disk.lock().ops.len();
         let mut report = self.look(Look::Due);
         for _ in 0..8 {
@@ -244,7 +257,7 @@ impl World for TinyWorld {
         let call = Call { method: "POST", target, headers: &headers, body: request.body.as_bytes() };
         let mut behind = self.disk.lock();
         let reply = behind.engine.handle(&call, now, &mut rng);
-        behind.turn(|_| {});
+        behind.turn(|facts| facts.kept = false);
         let complete = reply.transport == Transport::Deliver;
         let retry_after = reply.header("retry-after").map(str::to_owned);
         let body = String::from_utf8_lossy(&reply.bytes()).into_owned();

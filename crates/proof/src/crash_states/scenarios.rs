@@ -10,7 +10,7 @@ use evergrant_standin::{Engine, Fault, FaultTarget};
 use jiff::Timestamp;
 
 use super::Lie;
-use super::disk::{Edit, Image, Moment, Op};
+use super::disk::{Edit, Facts, Image, Moment, Op};
 use super::room::{FILE, Furniture, LIFE_SECS, Room, epoch, profile, settings};
 
 /// What happens in a scenario.
@@ -61,6 +61,29 @@ pub(super) struct Recorded {
     pub(super) furniture: Furniture,
     /// How many operations were called in all.
     pub(super) verbs: usize,
+}
+
+impl Recorded {
+    /// What a room has recorded since its disk was last settled.
+    fn of(room: &Room, remembered: Option<Record>, verbs: usize) -> Self {
+        let inner = room.disk.lock();
+        let (base, ops, moments) = (inner.base.clone(), inner.ops.clone(), inner.moments.clone());
+        drop(inner);
+        Self { base, ops, moments, now: room.now(), remembered, furniture: room.furniture, verbs }
+    }
+
+    /// The recovery from one crash, to be cut short by another one.
+    pub(super) fn of_recovery(&self, image: &Image, moment: &Moment) -> Self {
+        let mut engine = moment.engine.clone();
+        engine.clear_faults();
+        let room = Room::new(image.clone(), engine, self.now, None, self.furniture);
+        // An answer for the login before this one is nobody's any more.
+        let kept = moment.facts.kept && moment.facts.logins == 0;
+        room.disk.lock().facts = Facts { kept, ..moment.facts.clone() };
+        room.disk.settle();
+        room.look_until_rest();
+        Self::of(&room, self.remembered.clone(), room.disk.verbs())
+    }
 }
 
 const PLAIN: Furniture = Furniture { mounted: false, no_exchange: false, client_locks: false };
@@ -129,6 +152,7 @@ impl Scenario {
             inner.facts.may_be_absent = !over;
             inner.facts.logins = u64::from(over);
         }
+        room.disk.lock().facts.kept = false;
         room.disk.settle();
         room.disk.lie(lie);
         let begun = room.disk.verbs();
@@ -145,11 +169,7 @@ impl Scenario {
             Course::RollForward => drop(room.look(Look::Due)),
         }
         let verbs = room.disk.verbs() - begun;
-        let inner = room.disk.lock();
-        let (base, ops, moments) = (inner.base.clone(), inner.ops.clone(), inner.moments.clone());
-        drop(inner);
-        let (now, furniture) = (room.now(), self.furniture);
-        Recorded { base, ops, moments, now, remembered, furniture, verbs }
+        Recorded::of(&room, remembered, verbs)
     }
 
     fn push_fault(&self, room: &Room) {

@@ -52,7 +52,9 @@ impl Names {
 
     fn hangs_on(&self, earlier: &Self) -> bool {
         let before = earlier.paths();
-        self.paths().iter().any(|path| before.contains(path) || before.iter().any(|at| path.parent() == Some(at)))
+        self.paths()
+            .iter()
+            .any(|path| before.contains(path) || before.iter().any(|at| path.parent() == Some(at)))
     }
 }
 
@@ -78,7 +80,16 @@ impl Replay {
             }
             Op::Names(change) => self.pend(change),
             Op::SyncFolder(folder) => self.sync_names(|change| change.within(folder)),
-            Op::SyncName(path) => self.sync_names(|change| change.paths().contains(&path)),
+            Op::Edited(path, file) => {
+                self.sync_names(|change| change.paths().contains(&path));
+                match file {
+                    Some((inode, node)) => {
+                        self.durable.nodes.insert(*inode, node.clone());
+                        self.durable.rename(&Names::Link(path.clone(), *inode));
+                    }
+                    None => self.durable.rename(&Names::Unlink(path.clone())),
+                }
+            }
         }
     }
 
@@ -169,7 +180,8 @@ impl Replay {
         let mut sets: BTreeSet<BTreeSet<usize>> =
             (0..=numbers.len()).map(|len| numbers[..len].iter().copied().collect()).collect();
         for one in numbers {
-            let without = self.names.iter().filter(|(number, pending)| *number != one && !pending.needs.contains(one));
+            let without =
+                self.names.iter().filter(|(number, pending)| *number != one && !pending.needs.contains(one));
             sets.insert(without.map(|(number, _)| *number).collect());
             sets.insert(self.names[one].needs.iter().chain([one]).copied().collect());
         }
@@ -211,7 +223,7 @@ fn carried_out(old: &[u8], op: &Op) -> Vec<u8> {
             data.resize(*len, 0);
             data
         }
-        Op::Born(..) | Op::Sync(_) | Op::Names(_) | Op::SyncFolder(_) | Op::SyncName(_) => old.to_vec(),
+        Op::Born(..) | Op::Sync(_) | Op::Names(_) | Op::SyncFolder(_) | Op::Edited(..) => old.to_vec(),
     }
 }
 
