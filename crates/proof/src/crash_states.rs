@@ -18,6 +18,7 @@
 //! On each state a new process starts, with an empty state and with the old one, and is judged by `judge`.
 
 mod disk;
+mod image;
 mod judge;
 mod room;
 mod scenarios;

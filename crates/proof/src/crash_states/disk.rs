@@ -10,39 +10,7 @@ use evergrant_standin::Engine;
 use evergrant_store::disk::{Disk, FileKind, Owner, Stat};
 
 use super::Lie;
-
-pub(super) type Inode = u64;
-
-/// A file or folder.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Node {
-    pub(super) kind: FileKindKey,
-    pub(super) mode: u32,
-    pub(super) data: Arc<Vec<u8>>,
-}
-
-/// The two kinds that a vault makes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum FileKindKey {
-    File,
-    Folder,
-}
-
-/// What a disk holds.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Image {
-    pub(super) nodes: BTreeMap<Inode, Node>,
-    pub(super) names: BTreeMap<PathBuf, Inode>,
-}
-
-/// A change of names that happens whole or not at all.
-#[derive(Debug, Clone)]
-pub(super) enum Names {
-    Link(PathBuf, Inode),
-    Unlink(PathBuf),
-    Move(PathBuf, PathBuf, Inode),
-    Exchange(PathBuf, PathBuf),
-}
+use super::image::{Image, Inode, Kind, Names, Node, written};
 
 /// One recorded step.
 #[derive(Debug, Clone)]
@@ -132,76 +100,6 @@ impl Drop for JournalLock {
     }
 }
 
-fn gone() -> io::Error {
-    io::ErrorKind::NotFound.into()
-}
-
-impl Node {
-    fn new(kind: FileKindKey, mode: u32) -> Self {
-        Self { kind, mode, data: Arc::default() }
-    }
-}
-
-impl Image {
-    /// Empty but for these folders.
-    pub(super) fn with_folders(folders: &[&str]) -> Self {
-        let mut image = Self::default();
-        for (inode, folder) in (1..).zip(folders) {
-            image.nodes.insert(inode, Node::new(FileKindKey::Folder, 0o755));
-            image.names.insert(folder.into(), inode);
-        }
-        image
-    }
-
-    pub(super) fn content(&self, path: &Path) -> Option<&Arc<Vec<u8>>> {
-        Some(&self.nodes.get(self.names.get(path)?)?.data)
-    }
-
-    fn inode(&self, path: &Path) -> io::Result<Inode> {
-        self.names.get(path).copied().ok_or_else(gone)
-    }
-
-    fn node(&self, path: &Path) -> io::Result<&Node> {
-        self.nodes.get(&self.inode(path)?).ok_or_else(gone)
-    }
-
-    /// Does a change of names.
-    pub(super) fn rename(&mut self, change: &Names) {
-        match change {
-            Names::Link(path, inode) => {
-                self.names.insert(path.clone(), *inode);
-            }
-            Names::Unlink(path) => {
-                self.names.remove(path);
-            }
-            Names::Move(from, to, inode) => {
-                self.names.remove(from);
-                self.names.insert(to.clone(), *inode);
-            }
-            Names::Exchange(one, other) => {
-                let (first, second) = (self.names.remove(one), self.names.remove(other));
-                self.names.extend(second.map(|inode| (one.clone(), inode)));
-                self.names.extend(first.map(|inode| (other.clone(), inode)));
-            }
-        }
-    }
-
-    /// Replaces a node's bytes.
-    pub(super) fn put(&mut self, inode: Inode, data: Vec<u8>) {
-        if let Some(node) = self.nodes.get_mut(&inode) {
-            node.data = Arc::new(data);
-        }
-    }
-}
-
-/// `old` with `bytes` at `offset`.
-pub(super) fn written(old: &[u8], offset: usize, bytes: &[u8]) -> Vec<u8> {
-    let mut data = old.to_vec();
-    data.resize(data.len().max(offset + bytes.len()), 0);
-    data[offset..offset + bytes.len()].copy_from_slice(bytes);
-    data
-}
-
 impl Inner {
     fn record(&mut self, op: Op) {
         match &op {
@@ -231,7 +129,7 @@ impl Inner {
         self.ops.push(op);
     }
 
-    fn born(&mut self, path: &Path, kind: FileKindKey, mode: u32) -> Inode {
+    fn born(&mut self, path: &Path, kind: Kind, mode: u32) -> Inode {
         self.next += 1;
         self.record(Op::Born(self.next, Node::new(kind, mode)));
         self.record(Op::Names(Names::Link(path.to_owned(), self.next)));
@@ -270,7 +168,7 @@ impl Inner {
         };
         let file = bytes.map(|bytes| {
             self.next += 1;
-            (self.next, Node { data: Arc::new(bytes), ..Node::new(FileKindKey::File, 0o600) })
+            (self.next, Node { data: Arc::new(bytes), ..Node::new(Kind::File, 0o600) })
         });
         self.record(Op::Edited(path.to_owned(), file));
         self.turn(|facts| match edit {
@@ -383,8 +281,8 @@ impl Disk for JournalDisk {
         let (inode, node) = (inner.image.inode(path)?, inner.image.node(path)?);
         Ok(Stat {
             kind: match node.kind {
-                FileKindKey::File => FileKind::File,
-                FileKindKey::Folder => FileKind::Folder,
+                Kind::File => FileKind::File,
+                Kind::Folder => FileKind::Folder,
             },
             mode: node.mode,
             uid: 0,
@@ -419,7 +317,7 @@ impl Disk for JournalDisk {
         if inner.image.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        inner.born(path, FileKindKey::Folder, mode);
+        inner.born(path, Kind::Folder, mode);
         Ok(())
     }
 
@@ -439,7 +337,7 @@ impl Disk for JournalDisk {
         if inner.image.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let inode = inner.born(path, FileKindKey::File, owner.mode);
+        let inode = inner.born(path, Kind::File, owner.mode);
         inner.record(Op::Write { inode, offset: 0, bytes: bytes.to_vec() });
         inner.sync(inode, path);
         Ok(())
@@ -461,7 +359,7 @@ impl Disk for JournalDisk {
         let mut inner = self.verb();
         let inode = match inner.image.inode(path) {
             Ok(inode) => inode,
-            Err(_) => inner.born(path, FileKindKey::File, 0o600),
+            Err(_) => inner.born(path, Kind::File, 0o600),
         };
         let offset = inner.image.node(path)?.data.len();
         inner.record(Op::Write { inode, offset, bytes: bytes.to_vec() });
@@ -517,7 +415,7 @@ impl Disk for JournalDisk {
         let mut inner = self.verb();
         let inode = match inner.image.inode(path) {
             Ok(inode) => inode,
-            Err(_) => inner.born(path, FileKindKey::File, 0o600),
+            Err(_) => inner.born(path, Kind::File, 0o600),
         };
         if inner.locks.contains_key(&inode) {
             return Ok(None);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use evergrant_core::Reason;
 use evergrant_core::keeper::{Look, Report};
 
-use super::disk::{Edit, Image, Moment};
+use super::disk::{Edit, Moment};
+use super::image::Image;
 use super::room::{FILE, LIFE_SECS, Room};
 use super::scenarios::{Recorded, has_note};
 

@@ -24,7 +24,8 @@ use jiff::Timestamp;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::disk::{Image, JournalDisk};
+use super::disk::JournalDisk;
+use super::image::Image;
 
 pub(super) const FILE: &str = "/grant/auth.json";
 pub(super) const FOLDER: &str = "/grant/auth.json.evergrant";

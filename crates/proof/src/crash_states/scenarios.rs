@@ -10,7 +10,8 @@ use evergrant_standin::{Engine, Fault, FaultTarget};
 use jiff::Timestamp;
 
 use super::Lie;
-use super::disk::{Edit, Facts, Image, Moment, Op};
+use super::disk::{Edit, Facts, Moment, Op};
+use super::image::Image;
 use super::room::{FILE, Furniture, LIFE_SECS, Room, epoch, profile, settings};
 
 /// What happens in a scenario.

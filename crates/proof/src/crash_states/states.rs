@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use super::disk::{Image, Inode, Names, Op, written};
+use super::disk::Op;
+use super::image::{Image, Inode, Names, written};
 
 /// Of so many pending changes of names every combination is tried; of more, prefixes and single losses.
 const ALL_COMBINATIONS: usize = 12;
