@@ -186,6 +186,8 @@ fn try_again(
 
 #[cfg(test)]
 mod tests {
+    use super::disk::Op;
+    use super::image::Names;
     use super::*;
 
     #[test]
@@ -211,5 +213,23 @@ mod tests {
             let fits = violations.iter().any(|said| caught.iter().any(|word| said.contains(word)));
             assert!(fits, "{lie:?}: {violations:#?}");
         }
+    }
+
+    /// The client must find no moment at which it could present the pair whose answer lies in our receipt.
+    #[test]
+    fn the_clients_locks_are_not_given_up_before_a_kept_answer_is_committed() {
+        let find = |scenario: &Scenario| scenario.name == "rotation under the client's locks";
+        let recorded = scenarios::all().into_iter().find(find).unwrap().record(0, None);
+        let exchange = |op: &Op| matches!(op, Op::Names(Names::Exchange(..)));
+        let mut replay = Replay::new(recorded.base.clone());
+        let died_at = recorded.ops.iter().position(exchange).unwrap();
+        recorded.ops[..died_at].iter().for_each(|op| replay.step(op));
+        let states = replay.states(&mut HashSet::new());
+        let killed = states.iter().find(|state| state.lost.ends_with("lost []")).unwrap();
+        let recovery = recorded.of_recovery(&killed.image, recorded.moments.last().unwrap());
+        let given_up = recovery.ops.iter().position(
+            |op| matches!(op, Op::Names(Names::Unlink(path)) if path.ends_with(".oauth_refresh.lock")),
+        );
+        assert!(recovery.ops.iter().position(exchange).unwrap() < given_up.unwrap(), "{:#?}", recovery.ops);
     }
 }

@@ -69,10 +69,14 @@ impl<D: Disk> ClientLocks<D> {
         monotonic: Duration,
     ) -> Result<Self, LockError> {
         let marker = places.client_locks();
-        remove_leftovers(disk, &marker);
-        let mut locks = Self { disk: disk.clone(), marker, held: Vec::new() };
-        for path in [first_lock(places), second_lock(places)] {
-            locks.take_one(path, sightings, monotonic)?;
+        let wanted = [first_lock(places), second_lock(places)];
+        // What we left when we died guards an answer that is not committed yet: it is never given up in between.
+        let held = take_over_leftovers(disk, &marker, &wanted);
+        let mut locks = Self { disk: disk.clone(), marker, held };
+        for path in wanted {
+            if !locks.held.iter().any(|(held, _)| *held == path) {
+                locks.take_one(path, sightings, monotonic)?;
+            }
         }
         // Only with a known birth can leftovers be told from a client's lock that got the same inode.
         let lines = locks
@@ -181,24 +185,33 @@ impl Sightings {
     }
 }
 
-/// Removes what an earlier process of ours left when it died: the main lock is held, so that it is gone.
-fn remove_leftovers<D: Disk>(disk: &D, marker: &Path) {
+/// The locks that an earlier process of ours left when it died: the main lock is held, so that it is gone. Those at
+/// other places are removed.
+fn take_over_leftovers<D: Disk>(disk: &D, marker: &Path, wanted: &[PathBuf]) -> Vec<(PathBuf, Identity)> {
     let Ok(bytes) = disk.read(marker, 64 * 1024) else {
-        return;
+        return Vec::new();
     };
+    let mut taken = Vec::new();
     for line in String::from_utf8_lossy(&bytes).lines() {
         let mut words = line.splitn(3, ' ');
         let (inode, born, path) = (words.next(), words.next(), words.next());
         let (Some(inode), Some(born), Some(path)) = (
             inode.and_then(|inode| inode.parse::<u64>().ok()),
             born.and_then(|born| born.parse::<i128>().ok()),
-            path.map(Path::new),
+            path.map(PathBuf::from),
         ) else {
             continue;
         };
-        if disk.stat(path).is_ok_and(|stat| identity(&stat) == (inode, Some(born))) {
-            let _ = disk.remove_folder(path);
+        let ours = (inode, Some(born));
+        if !disk.stat(&path).is_ok_and(|stat| identity(&stat) == ours) {
+            continue;
+        }
+        if wanted.contains(&path) {
+            let _ = disk.touch(&path);
+            taken.push((path, ours));
+        } else {
+            let _ = disk.remove_folder(&path);
         }
     }
-    let _ = disk.remove_file(marker);
+    taken
 }
