@@ -1,4 +1,4 @@
-//! The habits of the house as commands: `cargo xtask test|audit|bench|crash-states`.
+//! The habits of the house as commands: `cargo xtask test|audit|bench|crash-states|torture`.
 
 mod audit;
 mod bench;
@@ -6,6 +6,7 @@ mod crash_states;
 mod prerequisites;
 mod run;
 mod test;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Command {
     Audit,
     /// Derive every state that a crash may leave of the vault's files, and check that each recovers.
     CrashStates(crash_states::Options),
+    /// Kill, stop, cut off and starve two real processes on one auth file, and count what was lost.
+    Torture(torture::Options),
     /// Measure what is claimed.
     Bench {
         #[command(subcommand)]
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Test { no_install } => test::run(no_install),
         Command::Audit => audit::run(),
         Command::CrashStates(options) => crash_states::run(&options),
+        Command::Torture(options) => torture::run(&options),
         Command::Bench { bench } => bench::run(bench),
     };
     match done {

@@ -2,3 +2,4 @@
 
 pub mod crash_states;
 pub mod sim;
+pub mod torture;
