@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_sample_of_crash_states_recovers() {
-        let sample = Extent { every: 7, edits_every: 9, again_every: 40, ..Extent::WHOLE };
+        let sample = Extent { every: 13, edits_every: 11, again_every: 60, ..Extent::WHOLE };
         for outcome in run(sample, None, |_| {}) {
             assert!(outcome.violated == 0, "{outcome:#?}");
             assert!(outcome.judged > 0, "{outcome:#?}");
@@ -224,12 +224,23 @@ mod tests {
         let mut replay = Replay::new(recorded.base.clone());
         let died_at = recorded.ops.iter().position(exchange).unwrap();
         recorded.ops[..died_at].iter().for_each(|op| replay.step(op));
-        let states = replay.states(&mut HashSet::new());
-        let killed = states.iter().find(|state| state.lost.ends_with("lost []")).unwrap();
-        let recovery = recorded.of_recovery(&killed.image, recorded.moments.last().unwrap());
+        let recovery = recorded.of_recovery(&replay.killed(), recorded.moments.last().unwrap());
         let given_up = recovery.ops.iter().position(
             |op| matches!(op, Op::Names(Names::Unlink(path)) if path.ends_with(".oauth_refresh.lock")),
         );
         assert!(recovery.ops.iter().position(exchange).unwrap() < given_up.unwrap(), "{:#?}", recovery.ops);
+    }
+
+    /// A keeper that is killed leaves no lock that the next one takes for a client's, and waits a minute for.
+    #[test]
+    fn no_death_leaves_a_clients_lock_that_is_not_known_as_ours() {
+        let find = |scenario: &Scenario| scenario.name == "rotation under the client's locks";
+        let recorded = scenarios::all().into_iter().find(find).unwrap().record(0, None);
+        let mut replay = Replay::new(recorded.base.clone());
+        for (place, op) in recorded.ops.iter().enumerate() {
+            replay.step(op);
+            let report = recorded.first_look(&replay.killed(), recorded.moments.last().unwrap());
+            assert_ne!(report.reason, evergrant_core::Reason::LeaseHeld, "place {place}: {report:?}");
+        }
     }
 }

@@ -30,7 +30,7 @@ use process::Machine;
 use vault::Ballast;
 
 /// Life of an access token: it is renewed after half of it.
-const LIFE_SECS: u64 = 2;
+const LIFE_SECS: u64 = 1;
 /// How long a process waits for an answer; the least that stops and late answers have to exceed.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// How much later than its deadline a late answer may come.
@@ -242,7 +242,7 @@ impl<'a> Torture<'a> {
             let storm_ends = (now() + STORM).min(end);
             while self.fine() && now() < storm_ends {
                 self.mischief().await?;
-                let pause = self.millis(10, 220);
+                let pause = self.millis(5, 150);
                 self.run_for(pause).await?;
             }
             if self.fine() {
@@ -295,7 +295,7 @@ impl<'a> Torture<'a> {
             None => self.log_in_at = None,
             Some(Err(why)) => self.ledger.violation(format!("the login is lost: {why}")),
             Some(Ok(_)) => {
-                let patience = self.millis(0, 4_000);
+                let patience = self.millis(0, 1_500);
                 let at = *self.log_in_at.get_or_insert(now() + patience);
                 if now() >= at && self.ballast.is_none() {
                     self.ledger.given_up(&token);
@@ -331,7 +331,7 @@ impl<'a> Torture<'a> {
         if self.rng.random_bool(0.6) {
             // Within an exchange, or just behind it: there a rotation is most vulnerable.
             let begun = self.standin.engine().counters().exchanges;
-            let patience = now() + Duration::from_millis(700);
+            let patience = now() + Duration::from_millis(300);
             while self.standin.engine().counters().exchanges == begun && now() < patience {
                 self.ledger.follow();
                 tokio::time::sleep(Duration::from_micros(300)).await;

@@ -73,6 +73,12 @@ impl Recorded {
         Self { base, ops, moments, now: room.now(), remembered, furniture: room.furniture, verbs }
     }
 
+    /// What the first look after a crash reports.
+    #[cfg(test)]
+    pub(super) fn first_look(&self, image: &Image, moment: &Moment) -> evergrant_core::keeper::Report {
+        Room::new(image.clone(), moment.engine.clone(), self.now, None, self.furniture).look(Look::Due)
+    }
+
     /// The recovery from one crash, to be cut short by another one.
     pub(super) fn of_recovery(&self, image: &Image, moment: &Moment) -> Self {
         let mut engine = moment.engine.clone();

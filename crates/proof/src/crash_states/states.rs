@@ -135,6 +135,20 @@ impl Replay {
         }
     }
 
+    /// What the death of the process alone leaves: all that it did.
+    #[cfg(test)]
+    pub(super) fn killed(&self) -> Image {
+        let mut image = self.durable.clone();
+        for pending in self.names.values() {
+            image.rename(&pending.change);
+        }
+        for (inode, ops) in &self.data {
+            let data = ops.iter().fold(self.data_of(*inode).to_vec(), |data, op| carried_out(&data, op));
+            image.put(*inode, data);
+        }
+        image
+    }
+
     /// Every state that a crash may leave here, with what `seen` has not seen yet.
     pub(super) fn states(&self, seen: &mut HashSet<u64>) -> Vec<CrashState> {
         let mut states = Vec::new();

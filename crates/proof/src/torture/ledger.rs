@@ -12,7 +12,9 @@ use super::client::Presented;
 use super::{DEADLINE, LATE, vault};
 
 /// An answer that is not late by a fault is in its receipt within this, unless its process was stopped or killed.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+const ANSWERED_WITHIN: Duration = DEADLINE;
+/// A request of a process that was just killed may take so long to arrive.
+const ARRIVES_WITHIN: SignedDuration = SignedDuration::from_millis(50);
 
 /// How a token was spent.
 #[derive(Debug, Clone)]
@@ -121,6 +123,10 @@ impl Ledger {
         let since = *self.in_flight_since.get_or_insert(now);
         let within_deadline =
             now.duration_since(since) < SignedDuration::try_from(DEADLINE).unwrap_or_default();
+        let just_killed = self.kills.last().is_some_and(|kill| now.duration_since(*kill) < ARRIVES_WITHIN);
+        if just_killed {
+            self.orphans = self.orphans.max(in_flight);
+        }
         if self.orphans > 0 || !within_deadline {
             return;
         }
