@@ -11,8 +11,8 @@ use evergrant_proof::torture;
 
 use crate::run::{cargo, now, output, print, run as run_command, say, succeeds};
 
-/// Size of the disk that is filled up.
-const ROOM: &str = "size=8m,mode=0700";
+/// Size of the disk that is filled up; the journals of the two states may take 5 MB each.
+const ROOM: &str = "size=32m,mode=0700";
 
 /// How long, and of what seed.
 #[derive(Debug, Args)]
