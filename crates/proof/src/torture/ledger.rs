@@ -227,3 +227,92 @@ impl Ledger {
         self.undelivered.extend(family);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use evergrant_standin::{Call, Fault, FaultTarget, LoginOptions};
+
+    use super::*;
+    use crate::torture::settings;
+
+    struct Room {
+        folder: tempfile::TempDir,
+        standin: Handle,
+        ledger: Ledger,
+    }
+
+    impl Room {
+        fn new() -> Self {
+            let (folder, standin) = (tempfile::tempdir().unwrap(), Handle::new(settings()));
+            let file = folder.path().join("auth.json");
+            let login = standin.login(LoginOptions::default()).auth_file();
+            std::fs::write(&file, login.to_string()).unwrap();
+            let ledger = Ledger::new(standin.clone(), file, Presented::default());
+            Self { folder, standin, ledger }
+        }
+
+        fn file(&self) -> String {
+            vault::refresh_token(&self.folder.path().join("auth.json")).unwrap()
+        }
+
+        /// Presents a token, and says its successor, whatever becomes of the answer.
+        fn present(&self, token: &str) -> Option<String> {
+            let id = &self.standin.settings().client.id;
+            let body =
+                serde_json::json!({"grant_type": "refresh_token", "refresh_token": token, "client_id": id});
+            let target = self.standin.settings().token_path;
+            let headers = [("content-type", "application/json")];
+            let body = body.to_string().into_bytes();
+            self.standin.handle(&Call { method: "POST", target: &target, headers: &headers, body: &body });
+            let families = self.standin.state().families;
+            let family = families.last().unwrap().family;
+            self.standin.with(|engine| engine.newest_refresh_token(family).map(str::to_owned))
+        }
+
+        fn put(&self, token: &str) {
+            let file = serde_json::json!({"claudeAiOauth": {"refreshToken": token}});
+            std::fs::write(self.folder.path().join("auth.json"), file.to_string()).unwrap();
+        }
+
+        /// The first token again; whether that is a violation, and how many ends were undelivered.
+        fn again(mut self, first: &str) -> (bool, u64) {
+            self.ledger.follow();
+            self.present(first);
+            self.ledger.follow();
+            assert_eq!(self.standin.counters().families_revoked_by_reuse, 1);
+            (!self.ledger.violations.is_empty(), self.ledger.undelivered())
+        }
+    }
+
+    #[test]
+    fn a_token_whose_answer_had_arrived_is_not_presented_again() {
+        let room = Room::new();
+        let first = room.file();
+        room.put(&room.present(&first).unwrap());
+        assert_eq!(room.again(&first), (true, 0), "its successor was in the file");
+        let room = Room::new();
+        let first = room.file();
+        room.present(&first);
+        assert_eq!(room.again(&first), (true, 0), "nothing explains where its answer went");
+    }
+
+    #[test]
+    fn a_lost_answer_and_a_kill_explain_an_end() {
+        let room = Room::new();
+        let first = room.file();
+        room.standin.push_fault(FaultTarget::Token, Fault::AnswerLost, 1);
+        room.present(&first);
+        assert_eq!(room.again(&first), (false, 1), "the answer was lost");
+        let mut room = Room::new();
+        let first = room.file();
+        room.present(&first);
+        room.ledger.killed();
+        assert_eq!(room.again(&first), (false, 1), "the process was killed");
+        let mut room = Room::new();
+        let first = room.file();
+        room.put(&room.present(&first).unwrap());
+        room.ledger.follow();
+        room.ledger.killed();
+        assert_eq!(room.again(&first), (true, 0), "a kill explains nothing that had been kept");
+    }
+}
