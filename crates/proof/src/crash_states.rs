@@ -47,7 +47,7 @@ pub enum Lie {
 /// How much is tried.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
-    /// Every so manieth state of a run is judged.
+    /// Every so manieth state of a scenario is judged, and the first ones.
     pub every: usize,
     /// An edit falls before every so manieth operation.
     pub edits_every: usize,
@@ -63,6 +63,9 @@ impl Extent {
     /// Everything.
     pub const WHOLE: Self = Self { every: 1, edits_every: 1, only: None, again_every: 0, first_only: false };
 }
+
+/// So many states of a scenario are judged whatever the extent.
+const ALWAYS: usize = 20;
 
 /// What a scenario came to.
 #[derive(Debug, Clone, Default)]
@@ -135,7 +138,7 @@ fn try_states(recorded: &Recorded, extent: Extent, run: &str, outcome: &mut Outc
             }
             for state in replay.states(&mut seen[number]) {
                 outcome.states += 1;
-                if outcome.states.is_multiple_of(extent.every) {
+                if outcome.states <= ALWAYS || outcome.states.is_multiple_of(extent.every) {
                     try_one(recorded, &state, moment, &format!("{run}, place {place}"), outcome);
                     try_again(recorded, &state, moment, extent, outcome);
                 }

@@ -13,6 +13,8 @@ use super::{DEADLINE, LATE, vault};
 
 /// An answer that is not late by a fault is in its receipt within this, unless its process was stopped or killed.
 const ANSWERED_WITHIN: Duration = DEADLINE;
+/// A request may wait so long at the provider until it is decided, and its process may die meanwhile.
+const DECIDED_WITHIN: SignedDuration = SignedDuration::from_millis(300);
 /// A request of a process that was just killed may take so long to arrive.
 const ARRIVES_WITHIN: SignedDuration = SignedDuration::from_millis(50);
 
@@ -187,12 +189,13 @@ impl Ledger {
         Err(format!("{spending:?}"))
     }
 
-    /// Whether a kill may have taken an answer that was given at `at`: soon after it, unless a process was stopped.
+    /// Whether a kill may have taken an answer that was decided at `at`: while the request waited, or soon after it,
+    /// unless a process was stopped.
     fn was_killed(&self, at: Timestamp, until: Timestamp) -> bool {
         let soon = at + ANSWERED_WITHIN;
         let stops = self.stops.iter().filter(|(from, to)| *from < soon && *to > at);
         let last = stops.map(|(_, to)| *to + ANSWERED_WITHIN).max().unwrap_or(soon).max(soon).min(until);
-        self.kills.iter().any(|kill| *kill >= at && *kill <= last)
+        self.kills.iter().any(|kill| *kill + DECIDED_WITHIN >= at && *kill <= last)
     }
 
     /// Whether the token in the file is worth nothing any more, and why that is nobody's fault; a violation if not.
