@@ -1,11 +1,14 @@
-//! The habits of the house as commands: `cargo xtask test|audit|model|bench`.
+//! The habits of the house as commands: `cargo xtask test|audit|bench`, and what proves the rotation protocol:
+//! `cargo xtask model|sim|crash-states|torture`.
 
 mod audit;
 mod bench;
+mod crash_states;
 mod model;
 mod prerequisites;
 mod run;
 mod test;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -31,6 +34,10 @@ enum Command {
     Audit,
     /// Search the model of the rotation protocol for a way to break it.
     Model(model::Options),
+    /// Derive every state that a crash may leave of the vault's files, and check that each recovers.
+    CrashStates(crash_states::Options),
+    /// Kill, stop, cut off and starve two real processes on one auth file, and count what was lost.
+    Torture(torture::Options),
     /// Measure what is claimed.
     Bench {
         #[command(subcommand)]
@@ -43,6 +50,8 @@ fn main() -> ExitCode {
         Command::Test { no_install } => test::run(no_install),
         Command::Audit => audit::run(),
         Command::Model(options) => model::run(&options),
+        Command::CrashStates(options) => crash_states::run(&options),
+        Command::Torture(options) => torture::run(&options),
         Command::Bench { bench } => bench::run(bench),
     };
     match done {

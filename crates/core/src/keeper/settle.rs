@@ -21,6 +21,8 @@ const ASSUMED_LIFE: Duration = Duration::from_secs(3600);
 const THROTTLED_TOO_LONG_SECS: i64 = 3600;
 /// How many pairs of older lineages are remembered as in doubt.
 const MOST_OLD_DOUBTS: usize = 32;
+/// How many adoptions are remembered: two are enough to tell of a second writer, and the record stays small.
+const MOST_ADOPTIONS: usize = 16;
 
 /// The record with the intent to present its pair as `attempt`.
 pub fn begin(
@@ -176,6 +178,8 @@ pub fn take_in(
     if before.is_some() && !imported {
         adoptions.push(now);
     }
+    let surplus = adoptions.len().saturating_sub(MOST_ADOPTIONS);
+    adoptions.drain(..surplus);
     let kind = Kind::of(grant);
     Record {
         chain: chain.clone(),

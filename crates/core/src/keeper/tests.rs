@@ -490,3 +490,24 @@ proptest! {
         prop_assert_eq!(settled.intent, None);
     }
 }
+
+/// A record that grows with every login would in the end be too large to be read.
+#[test]
+fn a_thousand_logins_a_day_leave_a_small_record() {
+    let mut last = record();
+    for login in 0..1_000 {
+        let intended = begin(last, AttemptId(9), "here", &policy(ReuseClass::Strict), at(login));
+        let (before, grant) = (Some(&intended), grant(100 + login as u32));
+        last = take_in(
+            &intended.chain,
+            before,
+            &grant,
+            false,
+            &policy(ReuseClass::Strict),
+            at(login),
+            &mut rng(),
+        );
+    }
+    assert!(last.second_writer(at(1_000)));
+    assert!(serde_json::to_vec(&last).unwrap().len() < 8 * 1024);
+}

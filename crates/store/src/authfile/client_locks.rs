@@ -38,6 +38,9 @@ struct Sighting {
 pub(super) struct ClientLocks<D: Disk> {
     disk: D,
     marker: PathBuf,
+    wanted: [PathBuf; 2],
+    /// The auth file that they are taken for.
+    file: PathBuf,
     held: Vec<(PathBuf, Identity)>,
 }
 
@@ -69,44 +72,74 @@ impl<D: Disk> ClientLocks<D> {
         monotonic: Duration,
     ) -> Result<Self, LockError> {
         let marker = places.client_locks();
-        remove_leftovers(disk, &marker);
-        let mut locks = Self { disk: disk.clone(), marker, held: Vec::new() };
-        for path in [first_lock(places), second_lock(places)] {
-            locks.take_one(path, sightings, monotonic)?;
+        let wanted = [first_lock(places), second_lock(places)];
+        for path in &wanted {
+            remove_prepared(disk, path, &places.file);
         }
-        // Only with a known birth can leftovers be told from a client's lock that got the same inode.
-        let lines = locks
-            .held
-            .iter()
-            .filter_map(|(path, (inode, born))| Some(format!("{inode} {} {}\n", (*born)?, path.display())));
-        let lines: String = lines.collect();
-        replace_own(disk, &locks.marker, lines.as_bytes())?;
+        // What we left when we died guards an answer that is not committed yet: it is never given up in between.
+        let held = take_over_leftovers(disk, &marker, &wanted);
+        let mut locks = Self { disk: disk.clone(), marker, wanted, file: places.file.clone(), held };
+        let is_held = |path: &&PathBuf| locks.held.iter().any(|(held, _)| held == *path);
+        let missing: Vec<_> = locks.wanted.iter().filter(|path| !is_held(path)).cloned().collect();
+        for path in &missing {
+            locks.make_way(path, sightings, monotonic)?;
+        }
+        // A lock is known as ours before it is one, so that no death leaves it for somebody else's.
+        let mut prepared = Vec::new();
+        for path in missing {
+            let identity = prepare(disk, &path, &places.file)?;
+            prepared.push((path, identity));
+        }
+        locks.mark(&prepared)?;
+        for (path, identity) in prepared {
+            locks.take_one(path, identity, sightings, monotonic)?;
+        }
         Ok(locks)
+    }
+
+    /// Writes down which locks are ours.
+    fn mark(&self, prepared: &[(PathBuf, Identity)]) -> Result<(), VaultError> {
+        // Only with a known birth can leftovers be told from a client's lock that got the same inode.
+        let lines =
+            self.held.iter().chain(prepared).filter_map(|(path, (inode, born))| {
+                Some(format!("{inode} {} {}\n", (*born)?, path.display()))
+            });
+        let lines: String = lines.collect();
+        replace_own(&self.disk, &self.marker, lines.as_bytes())
+    }
+
+    /// Nobody has this lock, or what lies there was left behind, and is removed.
+    fn make_way(&self, path: &Path, sightings: &mut Sightings, monotonic: Duration) -> Result<(), LockError> {
+        if self.disk.stat(path).is_err() {
+            return Ok(());
+        }
+        sightings.judge(&self.disk, path, monotonic)?;
+        match self.disk.remove_folder(path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(_) => Err(sightings.blocked(path, monotonic)),
+        }
     }
 
     fn take_one(
         &mut self,
         path: PathBuf,
+        identity: Identity,
         sightings: &mut Sightings,
         monotonic: Duration,
     ) -> Result<(), LockError> {
-        match self.disk.make_folder(&path, 0o755) {
+        match self.disk.rename_new(&beside(&path, &self.file), &path) {
             Ok(()) => {}
+            // Taken by another one just now.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 sightings.judge(&self.disk, &path, monotonic)?;
-                // Left behind: break it, and take it like anybody else.
-                let _ = self.disk.remove_folder(&path);
-                match self.disk.make_folder(&path, 0o755) {
-                    Ok(()) => {}
-                    // Taken by another one just now, or it cannot be removed.
-                    Err(_) => return Err(sightings.blocked(&path, monotonic)),
-                }
+                return Err(sightings.blocked(&path, monotonic));
             }
             Err(error) => return Err(VaultError::io("cannot make the lock", &path)(error).into()),
         }
+        let _ = self.disk.touch(&path);
         sightings.0.remove(&path);
-        let stat = self.disk.stat(&path).map_err(VaultError::io("cannot look at", &path))?;
-        self.held.push((path, identity(&stat)));
+        self.held.push((path, identity));
         Ok(())
     }
 
@@ -127,6 +160,9 @@ impl<D: Disk> ClientLocks<D> {
 
 impl<D: Disk> Drop for ClientLocks<D> {
     fn drop(&mut self) {
+        for path in &self.wanted {
+            remove_prepared(&self.disk, path, &self.file);
+        }
         while let Some((path, ours)) = self.held.pop() {
             if self.disk.stat(&path).is_ok_and(|stat| identity(&stat) == ours) {
                 let _ = self.disk.remove_folder(&path);
@@ -134,6 +170,26 @@ impl<D: Disk> Drop for ClientLocks<D> {
         }
         let _ = self.disk.remove_file(&self.marker);
     }
+}
+
+/// The name under which a lock is made before it is one; another auth file of the same folder has another one.
+fn beside(path: &Path, file: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".");
+    beside.push(file.file_name().unwrap_or_default());
+    beside.push(".evergrant");
+    beside.into()
+}
+
+fn prepare<D: Disk>(disk: &D, path: &Path, file: &Path) -> Result<Identity, VaultError> {
+    let beside = beside(path, file);
+    disk.make_folder(&beside, 0o755).map_err(VaultError::io("cannot make the lock", path))?;
+    let stat = disk.stat(&beside).map_err(VaultError::io("cannot look at", &beside))?;
+    Ok(identity(&stat))
+}
+
+fn remove_prepared<D: Disk>(disk: &D, path: &Path, file: &Path) {
+    let _ = disk.remove_folder(&beside(path, file));
 }
 
 impl Sightings {
@@ -181,24 +237,33 @@ impl Sightings {
     }
 }
 
-/// Removes what an earlier process of ours left when it died: the main lock is held, so that it is gone.
-fn remove_leftovers<D: Disk>(disk: &D, marker: &Path) {
+/// The locks that an earlier process of ours left when it died: the main lock is held, so that it is gone. Those at
+/// other places are removed.
+fn take_over_leftovers<D: Disk>(disk: &D, marker: &Path, wanted: &[PathBuf]) -> Vec<(PathBuf, Identity)> {
     let Ok(bytes) = disk.read(marker, 64 * 1024) else {
-        return;
+        return Vec::new();
     };
+    let mut taken = Vec::new();
     for line in String::from_utf8_lossy(&bytes).lines() {
         let mut words = line.splitn(3, ' ');
         let (inode, born, path) = (words.next(), words.next(), words.next());
         let (Some(inode), Some(born), Some(path)) = (
             inode.and_then(|inode| inode.parse::<u64>().ok()),
             born.and_then(|born| born.parse::<i128>().ok()),
-            path.map(Path::new),
+            path.map(PathBuf::from),
         ) else {
             continue;
         };
-        if disk.stat(path).is_ok_and(|stat| identity(&stat) == (inode, Some(born))) {
-            let _ = disk.remove_folder(path);
+        let ours = (inode, Some(born));
+        if !disk.stat(&path).is_ok_and(|stat| identity(&stat) == ours) {
+            continue;
+        }
+        if wanted.contains(&path) {
+            let _ = disk.touch(&path);
+            taken.push((path, ours));
+        } else {
+            let _ = disk.remove_folder(&path);
         }
     }
-    let _ = disk.remove_file(marker);
+    taken
 }

@@ -42,7 +42,7 @@ fn both_are_taken_in_order_and_freed() {
     let seen = Arc::clone(&made);
     fixture.disk.hook(move |call| {
         let is_lock = call.path.extension().is_some_and(|extension| extension == "lock");
-        if !call.before && is_lock && matches!(call.op, Op::MakeFolder | Op::RemoveFolder) {
+        if !call.before && is_lock && matches!(call.op, Op::RenameNew | Op::RemoveFolder) {
             seen.lock().unwrap().push((call.op, call.path.to_owned()));
         }
         Ok(())
@@ -55,8 +55,8 @@ fn both_are_taken_in_order_and_freed() {
     assert!(!fixture.beside("client-locks").exists());
     let [first, second] = locks(&fixture);
     let expected = [
-        (Op::MakeFolder, first.clone()),
-        (Op::MakeFolder, second.clone()),
+        (Op::RenameNew, first.clone()),
+        (Op::RenameNew, second.clone()),
         (Op::RemoveFolder, second),
         (Op::RemoveFolder, first),
     ];
