@@ -391,6 +391,15 @@ fn any_class() -> impl Strategy<Value = ReuseClass> {
     ]
 }
 
+/// A look at an attempt whose answer is still being read can do nothing: it must not be repeated at once.
+#[test]
+fn an_open_intent_is_looked_at_again_in_a_while() {
+    let policy = policy(ReuseClass::Strict);
+    let due = at(2 * LIFE_SECS);
+    let open = begin(record(), AttemptId(7), "here", &policy, due);
+    assert_eq!(next_wakeup(Some(&open), &policy, due), (due + AGAIN_AFTER_FAULT, Reason::InDoubt));
+}
+
 proptest! {
     /// `renew_at` lies within the life: after its first half less the jitter, and before its end.
     #[test]
