@@ -1,0 +1,249 @@
+//! What befalls a run, as data: a list of steps that is drawn from the seed, so that it can be shortened until only
+//! what matters is left.
+
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::disk::When;
+use super::provider::Weather;
+
+/// What a run is made of besides its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// Of all that the steps leave open.
+    pub seed: u64,
+    /// Life of access tokens.
+    pub life: Duration,
+    /// Keepers on one auth file.
+    pub keepers: usize,
+}
+
+impl Setting {
+    /// After the faults end, a chain must be well again within so much time: a life, and the back-off behind it.
+    pub fn heal(&self) -> Duration {
+        self.life + HOUR
+    }
+}
+
+/// One misfortune, and how long the world runs on after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The misfortune.
+    pub what: What,
+    /// What follows it.
+    pub then: Duration,
+}
+
+/// A misfortune. `keeper` counts from 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// The network changes.
+    Weather(Weather),
+    /// Somebody asks for an exchange.
+    Force {
+        /// Whom.
+        keeper: usize,
+    },
+    /// A process dies at an await, so many polls from now.
+    DieAtAwait {
+        /// Whose.
+        keeper: usize,
+        /// See above.
+        polls: u32,
+    },
+    /// A process dies within a file operation, so many from now; an exchange is forced.
+    DieOnDisk {
+        /// Whose.
+        keeper: usize,
+        /// See above.
+        operations: u32,
+    },
+    /// The power goes some time after an exchange was forced.
+    PowerLoss {
+        /// Where.
+        keeper: usize,
+        /// How long after.
+        after: Duration,
+    },
+    /// The disk is full while an exchange is forced, and for a while.
+    FullDisk {
+        /// Where.
+        keeper: usize,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// A wall clock is off from now on.
+    ClockJump {
+        /// Whose.
+        keeper: usize,
+        /// By how much.
+        secs: i64,
+    },
+    /// A person logs in again.
+    LogIn(When),
+    /// An older content of the auth file is put back.
+    OlderFile {
+        /// How many contents ago.
+        back: usize,
+        /// Byte for byte.
+        exact: bool,
+        /// When.
+        when: When,
+    },
+    /// The auth file is taken away.
+    TakeAway(When),
+    /// What was taken away is put back.
+    PutAgain(When),
+    /// The auth file is written over with something unreadable.
+    Garbage(When),
+    /// The provider revokes every login; `told`: somebody sees the 401.
+    Revoke {
+        /// See above.
+        told: bool,
+    },
+    /// Another program rotates the pair; `against`: a keeper is made to do the same.
+    Foreign {
+        /// When it writes.
+        when: When,
+        /// See above.
+        against: Option<usize>,
+    },
+    /// Good weather: the chain has to be well again.
+    Calm,
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// Lives that are seen at providers, in seconds, and how often they are drawn.
+const LIVES: [(u64, u32); 5] = [(900, 2), (3600, 3), (2 * 3600, 5), (8 * 3600, 12), (15 * 3600, 8)];
+/// Runs of shorter lives are shorter, so that every run has about as many rotations.
+const USUAL_LIFE: Duration = Duration::from_secs(8 * 3600);
+
+/// Draws a run of about so many days; of short-lived tokens it is shorter.
+pub fn draw(seed: u64, days: u64, keepers: usize) -> (Setting, Vec<Step>) {
+    let mut draw = Draw { rng: SmallRng::seed_from_u64(seed), keepers };
+    let life = draw.life();
+    let setting = Setting { seed, life, keepers };
+    let share = (life.as_secs_f64() / USUAL_LIFE.as_secs_f64()).min(1.0);
+    let end = Duration::from_secs(days * 86_400).mul_f64(share);
+    let mut steps = Vec::new();
+    let mut length = Duration::ZERO;
+    while length < end {
+        let begun = steps.len();
+        draw.storm(&mut steps, share);
+        let calm = setting.heal() + draw.up_to(Duration::from_secs(4 * 86_400).mul_f64(share));
+        steps.push(Step { what: What::Calm, then: calm });
+        length += steps[begun..].iter().map(|step| step.then).sum();
+    }
+    (setting, steps)
+}
+
+struct Draw {
+    rng: SmallRng,
+    keepers: usize,
+}
+
+impl Draw {
+    fn life(&mut self) -> Duration {
+        let mut draw = self.rng.random_range(0..LIVES.iter().map(|(_, weight)| weight).sum());
+        for (secs, weight) in LIVES {
+            if draw < weight {
+                return Duration::from_secs(secs);
+            }
+            draw -= weight;
+        }
+        USUAL_LIFE
+    }
+
+    fn up_to(&mut self, most: Duration) -> Duration {
+        Duration::from_millis(self.rng.random_range(0..=most.as_millis() as u64))
+    }
+
+    /// As often a moment as hours.
+    fn a_while(&mut self, share: f64) -> Duration {
+        let exponent = self.rng.random_range(0.0..4.2 + share.log10().max(-1.0));
+        Duration::from_millis((10_f64.powf(exponent) * 1_000.0) as u64)
+    }
+
+    fn storm(&mut self, steps: &mut Vec<Step>, share: f64) {
+        let weather = What::Weather(self.weather());
+        steps.push(Step { what: weather, then: Duration::ZERO });
+        for _ in 0..self.rng.random_range(2..16) {
+            let what = self.mischief();
+            let again = matches!(what, What::TakeAway(_)) && self.rng.random_bool(0.7);
+            let then = self.a_while(share);
+            steps.push(Step { what, then });
+            if again {
+                let (when, then) = (self.when(), self.a_while(share));
+                steps.push(Step { what: What::PutAgain(when), then });
+            }
+        }
+    }
+
+    fn weather(&mut self) -> Weather {
+        let outage = self.rng.random_bool(0.15);
+        let mut share =
+            |most: u16| if self.rng.random_bool(0.5) { self.rng.random_range(0..=most) } else { 0 };
+        let mut weather = Weather {
+            lost_request: share(100),
+            lost_answer: share(50),
+            cut: share(50),
+            slow: share(100),
+            late: share(100),
+            not_sent: share(100),
+            unavailable: share(100),
+            bare_5xx: share(60),
+            spent_then_5xx: share(50),
+            throttled: share(100),
+            blocked: share(50),
+            stall: share(40),
+        };
+        if outage {
+            // A storm of one kind, as a provider's bad hour is.
+            let calm = Weather { stall: weather.stall, ..Weather::default() };
+            weather = match self.rng.random_range(0..5) {
+                0 => Weather { throttled: 900, ..calm },
+                1 => Weather { unavailable: 900, ..calm },
+                2 => Weather { not_sent: 950, ..calm },
+                3 => Weather { bare_5xx: 700, spent_then_5xx: 100, ..calm },
+                _ => Weather { late: 500, slow: 400, ..calm },
+            };
+        }
+        weather
+    }
+
+    fn when(&mut self) -> When {
+        match self.rng.random_range(0..6) {
+            0 => When::After(self.rng.random_range(0..60)),
+            1 => When::BeforeReplace,
+            _ => When::Now,
+        }
+    }
+
+    fn mischief(&mut self) -> What {
+        let keeper = self.rng.random_range(0..self.keepers);
+        match self.rng.random_range(0..32) {
+            0..=2 => What::DieAtAwait { keeper, polls: self.rng.random_range(0..60) },
+            3..=7 => What::DieOnDisk { keeper, operations: self.rng.random_range(0..90) },
+            8..=10 => What::PowerLoss { keeper, after: self.a_while(0.3).min(Duration::from_secs(60)) },
+            11 => What::FullDisk { keeper, lasts: self.up_to(Duration::from_secs(240)) },
+            12 | 13 => What::ClockJump { keeper, secs: self.rng.random_range(-7_200..7_200) },
+            14 | 15 => What::LogIn(self.when()),
+            16 | 17 => What::OlderFile {
+                back: self.rng.random_range(0..6),
+                exact: self.rng.random_bool(0.5),
+                when: self.when(),
+            },
+            18 | 19 => What::TakeAway(self.when()),
+            20 => What::Garbage(self.when()),
+            21 => What::Revoke { told: self.rng.random_bool(0.5) },
+            22 | 23 => {
+                let against = self.rng.random_bool(0.5).then_some(keeper);
+                What::Foreign { when: self.when(), against }
+            }
+            24 | 25 => What::Weather(self.weather()),
+            _ => What::Force { keeper },
+        }
+    }
+}
