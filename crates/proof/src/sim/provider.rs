@@ -189,6 +189,9 @@ impl Provider {
         let reply = self.engine.handle(&call, true_time(now), &mut self.rng);
         let body = String::from_utf8_lossy(&reply.bytes()).into_owned();
         let (token, next) = (presented_token(request), refresh_in(&body));
+        if by == Presenter::Foreign {
+            self.reference.meddles(token);
+        }
         let said = match (&next, reply.status) {
             (Some(next), _) => {
                 let next = Fingerprint::of(next.as_bytes());

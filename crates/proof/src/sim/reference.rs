@@ -8,7 +8,7 @@ use std::time::Duration;
 use evergrant_core::chain::{Intent, Record, Standing};
 use evergrant_core::keeper::READ_LIMIT;
 use evergrant_core::secret::Fingerprint;
-use evergrant_core::{Generation, Lineage};
+use evergrant_core::{AccessToken, Generation, Lineage};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -123,6 +123,8 @@ pub struct Reference {
     outside: BTreeSet<Fingerprint>,
     replaced: BTreeSet<Fingerprint>,
     refused: BTreeSet<Fingerprint>,
+    /// Access tokens that were durable in the auth file.
+    durable: BTreeSet<Fingerprint>,
     record: Option<Record>,
     /// A wall clock was off until then.
     skewed_until: Option<Duration>,
@@ -148,9 +150,6 @@ impl Reference {
         let Some(Token { family, number, .. }) = self.tokens.get(&presented).copied() else { return };
         let before = by_keeper.then_some(presented);
         self.tokens.insert(next, Token { family, number: number + 1, issued: now, before });
-        if !by_keeper {
-            self.meddled.insert(family);
-        }
     }
 
     /// The provider said `invalid_grant`.
@@ -163,14 +162,15 @@ impl Reference {
         self.meddled.extend(self.tokens.values().map(|token| token.family));
     }
 
-    /// A wall clock jumps.
-    pub fn jumped(&mut self, now: Duration) {
+    /// A wall clock jumps; `off`: it is wrong from now on, or right again.
+    pub fn jumped(&mut self, now: Duration, off: bool) {
         self.jumped_at = Some(now);
+        self.skewed_until = Some(if off { Duration::MAX } else { now });
     }
 
-    /// A wall clock is off now.
-    pub fn skewed(&mut self, now: Duration) {
-        self.skewed_until = Some(now);
+    /// Another program presents a token.
+    pub fn meddles(&mut self, token: Fingerprint) {
+        self.meddled.extend(self.family_of(token));
     }
 
     /// How many edits from outside there were.
@@ -259,6 +259,30 @@ impl Reference {
         clocks_right && now + last < token.issued + self.life
     }
 
+    /// News in a few words, for the trace.
+    pub fn describe(&self, news: &News) -> String {
+        let token = |bytes: &Bytes| content(bytes).and_then(|(token, _)| token);
+        match news {
+            News::Landed(None) => "the file is removed".into(),
+            News::Landed(Some(bytes)) => format!("somebody writes {:?} into the file", token(bytes)),
+            News::Replaced(bytes) => format!("a keeper puts {:?} into the file", token(bytes)),
+            News::Kept(_) => "an answer is in its receipt".into(),
+            News::Recorded(bytes) => parse_record(bytes).map_or_else(
+                || "the record is unreadable".into(),
+                |record| {
+                    let standing = match record.standing {
+                        Standing::Live => "live",
+                        Standing::InDoubt { .. } => "in doubt",
+                        Standing::Refused { .. } => "refused",
+                    };
+                    let intent = if record.intent.is_some() { ", intended" } else { "" };
+                    let (lineage, generation) = record.position();
+                    format!("record {lineage}.{generation} {:?} {standing}{intent}", record.pair.refresh)
+                },
+            ),
+        }
+    }
+
     /// Something happened on the disk: I6, I9.
     pub fn learns(&mut self, news: News) -> Held {
         match news {
@@ -280,6 +304,7 @@ impl Reference {
 
     fn landed(&mut self, bytes: Option<Bytes>) {
         self.edits += 1;
+        self.is_durable(bytes.clone());
         self.word = bytes.map(|bytes| {
             let (token, mark) = content(&bytes).unwrap_or((None, Value::Null));
             Word { bytes, token, mark }
@@ -372,7 +397,7 @@ impl Reference {
                 if found != *mark {
                     return broken("I4", format!("edit {mark} was lost unseen; the file is of edit {found}"));
                 }
-                if !self.descends(*from, token) {
+                if !self.descends(*from, token) && !self.rolls_forward(*from, token) {
                     return broken("I4", format!("{token} overwrote {from}, which it does not come of"));
                 }
                 Ok(())
@@ -380,11 +405,42 @@ impl Reference {
         }
     }
 
+    /// A pair that is known to be spent is worth nothing: the chain's newest one is put back over it.
+    fn rolls_forward(&self, from: Fingerprint, to: Fingerprint) -> bool {
+        let spent =
+            self.replaced.contains(&from) || self.told.get(&from) == Some(&Told::Committed { kept: true });
+        spent && self.record.as_ref().is_some_and(|record| record.pair.refresh == Some(to))
+    }
+
     fn descends(&self, from: Fingerprint, to: Fingerprint) -> bool {
         match (self.tokens.get(&from), self.tokens.get(&to)) {
             (Some(from), Some(to)) => from.family == to.family && from.number <= to.number,
             (_, _) => from == to,
         }
+    }
+
+    /// The auth file as it would be left if the power went now.
+    pub fn is_durable(&mut self, file: Option<Bytes>) {
+        self.durable.extend(file.as_deref().and_then(|bytes| access_in(bytes)));
+    }
+
+    /// I3: what a reader sees is not older than what it saw, and is or was durable. `durable`: what would be left if
+    /// the power went now.
+    pub fn reader_goes_on(
+        &self,
+        before: Option<Seen>,
+        now: Seen,
+        access: &AccessToken,
+        durable: impl FnOnce() -> Vec<Bytes>,
+    ) -> Held {
+        if before.is_some_and(|before| now < before) {
+            return broken("I3", format!("readers saw {before:?}, and then {now:?}"));
+        }
+        let was_durable = self.durable.contains(&access.fingerprint());
+        if was_durable || durable().iter().any(|bytes| contains(bytes, access.expose())) {
+            return Ok(());
+        }
+        broken("I3", format!("readers see {now:?}, which is not durable"))
     }
 
     /// I7: what reached us and lives is in the vault or in a receipt. `newest`: what the provider holds for newest
@@ -451,24 +507,8 @@ pub enum End {
     Undelivered,
 }
 
-/// What a reader saw: its position and its access token.
+/// What a reader saw.
 pub type Seen = (Lineage, Generation);
-
-/// I3.
-pub fn reader_goes_on(
-    before: Option<Seen>,
-    now: Seen,
-    access: &str,
-    durable: impl FnOnce() -> Vec<Bytes>,
-) -> Held {
-    if before.is_some_and(|before| now < before) {
-        return broken("I3", format!("readers saw {before:?}, and then {now:?}"));
-    }
-    if durable().iter().any(|bytes| contains(bytes, access)) {
-        return Ok(());
-    }
-    broken("I3", format!("readers see {now:?}, which is not durable"))
-}
 
 /// I2: the record that is durable names this token and intends to present it, and no receipt answers it.
 fn intent_is_durable(token: Fingerprint, evidence: &Evidence) -> Held<Intent> {
@@ -510,6 +550,11 @@ fn content(bytes: &[u8]) -> Option<(Option<Fingerprint>, Value)> {
     let mut file: Value = serde_json::from_slice(bytes).ok()?;
     let token = file["claudeAiOauth"]["refreshToken"].as_str().map(|raw| Fingerprint::of(raw.as_bytes()));
     Some((token, file[MARK].take()))
+}
+
+fn access_in(bytes: &[u8]) -> Option<Fingerprint> {
+    let file: Value = serde_json::from_slice(bytes).ok()?;
+    Some(Fingerprint::of(file["claudeAiOauth"]["accessToken"].as_str()?.as_bytes()))
 }
 
 /// The member of an auth file that tells one edit from another.

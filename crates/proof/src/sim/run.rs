@@ -22,7 +22,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 use super::Outcome;
-use super::disk::{Bytes, SimDisk, When};
+use super::disk::{Bytes, News, SimDisk, When};
 use super::executor::{Executor, ProcessId, Ran};
 use super::fault::Fault;
 use super::lie::Lie;
@@ -196,7 +196,15 @@ impl Sim {
     /// What the last step of the executor changed.
     fn observe(&mut self, process: ProcessId) {
         for news in self.disk.news() {
-            let held = lock(&self.provider).reference.learns(news);
+            let mut provider = lock(&self.provider);
+            let what = provider.reference.describe(&news);
+            let recorded = matches!(news, News::Recorded(_));
+            let held = provider.reference.learns(news);
+            if recorded {
+                provider.reference.is_durable(self.disk.durable(FILE));
+            }
+            provider.say(self.executor.now(), format_args!("{what}"));
+            drop(provider);
             self.judge(held);
         }
         let version = self.disk.file_version();
@@ -225,9 +233,11 @@ impl Sim {
             return;
         }
         let before = machine.seen.replace(current.position);
-        let held = reference::reader_goes_on(before, current.position, current.access.expose(), || {
-            self.disk.durable(FILE).into_iter().chain(self.disk.receipts(true)).collect()
-        });
+        let durable = || self.disk.durable(FILE).into_iter().chain(self.disk.receipts(true)).collect();
+        let held = {
+            let provider = lock(&self.provider);
+            provider.reference.reader_goes_on(before, current.position, &current.access, durable)
+        };
         self.judge(held);
     }
 
@@ -328,7 +338,7 @@ impl Sim {
     fn jump(&self, keeper: usize, secs: i64) {
         self.count(Fault::ClockJump);
         *lock(&self.machine(keeper).skew) = secs;
-        lock(&self.provider).reference.jumped(self.executor.now());
+        lock(&self.provider).reference.jumped(self.executor.now(), true);
     }
 
     fn revoke(&self, told: bool) {
@@ -394,10 +404,7 @@ impl Sim {
         for index in 0..self.machines.len() {
             let skew = std::mem::take(&mut *lock(&self.machines[index].skew));
             if skew != 0 {
-                let now = self.executor.now();
-                let mut provider = lock(&self.provider);
-                provider.reference.jumped(now);
-                provider.reference.skewed(now);
+                lock(&self.provider).reference.jumped(self.executor.now(), false);
             }
         }
         lock(&self.provider).weather = Weather::default();
