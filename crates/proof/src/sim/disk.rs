@@ -137,6 +137,11 @@ impl SimDisk {
         disk
     }
 
+    /// What chance decides follows from another seed.
+    pub fn reseed(&self, seed: u64) {
+        self.lock().rng = SmallRng::seed_from_u64(seed);
+    }
+
     /// The same disk, seen by another process.
     pub fn seen_by(&self, process: ProcessId) -> Self {
         Self { inner: self.inner.clone(), process }

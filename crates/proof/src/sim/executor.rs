@@ -98,6 +98,11 @@ impl Executor {
         })))
     }
 
+    /// Its further choices follow from another seed.
+    pub fn reseed(&self, seed: u64) {
+        lock(&self.0).rng = SmallRng::seed_from_u64(seed);
+    }
+
     /// The simulated age of the world.
     pub fn now(&self) -> Duration {
         lock(&self.0).now

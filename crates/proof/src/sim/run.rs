@@ -259,6 +259,10 @@ impl Sim {
 
     fn step(&mut self, step: &Step) {
         self.say(format_args!("-- {:?}", step.what));
+        let mut rng = SmallRng::seed_from_u64(step.salt);
+        self.executor.reseed(rng.random());
+        self.disk.reseed(rng.random());
+        lock(&self.provider).rng = SmallRng::seed_from_u64(rng.random());
         match &step.what {
             What::Weather(weather) => lock(&self.provider).weather = *weather,
             What::Force { keeper } => self.force(*keeper),
@@ -392,7 +396,6 @@ impl Sim {
 
     fn remember_file(&mut self) {
         let now = self.disk.content(FILE).filter(|now| self.old_files.front() != Some(now));
-        self.old_files.extend(None::<Bytes>);
         if let Some(now) = now {
             self.old_files.push_front(now);
             self.old_files.truncate(OLD_FILES);

@@ -34,6 +34,8 @@ pub struct Step {
     pub what: What,
     /// What follows it.
     pub then: Duration,
+    /// Of what chance decides from here on: a step that is left out changes nothing of the later ones.
+    pub salt: u64,
 }
 
 /// A misfortune. `keeper` counts from 0.
@@ -133,7 +135,8 @@ pub fn draw(seed: u64, days: u64, keepers: usize) -> (Setting, Vec<Step>) {
         let begun = steps.len();
         draw.storm(&mut steps, share);
         let calm = setting.heal() + draw.up_to(Duration::from_secs(4 * 86_400).mul_f64(share));
-        steps.push(Step { what: What::Calm, then: calm });
+        let step = draw.step(What::Calm, calm);
+        steps.push(step);
         length += steps[begun..].iter().map(|step| step.then).sum();
     }
     (setting, steps)
@@ -156,6 +159,10 @@ impl Draw {
         USUAL_LIFE
     }
 
+    fn step(&mut self, what: What, then: Duration) -> Step {
+        Step { what, then, salt: self.rng.random() }
+    }
+
     fn up_to(&mut self, most: Duration) -> Duration {
         Duration::from_millis(self.rng.random_range(0..=most.as_millis() as u64))
     }
@@ -168,15 +175,15 @@ impl Draw {
 
     fn storm(&mut self, steps: &mut Vec<Step>, share: f64) {
         let weather = What::Weather(self.weather());
-        steps.push(Step { what: weather, then: Duration::ZERO });
+        steps.push(self.step(weather, Duration::ZERO));
         for _ in 0..self.rng.random_range(2..16) {
             let what = self.mischief();
             let again = matches!(what, What::TakeAway(_)) && self.rng.random_bool(0.7);
             let then = self.a_while(share);
-            steps.push(Step { what, then });
+            steps.push(self.step(what, then));
             if again {
                 let (when, then) = (self.when(), self.a_while(share));
-                steps.push(Step { what: What::PutAgain(when), then });
+                steps.push(self.step(What::PutAgain(when), then));
             }
         }
     }
