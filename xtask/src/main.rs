@@ -1,9 +1,10 @@
-//! The habits of the house as commands: `cargo xtask test|audit|bench`.
+//! The habits of the house as commands: `cargo xtask test|audit|bench|sim`.
 
 mod audit;
 mod bench;
 mod prerequisites;
 mod run;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
         #[command(subcommand)]
         bench: bench::Bench,
     },
+    /// Simulate keepers for years under every kind of fault, and check the protocol's invariants.
+    Sim(sim::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Test { no_install } => test::run(no_install),
         Command::Audit => audit::run(),
         Command::Bench { bench } => bench::run(bench),
+        Command::Sim(arguments) => sim::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

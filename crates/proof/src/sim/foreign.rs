@@ -25,7 +25,7 @@ impl Sim {
         file[MARK] = self.next_mark();
         let request = profile().refresh_request(&token);
         let (disk, provider, executor) = (self.disk.clone(), self.provider.clone(), self.executor.clone());
-        let mut wait = || Duration::from_millis(lock(&provider).rng.random_range(1..1_000));
+        let wait = || Duration::from_millis(lock(&provider).rng.random_range(1..1_000));
         let (way, back) = (wait(), wait());
         self.executor.spawn(FOREIGN, async move {
             executor.sleep(way).await;

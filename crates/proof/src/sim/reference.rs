@@ -409,7 +409,10 @@ impl Reference {
     fn rolls_forward(&self, from: Fingerprint, to: Fingerprint) -> bool {
         let spent =
             self.replaced.contains(&from) || self.told.get(&from) == Some(&Told::Committed { kept: true });
-        spent && self.record.as_ref().is_some_and(|record| record.pair.refresh == Some(to))
+        // The record may follow later.
+        let before = self.tokens.get(&to).and_then(|token| token.before);
+        let newest = self.record.as_ref().and_then(|record| record.pair.refresh);
+        spent && newest.is_some() && (newest == Some(to) || newest == before)
     }
 
     fn descends(&self, from: Fingerprint, to: Fingerprint) -> bool {

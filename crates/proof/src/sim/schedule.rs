@@ -122,9 +122,12 @@ const LIVES: [(u64, u32); 5] = [(900, 2), (3600, 3), (2 * 3600, 5), (8 * 3600, 1
 /// Runs of shorter lives are shorter, so that every run has about as many rotations.
 const USUAL_LIFE: Duration = Duration::from_secs(8 * 3600);
 
-/// Draws a run of about so many days; of short-lived tokens it is shorter.
+/// Draws a run of about so many days, of so many keepers or one; of short-lived tokens it is shorter.
 pub fn draw(seed: u64, days: u64, keepers: usize) -> (Setting, Vec<Step>) {
-    let mut draw = Draw { rng: SmallRng::seed_from_u64(seed), keepers };
+    let mut rng = SmallRng::seed_from_u64(seed);
+    // One keeper alone is what most people have.
+    let keepers = if rng.random_bool(0.3) { 1 } else { keepers };
+    let mut draw = Draw { rng, keepers };
     let life = draw.life();
     let setting = Setting { seed, life, keepers };
     let share = (life.as_secs_f64() / USUAL_LIFE.as_secs_f64()).min(1.0);
@@ -206,6 +209,10 @@ impl Draw {
             blocked: share(50),
             stall: share(40),
         };
+        if self.rng.random_bool(0.1) {
+            // A machine that is out of breath.
+            weather.stall = 300;
+        }
         if outage {
             // A storm of one kind, as a provider's bad hour is.
             let calm = Weather { stall: weather.stall, ..Weather::default() };
