@@ -64,10 +64,10 @@ pub enum Told {
         /// See above.
         kept: bool,
     },
-    /// It is dead; said when there had been so many edits from outside.
+    /// It is dead; `noted`: the record says so, since there had been so many edits from outside.
     Refused {
         /// See above.
-        edits: u64,
+        noted: Option<u64>,
     },
 }
 
@@ -173,11 +173,6 @@ impl Reference {
         self.meddled.extend(self.family_of(token));
     }
 
-    /// How many edits from outside there were.
-    pub fn edits(&self) -> u64 {
-        self.edits
-    }
-
     /// The login that a token came of.
     pub fn family_of(&self, token: Fingerprint) -> Option<u64> {
         self.tokens.get(&token).map(|token| token.family)
@@ -242,7 +237,7 @@ impl Reference {
             Some(Told::Committed { kept: true }) => {
                 broken("I5", format!("{token} is presented though its successor was kept"))
             }
-            Some(Told::Refused { edits }) if *edits == self.edits => {
+            Some(Told::Refused { noted }) if *noted == Some(self.edits) => {
                 broken("I5", format!("{token} is presented though it was refused"))
             }
             Some(Told::Nothing | Told::Committed { kept: false }) if lives && self.too_early(now, token) => {
@@ -352,6 +347,9 @@ impl Reference {
             self.adopted(&record)?;
         }
         let refused = matches!(record.standing, Standing::Refused { .. });
+        if let (true, Some(token)) = (refused, record.pair.refresh) {
+            self.told.insert(token, Told::Refused { noted: Some(self.edits) });
+        }
         if refused && record.pair.refresh.is_some_and(|token| !self.refused.contains(&token)) {
             return broken("I6", "called revoked, but the provider never said so");
         }

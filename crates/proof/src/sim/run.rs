@@ -60,6 +60,8 @@ pub(super) struct Sim {
     taken_away: Option<Bytes>,
     marks: u64,
     undelivered: u64,
+    /// The process with whose death the power goes.
+    dies_with_power: Option<ProcessId>,
     /// The version of the auth file that was judged last, and the one that keepers were woken for.
     judged: u64,
     woken: u64,
@@ -86,6 +88,7 @@ impl Sim {
             taken_away: None,
             marks: 0,
             undelivered: 0,
+            dies_with_power: None,
             judged: 0,
             woken: 0,
         };
@@ -184,6 +187,10 @@ impl Sim {
                 Ran::Died(process) => {
                     self.observe(process);
                     self.say(format_args!("process {process} died"));
+                    if self.dies_with_power == Some(process) {
+                        self.power_goes();
+                        continue;
+                    }
                     self.check_nothing_is_lost();
                     if let Some(index) = self.machines.iter().position(|machine| machine.process == process) {
                         self.restart(index);
@@ -276,6 +283,12 @@ impl Sim {
                 self.force(*keeper);
             }
             What::PowerLoss { keeper, after } => self.power_loss(*keeper, *after),
+            What::PowerLossOnDisk { keeper, operations } => {
+                let process = self.machine(*keeper).process;
+                self.disk.doom(process, *operations);
+                self.dies_with_power = Some(process);
+                self.force(*keeper);
+            }
             What::FullDisk { keeper, lasts } => {
                 self.count(Fault::FullDisk);
                 self.disk.set_full(true);
@@ -324,10 +337,15 @@ impl Sim {
     }
 
     fn power_loss(&mut self, keeper: usize, after: Duration) {
-        self.count(Fault::PowerLoss);
         // In the middle of something, most of the time.
         self.force(keeper);
         self.run_for(after);
+        self.power_goes();
+    }
+
+    fn power_goes(&mut self) {
+        self.count(Fault::PowerLoss);
+        self.dies_with_power = None;
         self.machines.iter().for_each(|machine| self.executor.kill(machine.process));
         self.disk.power_loss();
         self.say(format_args!("the power goes"));
@@ -413,6 +431,7 @@ impl Sim {
         lock(&self.provider).weather = Weather::default();
         self.executor.spare();
         self.disk.spare();
+        self.dies_with_power = None;
         self.disk.land_edits();
         self.observe(PROVIDER);
         self.run_for(span.max(self.setting.heal()));

@@ -69,6 +69,13 @@ pub enum What {
         /// How long after.
         after: Duration,
     },
+    /// The power goes within a file operation, so many from now; an exchange is forced.
+    PowerLossOnDisk {
+        /// Whose operation.
+        keeper: usize,
+        /// See above.
+        operations: u32,
+    },
     /// The disk is full while an exchange is forced, and for a while.
     FullDisk {
         /// Where.
@@ -240,7 +247,8 @@ impl Draw {
         match self.rng.random_range(0..32) {
             0..=2 => What::DieAtAwait { keeper, polls: self.rng.random_range(0..60) },
             3..=7 => What::DieOnDisk { keeper, operations: self.rng.random_range(0..90) },
-            8..=10 => What::PowerLoss { keeper, after: self.a_while(0.3).min(Duration::from_secs(60)) },
+            8 | 9 => What::PowerLossOnDisk { keeper, operations: self.rng.random_range(0..90) },
+            10 => What::PowerLoss { keeper, after: self.a_while(0.3).min(Duration::from_secs(60)) },
             11 => What::FullDisk { keeper, lasts: self.up_to(Duration::from_secs(240)) },
             12 | 13 => What::ClockJump { keeper, secs: self.rng.random_range(-7_200..7_200) },
             14 | 15 => What::LogIn(self.when()),

@@ -111,9 +111,7 @@ impl SimWorld {
         let mut complete = true;
         let (mut told, mut handed) = match (&next, status) {
             (Some(_), _) => (Told::Committed { kept: false }, next.as_deref()),
-            (None, 400..500) if body.contains("invalid_grant") => {
-                (Told::Refused { edits: provider.reference.edits() }, None)
-            }
+            (None, 400..500) if body.contains("invalid_grant") => (Told::Refused { noted: None }, None),
             (None, 400..500) => (Told::Unspent, None),
             (None, _) => (Told::Nothing, None),
         };
