@@ -115,6 +115,9 @@ pub enum Finding {
     BeingRead,
     /// The open intent has no answer, and nobody reads one.
     InDoubt,
+    /// The answer of an older lineage, which came too late for it: what was presented is spent, which has to be
+    /// remembered before the receipt goes.
+    Outdated(AttemptId),
     /// Another pair: somebody else put it there.
     Adopt {
         /// A pair of the lineage that ends here which is known to be spent though it was never replaced.
@@ -168,6 +171,9 @@ pub fn recover(found: &Found) -> Finding {
     let Some(record) = &found.record else {
         return Finding::Adopt { spent: None };
     };
+    if let Some(receipt) = found.receipts.iter().find(|receipt| is_outdated(receipt, record)) {
+        return Finding::Outdated(receipt.attempt);
+    }
     let answered = newest_answer(found, record);
     if let Some(receipt) = answered {
         match receipt.pair() {
@@ -216,6 +222,12 @@ fn makes_current(receipt: &Receipt, record: &Record) -> bool {
     receipt.lineage == record.lineage
         && receipt.generation.next() == record.generation
         && receipt.pair() == Some(record.pair)
+}
+
+/// A receipt whose lineage has ended, with the successor of what it presented.
+fn is_outdated(receipt: &Receipt, record: &Record) -> bool {
+    let replaces = |pair: PairId| pair.refresh != receipt.presented.refresh;
+    receipt.lineage < record.lineage && receipt.pair().is_some_and(replaces)
 }
 
 fn rewriting(found: &Found) -> Option<AttemptId> {

@@ -182,8 +182,18 @@ fn every_row_of_the_recovery_table() {
             Finding::Adopt { spent: spent_presented },
         ),
         (
-            "a receipt of an older lineage is nobody's",
+            "the answer of an older lineage: what was presented is spent",
             found(file(5), Record { lineage: Lineage(3), ..record() }, vec![receipt(9, 3, 5, gives(6))]),
+            Finding::Outdated(AttemptId(9)),
+        ),
+        (
+            "the same, when somebody puts back what was presented",
+            found(file(1), Record { lineage: Lineage(3), ..record() }, vec![receipt(9, 3, 1, gives(6))]),
+            Finding::Outdated(AttemptId(9)),
+        ),
+        (
+            "an answer of an older lineage without a pair is nobody's",
+            found(file(5), Record { lineage: Lineage(3), ..record() }, vec![receipt(9, 3, 5, refused())]),
             Finding::Clean,
         ),
     ] {
