@@ -30,7 +30,12 @@ pub enum Ran {
     /// A task of this process ran up to its next await, or to its end.
     Polled(ProcessId),
     /// This process died; its tasks are dropped.
-    Died(ProcessId),
+    Died {
+        /// Which one.
+        process: ProcessId,
+        /// At an await, and not within a file operation.
+        at_await: bool,
+    },
 }
 
 /// The executor. Cheap to clone.
@@ -170,7 +175,7 @@ impl Executor {
         if self.is_due_to_die(process) {
             drop(work);
             self.kill(process);
-            return Ran::Died(process);
+            return Ran::Died { process, at_await: true };
         }
         let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(&waker))));
         match polled {
@@ -192,7 +197,7 @@ impl Executor {
                 let Died(died) = *died(panic);
                 drop(catch_unwind(AssertUnwindSafe(|| drop(work))));
                 self.kill(died);
-                return Ran::Died(died);
+                return Ran::Died { process: died, at_await: false };
             }
         }
         Ran::Polled(process)

@@ -308,8 +308,12 @@ impl Reference {
         if let Some(token) = token {
             self.outside.insert(token);
             self.family = self.family_of(token);
-            // A person has moved the chain: the older pair may be dropped.
-            self.kept = self.kept.take().filter(|kept| Some(kept.family) == self.family);
+            // Somebody has moved the chain, and the older pair may be dropped; unless it is one that we replaced.
+            let stays = |kept: &Kept| {
+                let same = Fingerprint::of(kept.refresh.as_bytes()) == token;
+                Some(kept.family) == self.family && (same || self.is_spent(token))
+            };
+            self.kept = self.kept.take().filter(stays);
         }
     }
 
@@ -403,10 +407,14 @@ impl Reference {
         }
     }
 
+    /// Keepers know that they spent it.
+    fn is_spent(&self, token: Fingerprint) -> bool {
+        self.replaced.contains(&token) || self.told.get(&token) == Some(&Told::Committed { kept: true })
+    }
+
     /// A pair that is known to be spent is worth nothing: the chain's newest one is put back over it.
     fn rolls_forward(&self, from: Fingerprint, to: Fingerprint) -> bool {
-        let spent =
-            self.replaced.contains(&from) || self.told.get(&from) == Some(&Told::Committed { kept: true });
+        let spent = self.is_spent(from);
         // The record may follow later.
         let before = self.tokens.get(&to).and_then(|token| token.before);
         let newest = self.record.as_ref().and_then(|record| record.pair.refresh);

@@ -184,7 +184,10 @@ impl Sim {
             match self.executor.step(end) {
                 Ran::Idle => return,
                 Ran::Polled(process) => self.observe(process),
-                Ran::Died(process) => {
+                Ran::Died { process, at_await } => {
+                    if at_await {
+                        self.count(Fault::DeathAtAwait);
+                    }
                     self.observe(process);
                     self.say(format_args!("process {process} died"));
                     if self.dies_with_power == Some(process) {
@@ -274,7 +277,6 @@ impl Sim {
             What::Weather(weather) => lock(&self.provider).weather = *weather,
             What::Force { keeper } => self.force(*keeper),
             What::DieAtAwait { keeper, polls } => {
-                self.count(Fault::DeathAtAwait);
                 self.executor.doom(self.machine(*keeper).process, *polls);
                 self.force(*keeper);
             }

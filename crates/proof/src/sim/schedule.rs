@@ -21,9 +21,15 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// After the faults end, a chain must be well again within so much time: a life, and the back-off behind it.
+    /// After the faults end, a chain must be well again within so much time: a life, what a wall clock that was off
+    /// made of it, and the back-off behind it.
     pub fn heal(&self) -> Duration {
-        self.life + HOUR
+        self.life + self.most_skew() + HOUR
+    }
+
+    /// So far may a wall clock be off.
+    fn most_skew(&self) -> Duration {
+        self.life.min(2 * HOUR)
     }
 }
 
@@ -134,9 +140,9 @@ pub fn draw(seed: u64, days: u64, keepers: usize) -> (Setting, Vec<Step>) {
     let mut rng = SmallRng::seed_from_u64(seed);
     // One keeper alone is what most people have.
     let keepers = if rng.random_bool(0.3) { 1 } else { keepers };
-    let mut draw = Draw { rng, keepers };
-    let life = draw.life();
+    let life = draw_life(&mut rng);
     let setting = Setting { seed, life, keepers };
+    let mut draw = Draw { rng, setting };
     let share = (life.as_secs_f64() / USUAL_LIFE.as_secs_f64()).min(1.0);
     let end = Duration::from_secs(days * 86_400).mul_f64(share);
     let mut steps = Vec::new();
@@ -152,23 +158,23 @@ pub fn draw(seed: u64, days: u64, keepers: usize) -> (Setting, Vec<Step>) {
     (setting, steps)
 }
 
+fn draw_life(rng: &mut SmallRng) -> Duration {
+    let mut draw = rng.random_range(0..LIVES.iter().map(|(_, weight)| weight).sum());
+    for (secs, weight) in LIVES {
+        if draw < weight {
+            return Duration::from_secs(secs);
+        }
+        draw -= weight;
+    }
+    USUAL_LIFE
+}
+
 struct Draw {
     rng: SmallRng,
-    keepers: usize,
+    setting: Setting,
 }
 
 impl Draw {
-    fn life(&mut self) -> Duration {
-        let mut draw = self.rng.random_range(0..LIVES.iter().map(|(_, weight)| weight).sum());
-        for (secs, weight) in LIVES {
-            if draw < weight {
-                return Duration::from_secs(secs);
-            }
-            draw -= weight;
-        }
-        USUAL_LIFE
-    }
-
     fn step(&mut self, what: What, then: Duration) -> Step {
         Step { what, then, salt: self.rng.random() }
     }
@@ -186,7 +192,7 @@ impl Draw {
     fn storm(&mut self, steps: &mut Vec<Step>, share: f64) {
         let weather = What::Weather(self.weather());
         steps.push(self.step(weather, Duration::ZERO));
-        for _ in 0..self.rng.random_range(2..16) {
+        for _ in 0..self.rng.random_range(4..24) {
             let what = self.mischief();
             let again = matches!(what, What::TakeAway(_)) && self.rng.random_bool(0.7);
             let then = self.a_while(share);
@@ -203,17 +209,17 @@ impl Draw {
         let mut share =
             |most: u16| if self.rng.random_bool(0.5) { self.rng.random_range(0..=most) } else { 0 };
         let mut weather = Weather {
-            lost_request: share(100),
-            lost_answer: share(50),
-            cut: share(50),
-            slow: share(100),
-            late: share(100),
-            not_sent: share(100),
-            unavailable: share(100),
-            bare_5xx: share(60),
-            spent_then_5xx: share(50),
-            throttled: share(100),
-            blocked: share(50),
+            lost_request: share(90),
+            lost_answer: share(80),
+            cut: share(90),
+            slow: share(90),
+            late: share(90),
+            not_sent: share(80),
+            unavailable: share(80),
+            bare_5xx: share(80),
+            spent_then_5xx: share(80),
+            throttled: share(80),
+            blocked: share(90),
             stall: share(40),
         };
         if self.rng.random_bool(0.1) {
@@ -242,15 +248,20 @@ impl Draw {
         }
     }
 
+    fn skew(&mut self) -> i64 {
+        let most = self.setting.most_skew().as_secs() as i64;
+        self.rng.random_range(-most..=most)
+    }
+
     fn mischief(&mut self) -> What {
-        let keeper = self.rng.random_range(0..self.keepers);
-        match self.rng.random_range(0..32) {
+        let keeper = self.rng.random_range(0..self.setting.keepers);
+        match self.rng.random_range(0..36) {
             0..=2 => What::DieAtAwait { keeper, polls: self.rng.random_range(0..60) },
-            3..=7 => What::DieOnDisk { keeper, operations: self.rng.random_range(0..90) },
-            8 | 9 => What::PowerLossOnDisk { keeper, operations: self.rng.random_range(0..90) },
+            3..=5 => What::DieOnDisk { keeper, operations: self.rng.random_range(0..90) },
+            6..=9 | 32 | 33 => What::PowerLossOnDisk { keeper, operations: self.rng.random_range(0..90) },
             10 => What::PowerLoss { keeper, after: self.a_while(0.3).min(Duration::from_secs(60)) },
             11 => What::FullDisk { keeper, lasts: self.up_to(Duration::from_secs(240)) },
-            12 | 13 => What::ClockJump { keeper, secs: self.rng.random_range(-7_200..7_200) },
+            12 | 13 => What::ClockJump { keeper, secs: self.skew() },
             14 | 15 => What::LogIn(self.when()),
             16 | 17 => What::OlderFile {
                 back: self.rng.random_range(0..6),
