@@ -313,7 +313,9 @@ impl Reference {
                 let same = Fingerprint::of(kept.refresh.as_bytes()) == token;
                 Some(kept.family) == self.family && (same || self.is_spent(token))
             };
-            self.kept = self.kept.take().filter(stays);
+            if !self.kept.as_ref().is_some_and(stays) {
+                self.kept = None;
+            }
         }
     }
 
