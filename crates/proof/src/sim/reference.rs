@@ -1,6 +1,8 @@
 //! The reference: what the provider saw, what was delivered, and what is on the disk; small enough to be believed.
 //! After each change of state it says which invariant of SPEC §4 does not hold.
 
+mod reading;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
@@ -11,6 +13,9 @@ use evergrant_core::secret::Fingerprint;
 use evergrant_core::{AccessToken, Generation, Lineage};
 use jiff::Timestamp;
 use serde_json::Value;
+
+pub use reading::MARK;
+use reading::{access_in, answers, contains, content, parse_record};
 
 use super::disk::{Bytes, News};
 use super::executor::ProcessId;
@@ -536,42 +541,4 @@ fn intent_is_durable(token: Fingerprint, evidence: &Evidence) -> Held<Intent> {
         return broken("I2", format!("{token} is sent though its answer is in reach"));
     }
     Ok(intent)
-}
-
-fn parse_record(bytes: &[u8]) -> Option<Record> {
-    serde_json::from_slice(bytes).ok()
-}
-
-/// Whether a receipt holds the successor of this token.
-fn answers(receipt: &[u8], token: Fingerprint) -> bool {
-    let mut lines = receipt.split(|byte| *byte == b'\n');
-    let header = lines.next().and_then(|line| serde_json::from_slice::<Value>(line).ok());
-    let presented =
-        header.is_some_and(|header| header["presented"]["refresh"].as_str() == Some(&token.to_string()));
-    let answer = || {
-        let answered: Value = serde_json::from_slice(lines.next()?.get(17..)?).ok()?;
-        let body = answered["answer"]["body"].as_str()?.contains("\"access_token\"");
-        Some(answered["answer"]["status"] == 200 && body && answered["answer"]["complete"] == true)
-    };
-    presented && { answer }().unwrap_or_default()
-}
-
-/// The refresh token in an auth file, and the mark that the operator left beside it.
-fn content(bytes: &[u8]) -> Option<(Option<Fingerprint>, Value)> {
-    let mut file: Value = serde_json::from_slice(bytes).ok()?;
-    let token = file["claudeAiOauth"]["refreshToken"].as_str().map(|raw| Fingerprint::of(raw.as_bytes()));
-    Some((token, file[MARK].take()))
-}
-
-fn access_in(bytes: &[u8]) -> Option<Fingerprint> {
-    let file: Value = serde_json::from_slice(bytes).ok()?;
-    Some(Fingerprint::of(file["claudeAiOauth"]["accessToken"].as_str()?.as_bytes()))
-}
-
-/// The member of an auth file that tells one edit from another.
-pub const MARK: &str = "edit";
-
-fn contains(bytes: &[u8], text: &str) -> bool {
-    // The room that a receipt reserves is blank.
-    bytes.trim_ascii_end().windows(text.len()).any(|window| window == text.as_bytes())
 }
