@@ -53,8 +53,8 @@ pub enum News {
     Landed(Option<Bytes>),
     /// A keeper put this into the auth file.
     Replaced(Bytes),
-    /// A keeper replaced the record.
-    Recorded(Bytes),
+    /// A keeper replaced the record; with the auth file and the receipts as the power would have left them then.
+    Recorded(Bytes, Vec<Bytes>),
     /// A keeper's write into a receipt returned.
     Kept(Bytes),
 }
@@ -183,12 +183,16 @@ impl SimDisk {
             .map(|node| node.durable.clone())
     }
 
-    /// What every receipt holds; `durable`: what would be left of it if the power went now.
-    pub fn receipts(&self, durable: bool) -> Vec<Bytes> {
+    /// What would be left of auth file and receipts if the power went now.
+    pub fn durable_grants(&self) -> Vec<Bytes> {
+        self.lock().durable_grants()
+    }
+
+    /// What every receipt holds.
+    pub fn receipts(&self) -> Vec<Bytes> {
         let inner = self.lock();
-        let names = if durable { &inner.durable_names } else { &inner.names };
-        let nodes = names.within(RECEIPTS).filter_map(|(_, inode)| inner.nodes.get(&inode));
-        nodes.map(|node| if durable { node.durable.clone() } else { node.data.clone() }).collect()
+        let nodes = inner.names.within(RECEIPTS).filter_map(|(_, inode)| inner.nodes.get(&inode));
+        nodes.map(|node| node.data.clone()).collect()
     }
 
     /// No keeper is at the auth file, and none has left something that has to go back into it.
@@ -388,6 +392,12 @@ impl Inner {
         self.nodes.retain(|inode, _| used.binary_search(inode).is_ok());
     }
 
+    fn durable_grants(&self) -> Vec<Bytes> {
+        let receipts = self.durable_names.within(RECEIPTS).map(|(_, inode)| inode);
+        let all = self.durable_names.find(FILE).into_iter().chain(receipts);
+        all.filter_map(|inode| self.nodes.get(&inode)).map(|node| node.durable.clone()).collect()
+    }
+
     fn inode(&self, path: &str) -> io::Result<Inode> {
         self.names.find(path).ok_or_else(gone)
     }
@@ -405,7 +415,10 @@ impl Inner {
         self.file_version += u64::from(path == FILE);
         match (path, self.live(path)) {
             (FILE, Some(bytes)) => self.news.push(News::Replaced(bytes)),
-            (RECORD, Some(bytes)) => self.news.push(News::Recorded(bytes)),
+            (RECORD, Some(bytes)) => {
+                let durable = self.durable_grants();
+                self.news.push(News::Recorded(bytes, durable));
+            }
             (_, _) => {}
         }
     }

@@ -128,7 +128,7 @@ pub struct Reference {
     outside: BTreeSet<Fingerprint>,
     replaced: BTreeSet<Fingerprint>,
     refused: BTreeSet<Fingerprint>,
-    /// Access tokens that were durable in the auth file.
+    /// Access tokens that were durable once.
     durable: BTreeSet<Fingerprint>,
     record: Option<Record>,
     /// A wall clock was off until then.
@@ -255,7 +255,9 @@ impl Reference {
     fn too_early(&self, now: Duration, token: Fingerprint) -> bool {
         let Some(token) = self.tokens.get(&token) else { return false };
         let clocks_right = self.skewed_until.is_none_or(|until| until < token.issued);
-        let last = Duration::from_secs(600).min(self.life / 5) + SLACK;
+        // A wall clock that was off once makes lives look longer, and a fifth of them with it.
+        let fifth = if self.skewed_until.is_some() { Duration::MAX } else { self.life / 5 };
+        let last = Duration::from_secs(600).min(fifth) + SLACK;
         clocks_right && now + last < token.issued + self.life
     }
 
@@ -267,7 +269,7 @@ impl Reference {
             News::Landed(Some(bytes)) => format!("somebody writes {:?} into the file", token(bytes)),
             News::Replaced(bytes) => format!("a keeper puts {:?} into the file", token(bytes)),
             News::Kept(_) => "an answer is in its receipt".into(),
-            News::Recorded(bytes) => parse_record(bytes).map_or_else(
+            News::Recorded(bytes, _) => parse_record(bytes).map_or_else(
                 || "the record is unreadable".into(),
                 |record| {
                     let standing = match record.standing {
@@ -298,13 +300,16 @@ impl Reference {
                 self.keeps(&bytes);
                 Ok(())
             }
-            News::Recorded(bytes) => self.recorded(&bytes),
+            News::Recorded(bytes, durable) => {
+                self.are_durable(&durable);
+                self.recorded(&bytes)
+            }
         }
     }
 
     fn landed(&mut self, bytes: Option<Bytes>) {
         self.edits += 1;
-        self.is_durable(bytes.clone());
+        self.are_durable(bytes.as_slice());
         self.word = bytes.map(|bytes| {
             let (token, mark) = content(&bytes).unwrap_or((None, Value::Null));
             Word { bytes, token, mark }
@@ -435,9 +440,9 @@ impl Reference {
         }
     }
 
-    /// The auth file as it would be left if the power went now.
-    pub fn is_durable(&mut self, file: Option<Bytes>) {
-        self.durable.extend(file.as_deref().and_then(|bytes| access_in(bytes)));
+    /// Auth file and receipts as they would be left if the power went now.
+    fn are_durable(&mut self, grants: &[Bytes]) {
+        self.durable.extend(grants.iter().filter_map(|bytes| access_in(bytes)));
     }
 
     /// I3: what a reader sees is not older than what it saw, and is or was durable. `durable`: what would be left if

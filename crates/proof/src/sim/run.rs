@@ -22,7 +22,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 use super::Outcome;
-use super::disk::{Bytes, News, SimDisk, When};
+use super::disk::{Bytes, SimDisk, When};
 use super::executor::{Executor, ProcessId, Ran};
 use super::fault::Fault;
 use super::lie::Lie;
@@ -208,11 +208,7 @@ impl Sim {
         for news in self.disk.news() {
             let mut provider = lock(&self.provider);
             let what = provider.reference.describe(&news);
-            let recorded = matches!(news, News::Recorded(_));
             let held = provider.reference.learns(news);
-            if recorded {
-                provider.reference.is_durable(self.disk.durable(FILE));
-            }
             provider.say(self.executor.now(), format_args!("{what}"));
             drop(provider);
             self.judge(held);
@@ -243,7 +239,7 @@ impl Sim {
             return;
         }
         let before = machine.seen.replace(current.position);
-        let durable = || self.disk.durable(FILE).into_iter().chain(self.disk.receipts(true)).collect();
+        let durable = || self.disk.durable_grants();
         let held = {
             let provider = lock(&self.provider);
             provider.reference.reader_goes_on(before, current.position, &current.access, durable)
@@ -252,7 +248,7 @@ impl Sim {
     }
 
     fn check_nothing_is_lost(&self) {
-        let durable: Vec<_> = self.disk.durable(FILE).into_iter().chain(self.disk.receipts(true)).collect();
+        let durable = self.disk.durable_grants();
         let held = {
             let provider = lock(&self.provider);
             let newest = |family| provider.newest(family, self.executor.now());
@@ -442,8 +438,7 @@ impl Sim {
         }
         self.remember_file();
         if self.is_well() {
-            let evidence =
-                Evidence { record: self.disk.content(RECORD), receipts: self.disk.receipts(false) };
+            let evidence = Evidence { record: self.disk.content(RECORD), receipts: self.disk.receipts() };
             let held = lock(&self.provider).reference.nothing_open(&evidence);
             self.judge(held);
         } else {

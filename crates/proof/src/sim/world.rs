@@ -93,7 +93,7 @@ impl SimWorld {
 
     /// Tells the reference that a token is sent, and draws what becomes of it.
     fn sends(&self, token: Fingerprint) -> (Fate, Waiting) {
-        let evidence = Evidence { record: self.disk.durable(RECORD), receipts: self.disk.receipts(false) };
+        let evidence = Evidence { record: self.disk.durable(RECORD), receipts: self.disk.receipts() };
         let now = self.executor.now();
         let mut provider = lock(&self.provider);
         let lives = provider.lives(token, now);

@@ -29,9 +29,16 @@ pub(super) fn content(bytes: &[u8]) -> Option<(Option<Fingerprint>, Value)> {
     Some((token, file[MARK].take()))
 }
 
+/// The access token in an auth file, or in a receipt.
 pub(super) fn access_in(bytes: &[u8]) -> Option<Fingerprint> {
-    let file: Value = serde_json::from_slice(bytes).ok()?;
-    Some(Fingerprint::of(file["claudeAiOauth"]["accessToken"].as_str()?.as_bytes()))
+    let print = |raw: &Value| raw.as_str().map(|raw| Fingerprint::of(raw.as_bytes()));
+    if let Ok(file) = serde_json::from_slice::<Value>(bytes) {
+        return print(&file["claudeAiOauth"]["accessToken"]);
+    }
+    let answered = bytes.split(|byte| *byte == b'\n').nth(1)?.get(17..)?;
+    let answered: Value = serde_json::from_slice(answered).ok()?;
+    let body: Value = serde_json::from_str(answered["answer"]["body"].as_str()?).ok()?;
+    print(&body["access_token"])
 }
 
 /// The member of an auth file that tells one edit from another.
