@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         bail!("at least one keeper is needed: --keepers 1");
     }
     if cfg!(debug_assertions) {
-        say(format_args!("for a long run, twice as fast: cargo run --profile sim -p xtask -- sim …"));
+        say(format_args!("for a long run, a third faster: cargo run --profile sim -p xtask -- sim …"));
     }
     match arguments.seed {
         Some(seed) => run_one(seed, arguments),
