@@ -7,6 +7,7 @@ mod crash_states;
 mod model;
 mod prerequisites;
 mod run;
+mod sim;
 mod test;
 mod torture;
 
@@ -43,6 +44,8 @@ enum Command {
         #[command(subcommand)]
         bench: bench::Bench,
     },
+    /// Simulate keepers for years under every kind of fault, and check the protocol's invariants.
+    Sim(sim::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::CrashStates(options) => crash_states::run(&options),
         Command::Torture(options) => torture::run(&options),
         Command::Bench { bench } => bench::run(bench),
+        Command::Sim(arguments) => sim::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -56,7 +56,8 @@ pub const CLIENT_LOCK_STALE: Duration = Duration::from_secs(60);
 pub const CLIENT_LOCK_PATIENCE: Duration = Duration::from_secs(120);
 /// The net below every other wake-up.
 pub const TICK: Duration = Duration::from_secs(15 * 60);
-/// How soon to look again after a fault of the vault that nobody announces the end of.
+/// How soon to look again when nobody announces the end of what is waited for: a fault of the vault, or an answer
+/// that is still being read.
 pub const AGAIN_AFTER_FAULT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

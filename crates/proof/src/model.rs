@@ -115,11 +115,12 @@ pub enum Sometimes {
     LostAcknowledgement,
     ChainMovedBeforeCommit,
     WaitsForOtherMachine,
+    Outdated,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::DeadlineBeforeSending,
         Self::BeingRead,
         Self::LateAnswerCommitted,
@@ -138,6 +139,7 @@ impl Sometimes {
         Self::LostAcknowledgement,
         Self::ChainMovedBeforeCommit,
         Self::WaitsForOtherMachine,
+        Self::Outdated,
     ];
 }
 

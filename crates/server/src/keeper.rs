@@ -315,7 +315,9 @@ impl<W: World> Keeper<W> {
                 let record = record.filter(|_| !stuck);
                 let next = keeper::next_wakeup(record.as_ref(), &self.0.policy, now);
                 // A pair that is due but was not presented would make the loop spin.
-                (next.0.max(now + Duration::from_millis(50)), next.1)
+                let held = report.error == Some(Reason::InDoubt);
+                let least = if held { Duration::from_secs(1) } else { Duration::from_millis(50) };
+                (next.0.max(now + least), next.1)
             }
         }
     }

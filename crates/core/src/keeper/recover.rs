@@ -9,7 +9,6 @@ use super::answer::{Answer, NewTokens, Outcome, classify};
 use crate::authfile::{Malformed, Reading};
 use crate::chain::{AttemptId, Generation, Lineage, Record};
 use crate::grant::{Grant, PairId};
-use crate::secret::Fingerprint;
 
 /// What the auth file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,11 +114,11 @@ pub enum Finding {
     BeingRead,
     /// The open intent has no answer, and nobody reads one.
     InDoubt,
+    /// The answer of an older lineage, which came too late for it: what was presented is spent, which has to be
+    /// remembered before the receipt goes.
+    Outdated(AttemptId),
     /// Another pair: somebody else put it there.
-    Adopt {
-        /// A pair of the lineage that ends here which is known to be spent though it was never replaced.
-        spent: Option<Fingerprint>,
-    },
+    Adopt,
     /// The chain's newest pair, and nothing open.
     Clean,
 }
@@ -166,8 +165,11 @@ pub fn recover(found: &Found) -> Finding {
         FileFound::Grant(grant) => grant.pair(),
     };
     let Some(record) = &found.record else {
-        return Finding::Adopt { spent: None };
+        return Finding::Adopt;
     };
+    if let Some(receipt) = found.receipts.iter().find(|receipt| is_outdated(receipt, record)) {
+        return Finding::Outdated(receipt.attempt);
+    }
     let answered = newest_answer(found, record);
     if let Some(receipt) = answered {
         match receipt.pair() {
@@ -190,8 +192,7 @@ pub fn recover(found: &Found) -> Finding {
     if found.replaced || newest.is_some_and(|receipt| receipt.presented == grant) {
         return newest.map_or(Finding::Spent, |receipt| Finding::RollForward(receipt.attempt));
     }
-    let spent = answered.filter(|receipt| receipt.tokens().is_some_and(|tokens| tokens.refresh.is_some()));
-    Finding::Adopt { spent: spent.map(|receipt| receipt.presented.fingerprint()) }
+    Finding::Adopt
 }
 
 /// The receipt for the rotation of the record's pair: of several, the last attempt's, and one with a pair before
@@ -213,6 +214,13 @@ fn makes_current(receipt: &Receipt, record: &Record) -> bool {
     receipt.lineage == record.lineage
         && receipt.generation.next() == record.generation
         && receipt.pair() == Some(record.pair)
+}
+
+/// A receipt whose lineage has ended, with the successor of what it presented; unless just that was put back.
+fn is_outdated(receipt: &Receipt, record: &Record) -> bool {
+    let replaces = |pair: PairId| pair.refresh != receipt.presented.refresh;
+    let ended = receipt.lineage < record.lineage && receipt.presented != record.pair;
+    ended && receipt.pair().is_some_and(replaces)
 }
 
 fn rewriting(found: &Found) -> Option<AttemptId> {

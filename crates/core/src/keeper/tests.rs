@@ -87,7 +87,6 @@ fn every_row_of_the_recovery_table() {
     let made_current = || receipt(8, 2, 4, gives(5));
     let replaced = |found: Found| Found { replaced: true, ..found };
     let rewriting = Record { rewriting: Some(AttemptId(9)), ..intended() };
-    let spent_presented = Some(grant(5).pair().fingerprint());
     for (row, found, finding) in [
         ("clean", clean(), Finding::Clean),
         ("swapped out", Found { staged: Staged::OutsideEdit, ..clean() }, Finding::SwapBack),
@@ -100,7 +99,7 @@ fn every_row_of_the_recovery_table() {
             Finding::Rewrite(AttemptId(9)),
         ),
         ("marked, no receipt", found(garbage(), rewriting, vec![]), Finding::Malformed(Malformed::NoGrant)),
-        ("no record", Found { record: None, ..clean() }, Finding::Adopt { spent: None }),
+        ("no record", Found { record: None, ..clean() }, Finding::Adopt),
         (
             "our own commit, cut short",
             found(file(6), intended(), vec![receipt(9, 3, 5, gives(6))]),
@@ -171,15 +170,11 @@ fn every_row_of_the_recovery_table() {
             Finding::RollForward(AttemptId(9)),
         ),
         ("rolled back, no receipt", replaced(found(file(4), record(), vec![])), Finding::Spent),
+        ("somebody logged in", found(file(9), record(), vec![made_current()]), Finding::Adopt),
         (
-            "somebody logged in",
-            found(file(9), record(), vec![made_current()]),
-            Finding::Adopt { spent: None },
-        ),
-        (
-            "somebody logged in while an answer waits: what was presented is spent",
+            "somebody logged in while an answer waits",
             found(file(9), intended(), vec![receipt(9, 3, 5, gives(6))]),
-            Finding::Adopt { spent: spent_presented },
+            Finding::Adopt,
         ),
         (
             "put back after another login, and its late answer is here",
@@ -192,8 +187,18 @@ fn every_row_of_the_recovery_table() {
             Finding::BeingRead,
         ),
         (
-            "the receipt of another pair is nobody's",
-            found(file(5), put_back(), vec![receipt(9, 3, 4, gives(6)), receipt(10, 3, 3, reserved(true))]),
+            "the answer of an older lineage: what was presented is spent",
+            found(file(5), put_back(), vec![receipt(9, 3, 4, gives(6))]),
+            Finding::Outdated(AttemptId(9)),
+        ),
+        (
+            "the same, when somebody puts back what was presented",
+            found(file(1), put_back(), vec![receipt(9, 3, 1, gives(6))]),
+            Finding::Outdated(AttemptId(9)),
+        ),
+        (
+            "an older lineage's answer without a pair, or none, is nobody's",
+            found(file(5), put_back(), vec![receipt(9, 3, 4, refused()), receipt(10, 3, 3, reserved(true))]),
             Finding::Clean,
         ),
     ] {
@@ -426,6 +431,15 @@ fn any_class() -> impl Strategy<Value = ReuseClass> {
         Just(ReuseClass::None),
         (0_u32..300).prop_map(|secs| ReuseClass::Grace { secs }),
     ]
+}
+
+/// A look at an attempt whose answer is still being read can do nothing: it must not be repeated at once.
+#[test]
+fn an_open_intent_is_looked_at_again_in_a_while() {
+    let policy = policy(ReuseClass::Strict);
+    let due = at(2 * LIFE_SECS);
+    let open = begin(record(), AttemptId(7), "here", &policy, due);
+    assert_eq!(next_wakeup(Some(&open), &policy, due), (due + AGAIN_AFTER_FAULT, Reason::InDoubt));
 }
 
 proptest! {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Policy, TICK};
+use super::{AGAIN_AFTER_FAULT, Policy, TICK};
 use crate::chain::{Kind, Record, Standing};
 use crate::provider::ReuseClass;
 use crate::reason::Reason;
@@ -56,6 +56,10 @@ pub fn decide(record: &Record, policy: &Policy, look: Look, now: Timestamp) -> D
 /// When to look at the chain next, at the latest in a tick, and why.
 pub fn next_wakeup(record: Option<&Record>, policy: &Policy, now: Timestamp) -> (Timestamp, Reason) {
     let tick = (now + TICK, Reason::Tick);
+    // Its answer is still being read: the pair is due, and may not be presented.
+    if record.is_some_and(|record| record.intent.is_some()) {
+        return (now + AGAIN_AFTER_FAULT, Reason::InDoubt);
+    }
     match record.and_then(|record| due_at(record, policy, now)) {
         Some(due) if due.0 < tick.0 => due,
         Some(_) | None => tick,

@@ -60,7 +60,8 @@ pub(super) enum Verdict {
     Spent,
     BeingRead,
     InDoubt,
-    Adopt(Option<Pair>),
+    Outdated(u8),
+    Adopt,
     Clean,
 }
 
@@ -149,11 +150,8 @@ impl Bridge {
                 Finding::Spent => Verdict::Spent,
                 Finding::BeingRead => Verdict::BeingRead,
                 Finding::InDoubt => Verdict::InDoubt,
-                Finding::Adopt { spent } => {
-                    let presented = facts.receipts.iter().flatten().map(|receipt| receipt.presented);
-                    let is = |pair: &Pair| Some(self.pair_id(*pair).fingerprint()) == spent;
-                    Verdict::Adopt(presented.into_iter().find(is))
-                }
+                Finding::Outdated(of) => Verdict::Outdated(attempt(of)),
+                Finding::Adopt => Verdict::Adopt,
                 Finding::Clean => Verdict::Clean,
             }
         })

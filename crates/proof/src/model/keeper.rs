@@ -50,10 +50,8 @@ impl Model {
                 }
                 Ok(())
             }
-            At::AdoptAfter(spent) => {
-                s.replaced.add(spent);
-                s.ghost.replaced.add(spent);
-                s.keepers[k].at = At::Adopt;
+            At::Outdate(attempt) => {
+                self.outdate(s, k, attempt);
                 Ok(())
             }
             At::Adopt => self.adopt(s, k),
@@ -159,8 +157,8 @@ impl Model {
             (Content::Grant(_) | Content::Missing | Content::Garbage, _) => false,
         };
         match self.broken {
-            Some(Break::AdoptBeforeReceipts) if differs && !facts.replaced => return Verdict::Adopt(None),
-            Some(Break::ReplacedAdopted) if facts.replaced => return Verdict::Adopt(None),
+            Some(Break::AdoptBeforeReceipts) if differs && !facts.replaced => return Verdict::Adopt,
+            Some(Break::ReplacedAdopted) if facts.replaced => return Verdict::Adopt,
             Some(Break::StaleLineage) => {
                 if let (Some(record), Some(filed)) =
                     (&mut facts.record, older_lineage(&facts.receipts, &s.record))
@@ -215,8 +213,8 @@ impl Model {
             }
             Verdict::Settle(attempt) => At::Settle(attempt),
             Verdict::InDoubt => return self.in_doubt(s, k, known),
-            Verdict::Adopt(Some(spent)) => At::AdoptAfter(spent),
-            Verdict::Adopt(None) => At::Adopt,
+            Verdict::Outdated(attempt) => At::Outdate(attempt),
+            Verdict::Adopt => At::Adopt,
             Verdict::Clean => return self.ready(s, k),
         };
         Ok(())
@@ -418,6 +416,21 @@ impl Model {
         let times = s.record.map_or((0, 0), |record| self.times(s, record.pair));
         let next = self.bridge.write(s.record, times, write);
         s.record = next.or(s.record);
+    }
+
+    /// What an answer of an older lineage shows to be spent is remembered, and the receipt goes.
+    fn outdate(&self, s: &mut State, k: usize, attempt: u8) {
+        self.saw(Sometimes::Outdated);
+        if let Some(presented) = s.attempt(attempt).presented {
+            s.replaced.add(presented);
+            s.ghost.replaced.add(presented);
+        }
+        s.receipts[self.slot(attempt)] = Receipt::Missing;
+        if s.keepers[k].settles == attempt {
+            let of = s.attempt_mut(attempt);
+            (of.memory, of.reading) = (None, false);
+        }
+        s.keepers[k].at = At::Look;
     }
 
     fn adopt(&self, s: &mut State, k: usize) -> Done {

@@ -120,6 +120,9 @@ impl Model {
         if !intended && record.lineage == of.lineage {
             return Err(Violation::new("I2", format!("{pair:?} is sent without being the chain's newest")));
         }
+        if s.ghost.replaced.has(pair) {
+            return Err(Violation::new("I5", format!("{pair:?} is known to be spent, and is presented")));
+        }
         let spent_by = |of: &u8| s.attempt(*of).presented == Some(pair);
         let answered = s.receipts.iter().any(|receipt| {
             matches!(receipt, Receipt::Answered(of, Answer::Tokens(_)) if spent_by(of)

@@ -207,8 +207,8 @@ pub enum At {
     Settle(u8),
     /// It writes down that the open intent is in doubt.
     Doubt,
-    /// It remembers a pair as replaced before it adopts another.
-    AdoptAfter(Pair),
+    /// It remembers what the answer of an older lineage shows to be spent.
+    Outdate(u8),
     /// It takes in what the file holds.
     Adopt,
     /// It takes in what was imported.
@@ -246,7 +246,7 @@ impl At {
         "DropReceipts",
         "Settle",
         "Doubt",
-        "AdoptAfter",
+        "Outdate",
         "Adopt",
         "TakeIn",
         "Reserve",
@@ -267,9 +267,9 @@ impl At {
             }
             Self::Remember(of) | Self::Books(of) | Self::Settle(of) | Self::Intend(of) => of == number,
             Self::Check(of) | Self::Send(of) | Self::Await(of) | Self::Keep(of, _) => of == number,
-            Self::Commit(of) => of == number,
+            Self::Commit(of) | Self::Outdate(of) => of == number,
             Self::Idle | Self::Look | Self::MakeFile(_) | Self::DropReceipts | Self::Doubt => false,
-            Self::AdoptAfter(_) | Self::Adopt | Self::TakeIn(_) | Self::Reserve | Self::Publish(_) => false,
+            Self::Adopt | Self::TakeIn(_) | Self::Reserve | Self::Publish(_) => false,
         }
     }
 
@@ -287,7 +287,7 @@ impl At {
             Self::DropReceipts => 9,
             Self::Settle(..) => 10,
             Self::Doubt => 11,
-            Self::AdoptAfter(..) => 12,
+            Self::Outdate(..) => 12,
             Self::Adopt => 13,
             Self::TakeIn(..) => 14,
             Self::Reserve => 15,

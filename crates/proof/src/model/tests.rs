@@ -56,11 +56,6 @@ fn broken() -> Vec<(Break, Config, &'static str)> {
 #[test]
 fn every_broken_variant_is_caught() {
     for (broken, config, property) in broken() {
-        let honest = Model::new(config, None).check(MOST);
-        assert!(
-            honest.violation.is_none() && honest.complete,
-            "{broken:?}: the bounds are too wide or too narrow"
-        );
         let checked = Model::new(config, Some(broken)).watching(property).check(MOST);
         let trace = checked.violation.unwrap_or_else(|| panic!("{broken:?} does not break {property}"));
         assert_eq!(trace.violation.property, property);

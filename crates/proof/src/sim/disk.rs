@@ -1,97 +1,83 @@
 //! A simulated disk: what was not synced is lost or torn when the power goes, and any operation may be the last
-//! one of its process.
+//! one of its process. Outside edits fall between any two of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod lies;
+mod names;
+mod operations;
+
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use evergrant_store::disk::{Disk, FileKind, Owner, Stat};
+use evergrant_store::disk::FileKind;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::executor::{Died, ProcessId};
+use super::fault::{Fault, Tally};
+use super::lie::Lie;
+use super::places::{FILE, FOLDER, LOCK, RECEIPTS, RECORD};
+use names::{Change, Inode, Names, parent};
 
-type Inode = u64;
+/// The bytes of a file at one moment.
+pub type Bytes = Arc<Vec<u8>>;
+
+/// So many files without a name may be left before they are cleared away.
+const MOST_NODES: usize = 96;
 
 #[derive(Debug, Clone)]
 struct Node {
     kind: FileKind,
     mode: u32,
-    data: Vec<u8>,
+    data: Bytes,
     /// What is durable of it.
-    durable: Vec<u8>,
+    durable: Bytes,
     modified: i128,
 }
 
-/// A change of names that the folder was not synced for yet.
+/// When an outside edit falls in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// At once.
+    Now,
+    /// After so many operations of keepers.
+    After(u32),
+    /// Right before a keeper replaces the auth file.
+    BeforeReplace,
+}
+
+/// What happened on the disk, for the reference.
 #[derive(Debug, Clone)]
-enum Change {
-    Put(PathBuf, Inode),
-    Remove(PathBuf),
-    Move(PathBuf, PathBuf),
-    Exchange(PathBuf, PathBuf),
-}
-
-impl Change {
-    fn touches(&self, folder: &Path) -> bool {
-        let within = |path: &PathBuf| path.parent() == Some(folder);
-        match self {
-            Self::Put(path, _) | Self::Remove(path) => within(path),
-            Self::Move(one, other) | Self::Exchange(one, other) => within(one) || within(other),
-        }
-    }
-
-    fn apply(&self, names: &mut BTreeMap<PathBuf, Inode>) {
-        match self {
-            Self::Put(path, inode) => {
-                names.insert(path.clone(), *inode);
-            }
-            Self::Remove(path) => {
-                names.remove(path);
-            }
-            Self::Move(from, to) => {
-                if let Some(inode) = names.remove(from) {
-                    names.insert(to.clone(), inode);
-                }
-            }
-            Self::Exchange(one, other) => {
-                if let (Some(first), Some(second)) = (names.get(one).copied(), names.get(other).copied()) {
-                    names.insert(one.clone(), second);
-                    names.insert(other.clone(), first);
-                }
-            }
-        }
-    }
-}
-
-/// What the faults of a disk came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DiskFaults {
-    /// Operations during which a process died.
-    pub deaths: u64,
-    /// Operations that found no room.
-    pub full: u64,
-    /// Names or bytes that the power took.
-    pub lost: u64,
-    /// Outside edits that fell between two operations.
-    pub edits: u64,
+pub enum News {
+    /// An outside edit reached the auth file; `None`: it was removed.
+    Landed(Option<Bytes>),
+    /// A keeper put this into the auth file.
+    Replaced(Bytes),
+    /// A keeper replaced the record; with the auth file and the receipts as the power would have left them then.
+    Recorded(Bytes, Vec<Bytes>),
+    /// A keeper's write into a receipt returned.
+    Kept(Bytes),
 }
 
 struct Inner {
     nodes: BTreeMap<Inode, Node>,
-    names: BTreeMap<PathBuf, Inode>,
-    durable_names: BTreeMap<PathBuf, Inode>,
+    names: Names,
+    durable_names: Names,
     changes: Vec<Change>,
-    locks: BTreeMap<Inode, (ProcessId, u64)>,
+    locks: Vec<(Inode, ProcessId, u64)>,
     next: u64,
+    operations: u64,
     rng: SmallRng,
     full: bool,
     /// Which process dies, and within how many operations.
     dying: Option<(ProcessId, u32)>,
-    /// An outside edit that falls in between, after so many operations.
-    edit: Option<(u32, PathBuf, Option<Vec<u8>>)>,
-    faults: DiskFaults,
+    /// Outside edits that fall in between.
+    edits: Vec<(When, Option<Bytes>)>,
+    news: Vec<News>,
+    /// How often what the auth file's name leads to changed.
+    file_version: u64,
+    tally: Tally,
+    lie: Option<Lie>,
 }
 
 /// The disk of one machine, as one process sees it.
@@ -104,16 +90,12 @@ pub struct SimDisk {
 /// A lock on the simulated disk.
 pub struct SimLock {
     disk: SimDisk,
-    inode: Inode,
     number: u64,
 }
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        let mut inner = self.disk.lock();
-        if inner.locks.get(&self.inode) == Some(&(self.disk.process, self.number)) {
-            inner.locks.remove(&self.inode);
-        }
+        self.disk.lock().locks.retain(|(_, _, number)| *number != self.number);
     }
 }
 
@@ -121,30 +103,43 @@ fn gone() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
+fn no_room() -> io::Error {
+    io::ErrorKind::StorageFull.into()
+}
+
 impl SimDisk {
-    /// An empty disk with a few folders.
-    pub fn new(seed: u64, folders: &[&str]) -> Self {
+    /// A disk with the folder of the auth file. `lie`: what it lies about.
+    pub fn new(seed: u64, lie: Option<Lie>) -> Self {
         let disk = Self {
             inner: Arc::new(Mutex::new(Inner {
                 nodes: BTreeMap::new(),
-                names: BTreeMap::new(),
-                durable_names: BTreeMap::new(),
+                names: Names::default(),
+                durable_names: Names::default(),
                 changes: Vec::new(),
-                locks: BTreeMap::new(),
+                locks: Vec::new(),
                 next: 0,
+                operations: 0,
                 rng: SmallRng::seed_from_u64(seed),
                 full: false,
                 dying: None,
-                edit: None,
-                faults: DiskFaults::default(),
+                edits: Vec::new(),
+                news: Vec::new(),
+                file_version: 0,
+                tally: Tally::default(),
+                lie,
             })),
             process: 0,
         };
-        for folder in folders {
-            disk.lock().add(Path::new(folder), FileKind::Folder, 0o755, Vec::new());
-        }
-        disk.settle();
+        let mut inner = disk.lock();
+        inner.add(parent(FILE), FileKind::Folder, 0o755);
+        inner.sync_names("");
+        drop(inner);
         disk
+    }
+
+    /// What chance decides follows from another seed.
+    pub fn reseed(&self, seed: u64) {
+        self.lock().rng = SmallRng::seed_from_u64(seed);
     }
 
     /// The same disk, seen by another process.
@@ -156,35 +151,74 @@ impl SimDisk {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes everything durable.
-    fn settle(&self) {
-        let mut inner = self.lock();
-        inner.changes.clear();
-        inner.durable_names = inner.names.clone();
-        for node in inner.nodes.values_mut() {
-            node.durable = node.data.clone();
+    /// What an operator or another program does to the auth file: writes it, or removes it. Durable when done.
+    pub fn edit(&self, when: When, bytes: Option<Vec<u8>>) {
+        let (mut inner, bytes) = (self.lock(), bytes.map(Arc::new));
+        match when {
+            When::Now => inner.edit(bytes),
+            When::After(_) | When::BeforeReplace => inner.edits.push((when, bytes)),
         }
     }
 
-    /// What an operator does to a file: writes it, or removes it. Durable at once.
-    pub fn edit(&self, path: &Path, bytes: Option<Vec<u8>>) {
-        self.lock().edit(path, bytes);
-    }
-
-    /// The same, but between two of the next operations of a keeper.
-    pub fn edit_in_between(&self, operations: u32, path: &Path, bytes: Option<Vec<u8>>) {
-        self.lock().edit = Some((operations, path.to_owned(), bytes));
+    /// Every edit that still waits for its moment happens now.
+    pub fn land_edits(&self) {
+        let mut inner = self.lock();
+        for (_, bytes) in std::mem::take(&mut inner.edits) {
+            inner.edit(bytes);
+        }
     }
 
     /// What a file holds.
-    pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
-        let inner = self.lock();
-        inner.names.get(path).and_then(|inode| inner.nodes.get(inode)).map(|node| node.data.clone())
+    pub fn content(&self, path: &str) -> Option<Bytes> {
+        self.lock().live(path)
     }
 
-    /// The names below a folder.
-    pub fn names(&self) -> Vec<PathBuf> {
-        self.lock().names.keys().cloned().collect()
+    /// What would be left of a file if the power went now.
+    pub fn durable(&self, path: &str) -> Option<Bytes> {
+        let inner = self.lock();
+        inner
+            .durable_names
+            .find(path)
+            .and_then(|inode| inner.nodes.get(&inode))
+            .map(|node| node.durable.clone())
+    }
+
+    /// What would be left of auth file and receipts if the power went now.
+    pub fn durable_grants(&self) -> Vec<Bytes> {
+        self.lock().durable_grants()
+    }
+
+    /// What every receipt holds.
+    pub fn receipts(&self) -> Vec<Bytes> {
+        let inner = self.lock();
+        let nodes = inner.names.within(RECEIPTS).filter_map(|(_, inode)| inner.nodes.get(&inode));
+        nodes.map(|node| node.data.clone()).collect()
+    }
+
+    /// No keeper is at the auth file, and none has left something that has to go back into it.
+    pub fn is_settled(&self) -> bool {
+        let inner = self.lock();
+        let lock = inner.names.find(LOCK);
+        let held = lock.is_some_and(|lock| inner.locks.iter().any(|(inode, ..)| *inode == lock));
+        let staged = || {
+            inner.names.within(FOLDER).any(|(name, _)| name.starts_with("swap.") || name.starts_with("back."))
+        };
+        !held && !staged()
+    }
+
+    /// Grows with every change of the auth file.
+    pub fn file_version(&self) -> u64 {
+        self.lock().file_version
+    }
+
+    /// What happened since the last time.
+    pub fn news(&self) -> Vec<News> {
+        std::mem::take(&mut self.lock().news)
+    }
+
+    /// How many operations there were so far.
+    pub fn operations(&self) -> u64 {
+        self.lock().operations
     }
 
     /// Fills the disk up, or makes room again.
@@ -197,10 +231,15 @@ impl SimDisk {
         self.lock().dying = Some((process, operations));
     }
 
+    /// Nobody is to die any more.
+    pub fn spare(&self) {
+        self.lock().dying = None;
+    }
+
     /// A process is gone: its locks are free.
     pub fn free_locks(&self, process: ProcessId) {
         let mut inner = self.lock();
-        inner.locks.retain(|_, (holder, _)| *holder != process);
+        inner.locks.retain(|(_, holder, _)| *holder != process);
         if inner.dying.is_some_and(|(doomed, _)| doomed == process) {
             inner.dying = None;
         }
@@ -208,106 +247,40 @@ impl SimDisk {
 
     /// The power goes: what was not synced is lost, kept or torn, as the seed has it. All processes are gone.
     pub fn power_loss(&self) {
-        let mut inner = self.lock();
+        let inner = &mut *self.lock();
         inner.locks.clear();
         inner.dying = None;
         let changes = std::mem::take(&mut inner.changes);
         let mut names = inner.durable_names.clone();
         // Changes of names reach the disk in order, up to some point.
         let kept = inner.rng.random_range(0..=changes.len());
-        inner.faults.lost += (changes.len() - kept) as u64;
         changes[..kept].iter().for_each(|change| change.apply(&mut names));
-        let ids: Vec<_> = inner.nodes.keys().copied().collect();
-        for id in ids {
-            let draw = inner.rng.random_range(0..4);
-            let share = inner.rng.random_range(0.0..1.0);
-            let Some(node) = inner.nodes.get_mut(&id) else { continue };
+        changes[kept..].iter().for_each(|_| inner.tally.count(Fault::LostName));
+        for node in inner.nodes.values_mut() {
             if node.data == node.durable {
                 continue;
             }
-            node.data = match draw {
+            let share = inner.rng.random_range(0.0..1.0);
+            node.data = match inner.rng.random_range(0..4) {
                 0 => node.data.clone(),
                 1 => node.durable.clone(),
-                _ => torn(&node.durable, &node.data, share),
+                _ => Arc::new(torn(&node.durable, &node.data, share)),
             };
             node.durable = node.data.clone();
-            inner.faults.lost += 1;
+            inner.tally.count(Fault::TornBytes);
         }
         inner.durable_names = names.clone();
         inner.names = names;
-        let used: BTreeSet<_> = inner.names.values().copied().collect();
-        inner.nodes.retain(|inode, _| used.contains(inode));
+        inner.file_version += 1;
     }
 
-    /// What the faults came to.
-    pub fn faults(&self) -> DiskFaults {
-        self.lock().faults
-    }
-
-    /// Counts an operation; some are the last of their process, and then happen only in part.
-    fn step(&self, inner: &mut Inner) -> bool {
-        if let Some((left, ..)) = &mut inner.edit {
-            if *left == 0 {
-                if let Some((_, path, bytes)) = inner.edit.take() {
-                    inner.faults.edits += 1;
-                    inner.edit(&path, bytes);
-                }
-            } else {
-                *left -= 1;
-            }
-        }
-        match &mut inner.dying {
-            Some((process, left)) if *process == self.process => {
-                if *left == 0 {
-                    inner.dying = None;
-                    inner.faults.deaths += 1;
-                    return true;
-                }
-                *left -= 1;
-                false
-            }
-            Some(_) | None => false,
-        }
+    /// The misfortunes of this disk.
+    pub fn tally(&self) -> Tally {
+        self.lock().tally
     }
 
     fn die(&self) -> ! {
         std::panic::resume_unwind(Box::new(Died(self.process)))
-    }
-
-    /// A change that is done whole, or not at all if the process dies.
-    fn change<T>(&self, with: impl FnOnce(&mut Inner) -> io::Result<T>) -> io::Result<T> {
-        let mut inner = self.lock();
-        let dies = self.step(&mut inner);
-        let happens = !dies || inner.rng.random_bool(0.5);
-        let done = happens.then(|| with(&mut inner));
-        drop(inner);
-        match done {
-            Some(done) if !dies => done,
-            Some(_) | None => self.die(),
-        }
-    }
-
-    /// Bytes that are written and then synced: a process that dies in between leaves them torn.
-    fn write(&self, with: impl FnOnce(&mut Inner) -> io::Result<(Inode, Vec<u8>, bool)>) -> io::Result<()> {
-        let mut inner = self.lock();
-        let dies = self.step(&mut inner);
-        let (inode, bytes, grows) = with(&mut inner)?;
-        if grows && inner.full {
-            inner.faults.full += 1;
-            return Err(io::Error::from_raw_os_error(28));
-        }
-        let share = inner.rng.random_range(0.0..1.0);
-        let when = inner.next;
-        let Some(node) = inner.nodes.get_mut(&inode) else { return Err(gone()) };
-        node.modified = i128::from(when);
-        if dies {
-            node.data = torn(&node.data, &bytes, share);
-            drop(inner);
-            self.die();
-        }
-        node.data = bytes;
-        node.durable = node.data.clone();
-        Ok(())
     }
 }
 
@@ -322,229 +295,131 @@ fn torn(old: &[u8], new: &[u8], share: f64) -> Vec<u8> {
 }
 
 impl Inner {
-    fn add(&mut self, path: &Path, kind: FileKind, mode: u32, data: Vec<u8>) -> Inode {
+    fn add(&mut self, path: &str, kind: FileKind, mode: u32) -> Inode {
         self.next += 1;
-        let (inode, modified) = (self.next, i128::from(self.next));
-        self.nodes.insert(inode, Node { kind, mode, data, durable: Vec::new(), modified });
-        self.names.insert(path.to_owned(), inode);
-        self.changes.push(Change::Put(path.to_owned(), inode));
+        let (inode, modified, empty) = (self.next, i128::from(self.next), Bytes::default());
+        self.nodes.insert(inode, Node { kind, mode, data: empty.clone(), durable: empty, modified });
+        self.change(Change::Put(path.to_owned(), inode));
         inode
     }
 
-    fn edit(&mut self, path: &Path, bytes: Option<Vec<u8>>) {
-        match bytes {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.names);
+        self.changes.push(change);
+    }
+
+    fn edit(&mut self, bytes: Option<Bytes>) {
+        match &bytes {
             Some(bytes) => {
-                let inode = self.add(path, FileKind::File, 0o600, bytes.clone());
+                let inode = self.add(FILE, FileKind::File, 0o600);
                 if let Some(node) = self.nodes.get_mut(&inode) {
-                    node.durable = bytes;
+                    (node.data, node.durable) = (bytes.clone(), bytes.clone());
                 }
-                self.sync_names(path.parent().unwrap_or(Path::new("/")));
             }
-            None => {
-                self.names.remove(path);
-                self.changes.push(Change::Remove(path.to_owned()));
-                self.sync_names(path.parent().unwrap_or(Path::new("/")));
+            None => self.change(Change::Remove(FILE.to_owned())),
+        }
+        self.sync_names(parent(FILE));
+        self.file_version += 1;
+        self.news.push(News::Landed(bytes));
+    }
+
+    /// One more operation of a keeper: edits fall before it. Says whether it is its process's last one.
+    fn step(&mut self, process: ProcessId, replaces: bool) -> bool {
+        self.operations += 1;
+        if !self.edits.is_empty() {
+            self.edits_before(replaces);
+        }
+        match &mut self.dying {
+            Some((doomed, left)) if *doomed == process => {
+                if *left == 0 {
+                    self.dying = None;
+                    self.tally.count(Fault::DeathOnDisk);
+                    return true;
+                }
+                *left -= 1;
+                false
             }
+            Some(_) | None => false,
         }
     }
 
-    fn sync_names(&mut self, folder: &Path) {
+    fn edits_before(&mut self, replaces: bool) {
+        let mut waiting = Vec::new();
+        for (when, bytes) in std::mem::take(&mut self.edits) {
+            match when {
+                When::BeforeReplace if replaces => {
+                    self.tally.count(Fault::EditBeforeReplace);
+                    self.edit(bytes);
+                }
+                When::After(0) | When::Now => {
+                    self.tally.count(Fault::EditInBetween);
+                    self.edit(bytes);
+                }
+                When::After(left) => waiting.push((When::After(left - 1), bytes)),
+                When::BeforeReplace => waiting.push((when, bytes)),
+            }
+        }
+        self.edits = waiting;
+    }
+
+    fn sync_names(&mut self, folder: &str) {
         // A journal keeps the order: whatever came before the last change of this folder is durable with it.
         let Some(last) = self.changes.iter().rposition(|change| change.touches(folder)) else { return };
         let durable: Vec<_> = self.changes.drain(..=last).collect();
-        durable.iter().for_each(|change| change.apply(&mut self.durable_names));
-        let used: BTreeSet<_> = self.names.values().chain(self.durable_names.values()).copied().collect();
-        let pending: BTreeSet<_> = self
-            .changes
-            .iter()
-            .filter_map(|change| match change {
-                Change::Put(_, inode) => Some(*inode),
-                Change::Remove(_) | Change::Move(..) | Change::Exchange(..) => None,
-            })
-            .collect();
-        self.nodes.retain(|inode, _| used.contains(inode) || pending.contains(inode));
+        for change in durable {
+            if !change.concerns(|path| self.never_durable(path)) || self.is_outside(&change) {
+                change.apply(&mut self.durable_names);
+            }
+        }
+        if self.nodes.len() > MOST_NODES {
+            self.clear_away();
+        }
     }
 
-    fn inode(&self, path: &Path) -> io::Result<Inode> {
-        self.names.get(path).copied().ok_or_else(gone)
+    /// An outside edit is durable whatever this disk lies about.
+    fn is_outside(&self, change: &Change) -> bool {
+        matches!(change, Change::Put(path, _) | Change::Remove(path) if path == FILE)
     }
 
-    fn node(&self, path: &Path) -> io::Result<&Node> {
+    fn clear_away(&mut self) {
+        let pending = self.changes.iter().filter_map(|change| match change {
+            Change::Put(_, inode) => Some(*inode),
+            Change::Remove(_) | Change::Move(..) | Change::Exchange(..) => None,
+        });
+        let mut used: Vec<_> =
+            self.names.inodes().chain(self.durable_names.inodes()).chain(pending).collect();
+        used.sort_unstable();
+        self.nodes.retain(|inode, _| used.binary_search(inode).is_ok());
+    }
+
+    fn durable_grants(&self) -> Vec<Bytes> {
+        let receipts = self.durable_names.within(RECEIPTS).map(|(_, inode)| inode);
+        let all = self.durable_names.find(FILE).into_iter().chain(receipts);
+        all.filter_map(|inode| self.nodes.get(&inode)).map(|node| node.durable.clone()).collect()
+    }
+
+    fn inode(&self, path: &str) -> io::Result<Inode> {
+        self.names.find(path).ok_or_else(gone)
+    }
+
+    fn node(&self, path: &str) -> io::Result<&Node> {
         self.nodes.get(&self.inode(path)?).ok_or_else(gone)
     }
-}
 
-impl Disk for SimDisk {
-    type Lock = SimLock;
-
-    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
-        let inner = self.lock();
-        inner.node(path.parent().unwrap_or(Path::new("/")))?;
-        Ok(path.to_owned())
+    fn live(&self, path: &str) -> Option<Bytes> {
+        self.node(path).ok().map(|node| node.data.clone())
     }
 
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        let inner = self.lock();
-        let (inode, node) = (inner.inode(path)?, inner.node(path)?);
-        Ok(Stat {
-            kind: node.kind,
-            mode: node.mode,
-            uid: 0,
-            gid: 0,
-            inode,
-            len: node.data.len() as u64,
-            modified_nanos: node.modified,
-            born_nanos: Some(i128::from(inode)),
-            mount_root: false,
-        })
-    }
-
-    fn read(&self, path: &Path, most: usize) -> io::Result<Vec<u8>> {
-        let mut inner = self.lock();
-        if self.step(&mut inner) {
-            drop(inner);
-            self.die();
+    /// A keeper changed what the names of auth file and record lead to.
+    fn replaced(&mut self, path: &str) {
+        self.file_version += u64::from(path == FILE);
+        match (path, self.live(path)) {
+            (FILE, Some(bytes)) => self.news.push(News::Replaced(bytes)),
+            (RECORD, Some(bytes)) => {
+                let durable = self.durable_grants();
+                self.news.push(News::Recorded(bytes, durable));
+            }
+            (_, _) => {}
         }
-        let data = &inner.node(path)?.data;
-        Ok(data[..data.len().min(most)].to_vec())
-    }
-
-    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        let inner = self.lock();
-        inner.node(folder)?;
-        let within = inner.names.keys().filter(|path| path.parent() == Some(folder));
-        Ok(within.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
-    }
-
-    fn network_file_system(&self, _path: &Path) -> io::Result<Option<&'static str>> {
-        Ok(None)
-    }
-
-    fn make_folder(&self, path: &Path, mode: u32) -> io::Result<()> {
-        self.change(|inner| {
-            if inner.names.contains_key(path) {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            inner.add(path, FileKind::Folder, mode, Vec::new());
-            Ok(())
-        })
-    }
-
-    fn remove_folder(&self, path: &Path) -> io::Result<()> {
-        self.remove_file(path)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.change(|inner| {
-            inner.inode(path)?;
-            inner.names.remove(path);
-            inner.changes.push(Change::Remove(path.to_owned()));
-            Ok(())
-        })
-    }
-
-    fn create(&self, path: &Path, bytes: &[u8], owner: Owner) -> io::Result<()> {
-        self.write(|inner| {
-            if inner.names.contains_key(path) {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            if inner.full {
-                inner.faults.full += 1;
-                return Err(io::Error::from_raw_os_error(28));
-            }
-            let inode = inner.add(path, FileKind::File, owner.mode, Vec::new());
-            Ok((inode, bytes.to_vec(), true))
-        })
-    }
-
-    fn fill(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write(|inner| {
-            let (inode, node) = (inner.inode(path)?, inner.node(path)?);
-            let offset = offset as usize;
-            let mut whole = node.data.get(..offset.min(node.data.len())).unwrap_or_default().to_vec();
-            whole.extend_from_slice(bytes);
-            let grows = whole.len() > node.data.len();
-            Ok((inode, whole, grows))
-        })
-    }
-
-    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.write(|inner| {
-            let inode = match inner.inode(path) {
-                Ok(inode) => inode,
-                Err(_) if inner.full => {
-                    inner.faults.full += 1;
-                    return Err(io::Error::from_raw_os_error(28));
-                }
-                Err(_) => inner.add(path, FileKind::File, 0o600, Vec::new()),
-            };
-            let mut whole = inner.nodes.get(&inode).ok_or_else(gone)?.data.clone();
-            whole.extend_from_slice(bytes);
-            Ok((inode, whole, !bytes.is_empty()))
-        })
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.change(|inner| {
-            inner.inode(from)?;
-            let change = Change::Move(from.to_owned(), to.to_owned());
-            change.apply(&mut inner.names);
-            inner.changes.push(change);
-            Ok(())
-        })
-    }
-
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        if self.lock().names.contains_key(to) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        self.rename(from, to)
-    }
-
-    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
-        self.change(|inner| {
-            inner.inode(one)?;
-            inner.inode(other)?;
-            let change = Change::Exchange(one.to_owned(), other.to_owned());
-            change.apply(&mut inner.names);
-            inner.changes.push(change);
-            Ok(())
-        })
-    }
-
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.change(|inner| {
-            inner.node(folder)?;
-            inner.sync_names(folder);
-            Ok(())
-        })
-    }
-
-    fn touch(&self, path: &Path) -> io::Result<()> {
-        self.change(|inner| {
-            let inode = inner.inode(path)?;
-            inner.next += 1;
-            let when = i128::from(inner.next);
-            if let Some(node) = inner.nodes.get_mut(&inode) {
-                node.modified = when;
-            }
-            Ok(())
-        })
-    }
-
-    fn try_lock(&self, path: &Path) -> io::Result<Option<SimLock>> {
-        let mut inner = self.lock();
-        let inode = match inner.inode(path) {
-            Ok(inode) => inode,
-            Err(_) => inner.add(path, FileKind::File, 0o600, Vec::new()),
-        };
-        if inner.locks.contains_key(&inode) {
-            return Ok(None);
-        }
-        inner.next += 1;
-        let number = inner.next;
-        inner.locks.insert(inode, (self.process, number));
-        drop(inner);
-        Ok(Some(SimLock { disk: self.clone(), inode, number }))
     }
 }

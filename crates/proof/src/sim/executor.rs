@@ -22,6 +22,22 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[derive(Debug)]
 pub struct Died(pub ProcessId);
 
+/// What one step of the executor came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// Nothing more happens before the time that was asked for, which it is now.
+    Idle,
+    /// A task of this process ran up to its next await, or to its end.
+    Polled(ProcessId),
+    /// This process died; its tasks are dropped.
+    Died {
+        /// Which one.
+        process: ProcessId,
+        /// At an await, and not within a file operation.
+        at_await: bool,
+    },
+}
+
 /// The executor. Cheap to clone.
 #[derive(Clone)]
 pub struct Executor(Arc<Mutex<Inner>>);
@@ -29,12 +45,21 @@ pub struct Executor(Arc<Mutex<Inner>>);
 struct Inner {
     now: Duration,
     next: u64,
-    tasks: BTreeMap<TaskId, (ProcessId, Option<Work>)>,
+    tasks: BTreeMap<TaskId, Task>,
     ready: Vec<TaskId>,
     timers: BTreeMap<(Duration, u64), Waker>,
     rng: SmallRng,
     /// A process dies at one of its next awaits.
     doomed: BTreeMap<ProcessId, u32>,
+    polls: u64,
+}
+
+struct Task {
+    process: ProcessId,
+    /// Absent while it runs.
+    work: Option<Work>,
+    queued: bool,
+    waker: Waker,
 }
 
 struct TaskWaker {
@@ -44,9 +69,15 @@ struct TaskWaker {
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
         if let Some(inner) = self.inner.upgrade() {
-            let mut inner = lock(&inner);
-            if !inner.ready.contains(&self.task) {
+            let inner = &mut *lock(&inner);
+            if let Some(task) = inner.tasks.get_mut(&self.task)
+                && !std::mem::replace(&mut task.queued, true)
+            {
                 inner.ready.push(self.task);
             }
         }
@@ -68,7 +99,13 @@ impl Executor {
             timers: BTreeMap::new(),
             rng: SmallRng::seed_from_u64(seed),
             doomed: BTreeMap::new(),
+            polls: 0,
         })))
+    }
+
+    /// Its further choices follow from another seed.
+    pub fn reseed(&self, seed: u64) {
+        lock(&self.0).rng = SmallRng::seed_from_u64(seed);
     }
 
     /// The simulated age of the world.
@@ -76,33 +113,24 @@ impl Executor {
         lock(&self.0).now
     }
 
+    /// How often a task ran so far.
+    pub fn polls(&self) -> u64 {
+        lock(&self.0).polls
+    }
+
     /// Adds a task to a process.
     pub fn spawn(&self, process: ProcessId, work: impl Future<Output = ()> + Send + 'static) {
         let mut inner = lock(&self.0);
         inner.next += 1;
         let task = inner.next;
-        inner.tasks.insert(task, (process, Some(Box::pin(work))));
+        let waker = Waker::from(Arc::new(TaskWaker { task, inner: Arc::downgrade(&self.0) }));
+        inner.tasks.insert(task, Task { process, work: Some(Box::pin(work)), queued: true, waker });
         inner.ready.push(task);
     }
 
     /// Waits in simulated time.
-    pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + use<> {
-        let executor = self.clone();
-        let end = self.now() + duration;
-        let mut set = false;
-        std::future::poll_fn(move |context| {
-            let mut inner = lock(&executor.0);
-            if inner.now >= end {
-                return Poll::Ready(());
-            }
-            if !set {
-                set = true;
-                inner.next += 1;
-                let key = (end, inner.next);
-                inner.timers.insert(key, context.waker().clone());
-            }
-            Poll::Pending
-        })
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        Sleep { executor: self.clone(), end: self.now() + duration, timer: None }
     }
 
     /// Lets other tasks run first.
@@ -122,73 +150,80 @@ impl Executor {
         lock(&self.0).doomed.insert(process, polls);
     }
 
+    /// Nobody is to die any more.
+    pub fn spare(&self) {
+        lock(&self.0).doomed.clear();
+    }
+
     /// Drops every task of a process.
     pub fn kill(&self, process: ProcessId) {
         let dropped: Vec<_> = {
             let mut inner = lock(&self.0);
             inner.doomed.remove(&process);
-            let ids: Vec<_> =
-                inner.tasks.iter().filter(|(_, task)| task.0 == process).map(|(id, _)| *id).collect();
+            let of_process = |(id, task): (&TaskId, &Task)| (task.process == process).then_some(*id);
+            let ids: Vec<_> = inner.tasks.iter().filter_map(of_process).collect();
             ids.iter().filter_map(|id| inner.tasks.remove(id)).collect()
         };
         drop(dropped);
     }
 
-    /// Whether a process has a task.
-    pub fn lives(&self, process: ProcessId) -> bool {
-        lock(&self.0).tasks.values().any(|task| task.0 == process)
-    }
-
-    /// Runs until `end`, or until a process dies, which is returned with its tasks dropped.
-    pub fn run_until(&self, end: Duration) -> Option<ProcessId> {
-        loop {
-            let (task, process, mut work) = self.next_ready(end)?;
-            if self.is_due_to_die(process) {
-                drop(work);
-                self.kill(process);
-                return Some(process);
+    /// Runs one task up to its next await, or goes on to `end` where nothing is left to do before it.
+    pub fn step(&self, end: Duration) -> Ran {
+        let Some((task, process, mut work, waker)) = self.next_ready(end) else {
+            return Ran::Idle;
+        };
+        if self.is_due_to_die(process) {
+            drop(work);
+            self.kill(process);
+            return Ran::Died { process, at_await: true };
+        }
+        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(&waker))));
+        match polled {
+            Ok(Poll::Ready(())) => {
+                let ended = lock(&self.0).tasks.remove(&task);
+                drop((ended, work));
             }
-            let waker = Waker::from(Arc::new(TaskWaker { task, inner: Arc::downgrade(&self.0) }));
-            let polled =
-                catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(&waker))));
-            match polled {
-                Ok(Poll::Ready(())) => {
-                    lock(&self.0).tasks.remove(&task);
-                }
-                Ok(Poll::Pending) => {
-                    if let Some(slot) = lock(&self.0).tasks.get_mut(&task) {
-                        slot.1 = Some(work);
+            Ok(Poll::Pending) => {
+                let mut inner = lock(&self.0);
+                match inner.tasks.get_mut(&task) {
+                    Some(slot) => slot.work = Some(work),
+                    None => {
+                        drop(inner);
+                        drop(work);
                     }
                 }
-                Err(panic) => {
-                    let Died(died) = *died(panic);
-                    drop(catch_unwind(AssertUnwindSafe(|| drop(work))));
-                    self.kill(died);
-                    return Some(died);
-                }
+            }
+            Err(panic) => {
+                let Died(died) = *died(panic);
+                drop(catch_unwind(AssertUnwindSafe(|| drop(work))));
+                self.kill(died);
+                return Ran::Died { process: died, at_await: false };
             }
         }
+        Ran::Polled(process)
     }
 
     /// Takes a ready task by the seed; `None`: nothing more happens before `end`.
-    fn next_ready(&self, end: Duration) -> Option<(TaskId, ProcessId, Work)> {
+    fn next_ready(&self, end: Duration) -> Option<(TaskId, ProcessId, Work, Waker)> {
         loop {
-            let mut inner = lock(&self.0);
+            let mut guard = lock(&self.0);
+            let inner = &mut *guard;
             while !inner.ready.is_empty() {
                 let len = inner.ready.len();
                 let index = if len == 1 { 0 } else { inner.rng.random_range(0..len) };
-                let task = inner.ready.swap_remove(index);
-                if let Some((process, work)) = inner.tasks.get_mut(&task)
-                    && let Some(work) = work.take()
-                {
-                    return Some((task, *process, work));
+                let id = inner.ready.swap_remove(index);
+                let Some(task) = inner.tasks.get_mut(&id) else { continue };
+                task.queued = false;
+                if let Some(work) = task.work.take() {
+                    inner.polls += 1;
+                    return Some((id, task.process, work, task.waker.clone()));
                 }
             }
             match inner.timers.first_key_value().map(|(key, _)| *key) {
                 Some(key) if key.0 <= end => {
                     inner.now = inner.now.max(key.0);
                     let waker = inner.timers.remove(&key);
-                    drop(inner);
+                    drop(guard);
                     if let Some(waker) = waker {
                         waker.wake();
                     }
@@ -210,6 +245,41 @@ impl Executor {
                 false
             }
             None => false,
+        }
+    }
+}
+
+/// A wait in simulated time; dropped, it takes its timer with it.
+pub struct Sleep {
+    executor: Executor,
+    end: Duration,
+    timer: Option<(Duration, u64)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let executor = self.executor.clone();
+        let mut inner = lock(&executor.0);
+        if inner.now >= self.end {
+            return Poll::Ready(());
+        }
+        if self.timer.is_none() {
+            inner.next += 1;
+            let key = (self.end, inner.next);
+            inner.timers.insert(key, context.waker().clone());
+            self.timer = Some(key);
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(key) = self.timer {
+            let timer = lock(&self.executor.0).timers.remove(&key);
+            drop(timer);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The keeper's world in the simulation: its clock, its disk, a state that loses acknowledgements, and a provider
-//! behind a network that loses, delays and repeats nothing.
+//! behind a network that loses, delays and cuts.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +12,6 @@ use evergrant_core::keeper::Answer;
 use evergrant_core::provider::TokenRequest;
 use evergrant_core::secret::Fingerprint;
 use evergrant_server::World;
-use evergrant_standin::{Call, Engine, Transport};
 use evergrant_store::MemoryState;
 use evergrant_store::state::{Numbered, State, StateError};
 use futures_channel::oneshot;
@@ -23,84 +21,17 @@ use rand::{RngExt, SeedableRng};
 
 use super::disk::SimDisk;
 use super::executor::{Executor, ProcessId};
+use super::fault::Fault;
+use super::lie::Lie;
+use super::places::RECORD;
+use super::provider::{Fate, Presenter, Processed, Provider, error_body};
+use super::reference::{Evidence, Told};
 
 /// The provider's own process never dies.
 pub const PROVIDER: ProcessId = 0;
+/// Another program, which knows nothing of our locks.
+pub const FOREIGN: ProcessId = ProcessId::MAX;
 const EPOCH_SECS: i64 = 1_800_000_000;
-
-/// What the network and the provider's answers may suffer, in thousandths of all exchanges.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Weather {
-    /// The request never reaches the provider, and nobody knows.
-    pub lost_request: u32,
-    /// The token is spent, and the answer is lost.
-    pub lost_answer: u32,
-    /// No connection at all.
-    pub not_sent: u32,
-    /// The answer comes after the deadline.
-    pub late: u32,
-    /// A 5xx whose token was not spent.
-    pub unavailable: u32,
-    /// A 5xx whose token was spent.
-    pub spent_then_5xx: u32,
-    /// A 429.
-    pub throttled: u32,
-}
-
-/// How often each fault was injected.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct NetFaults {
-    /// See [`Weather`].
-    pub lost_request: u64,
-    /// See [`Weather`].
-    pub lost_answer: u64,
-    /// See [`Weather`].
-    pub not_sent: u64,
-    /// See [`Weather`].
-    pub late: u64,
-    /// See [`Weather`].
-    pub unavailable: u64,
-    /// See [`Weather`].
-    pub spent_then_5xx: u64,
-    /// See [`Weather`].
-    pub throttled: u64,
-    /// State writes whose acknowledgement was lost.
-    pub lost_acknowledgement: u64,
-}
-
-/// One presentation of a refresh token, for the reference model.
-#[derive(Debug, Clone)]
-pub struct Presentation {
-    /// When it arrived at the provider.
-    pub at: Duration,
-    /// Which token.
-    pub token: Fingerprint,
-    /// It made the provider spend the token.
-    pub rotated: bool,
-    /// The provider said `invalid_grant`.
-    pub refused: bool,
-    /// It was spent already, and the provider noticed.
-    pub reused: bool,
-    /// The whole answer reached a process that was alive.
-    pub delivered: bool,
-}
-
-/// The provider, with everything that was presented to it.
-pub struct Provider {
-    /// The stand-in.
-    pub engine: Engine,
-    /// In order of arrival.
-    pub presented: Vec<Presentation>,
-    /// When each refresh token was given, by its fingerprint.
-    pub issued: BTreeMap<Fingerprint, Duration>,
-    /// Which refresh token an exchange of another one gave.
-    pub successors: BTreeMap<Fingerprint, Fingerprint>,
-    /// What the network does.
-    pub weather: Weather,
-    /// How often it did.
-    pub faults: NetFaults,
-    rng: SmallRng,
-}
 
 /// The world of one process.
 #[derive(Clone)]
@@ -113,6 +44,7 @@ pub struct SimWorld {
     /// How far this machine's wall clock is off, in seconds.
     pub(super) skew_secs: Arc<Mutex<i64>>,
     pub(super) begun: Duration,
+    pub(super) lie: Option<Lie>,
 }
 
 /// Locks, whatever a simulated death left.
@@ -120,106 +52,28 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Provider {
-    /// A provider with good weather.
-    pub fn new(engine: Engine, seed: u64) -> Self {
-        let (weather, faults) = (Weather::default(), NetFaults::default());
-        Self {
-            engine,
-            presented: Vec::new(),
-            issued: BTreeMap::new(),
-            successors: BTreeMap::new(),
-            weather,
-            faults,
-            rng: SmallRng::seed_from_u64(seed),
-        }
-    }
-}
-
 /// The provider's clock, which is nobody else's.
 pub fn true_time(age: Duration) -> Timestamp {
     Timestamp::from_second(EPOCH_SECS).unwrap_or_default() + age
 }
 
-/// What becomes of one exchange on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Fine,
-    LostRequest,
-    LostAnswer,
-    NotSent,
-    Late,
-    Unavailable,
-    SpentThen5xx,
-    Throttled,
+/// The refresh token of a request.
+pub fn presented_token(request: &TokenRequest) -> Fingerprint {
+    let body: Option<serde_json::Value> = serde_json::from_str(&request.body).ok();
+    let token = body.as_ref().and_then(|body| body["refresh_token"].as_str());
+    Fingerprint::of(token.unwrap_or_default().as_bytes())
 }
 
-impl Provider {
-    fn fate(&mut self) -> Fate {
-        let weather = self.weather;
-        let mut draw = self.rng.random_range(0..1_000_u32);
-        let faults = &mut self.faults;
-        for (share, fate, count) in [
-            (weather.lost_request, Fate::LostRequest, &mut faults.lost_request),
-            (weather.lost_answer, Fate::LostAnswer, &mut faults.lost_answer),
-            (weather.not_sent, Fate::NotSent, &mut faults.not_sent),
-            (weather.late, Fate::Late, &mut faults.late),
-            (weather.unavailable, Fate::Unavailable, &mut faults.unavailable),
-            (weather.spent_then_5xx, Fate::SpentThen5xx, &mut faults.spent_then_5xx),
-            (weather.throttled, Fate::Throttled, &mut faults.throttled),
-        ] {
-            if draw < share {
-                *count += 1;
-                return fate;
-            }
-            draw -= share;
-        }
-        Fate::Fine
+/// An exchange that a process waits for; it ends with the wait, whatever ends that.
+struct Waiting {
+    provider: Arc<Mutex<Provider>>,
+    number: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        lock(&self.provider).reference.ends(self.number);
     }
-
-    /// Processes one request; says its answer and its place in the list.
-    fn process(&mut self, request: &TokenRequest, now: Duration) -> (Answer, usize) {
-        let headers: Vec<(&str, &str)> =
-            request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let target = request.url.path();
-        let call = Call { method: "POST", target, headers: &headers, body: request.body.as_bytes() };
-        let before = *self.engine.counters();
-        let reply = self.engine.handle(&call, true_time(now), &mut self.rng);
-        let after = *self.engine.counters();
-        let body = String::from_utf8_lossy(&reply.bytes()).into_owned();
-        let token = presented_token(request);
-        if let Some(next) = member(body.as_bytes(), "refresh_token") {
-            self.issued.insert(next, now);
-            self.successors.insert(token, next);
-        }
-        self.presented.push(Presentation {
-            at: now,
-            token,
-            rotated: after.rotations > before.rotations,
-            refused: body.contains("invalid_grant"),
-            reused: after.reuses > before.reuses,
-            delivered: false,
-        });
-        let complete = reply.transport == Transport::Deliver;
-        let retry_after = reply.header("retry-after").map(str::to_owned);
-        let answer = Answer::Received { status: reply.status, retry_after, date: None, body, complete };
-        (answer, self.presented.len() - 1)
-    }
-}
-
-fn presented_token(request: &TokenRequest) -> Fingerprint {
-    member(request.body.as_bytes(), "refresh_token").unwrap_or_else(|| Fingerprint::of(b""))
-}
-
-/// The fingerprint of a token in a JSON body.
-fn member(body: &[u8], name: &str) -> Option<Fingerprint> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    Some(Fingerprint::of(body[name].as_str()?.as_bytes()))
-}
-
-fn error(status: u16) -> Answer {
-    let body = r#"{"type":"error","error":{"type":"overloaded_error"}}"#.into();
-    Answer::Received { status, retry_after: None, date: None, body, complete: true }
 }
 
 impl SimWorld {
@@ -227,6 +81,120 @@ impl SimWorld {
         let mut provider = lock(&self.provider);
         Duration::from_millis(provider.rng.random_range(least_millis..=most_millis))
     }
+
+    /// Other tasks run first; at times the whole process sleeps.
+    async fn queue(&self) {
+        self.executor.pass().await;
+        let stall = lock(&self.provider).stall();
+        if let Some(stall) = stall {
+            self.executor.sleep(stall).await;
+        }
+    }
+
+    /// Tells the reference that a token is sent, and draws what becomes of it.
+    fn sends(&self, token: Fingerprint) -> (Fate, Waiting) {
+        let evidence = Evidence { record: self.disk.durable(RECORD), receipts: self.disk.receipts() };
+        let now = self.executor.now();
+        let mut provider = lock(&self.provider);
+        let lives = provider.lives(token, now);
+        let held = provider.reference.sends((now, self.now()), self.process, token, &evidence, lives);
+        let number = provider.judge(held).unwrap_or_default();
+        let fate = provider.fate();
+        provider.say(now, format_args!("process {} sends {token}: {fate:?}", self.process));
+        (fate, Waiting { provider: self.provider.clone(), number })
+    }
+
+    /// What the network makes of an answer, and what that tells about the token.
+    fn shape(&self, fate: Fate, token: Fingerprint, processed: Processed) -> Answer {
+        let mut provider = lock(&self.provider);
+        let Processed { status, retry_after, mut body, next } = processed;
+        let mut complete = true;
+        let (mut told, mut handed) = match (&next, status) {
+            (Some(_), _) => (Told::Committed { kept: false }, next.as_deref()),
+            (None, 400..500) if body.contains("invalid_grant") => (Told::Refused { noted: None }, None),
+            (None, 400..500) => (Told::Unspent, None),
+            (None, _) => (Told::Nothing, None),
+        };
+        match fate {
+            Fate::Cut => {
+                let at = provider.rng.random_range(0..body.len().max(1));
+                body.truncate(at);
+                (complete, told, handed) = (false, Told::Nothing, None);
+            }
+            Fate::Fine | Fate::Slow | Fate::Late | Fate::Lost | Fate::LostRequest | Fate::NotSent => {}
+            Fate::Unavailable | Fate::Bare5xx | Fate::SpentThen5xx | Fate::Throttled | Fate::Blocked => {}
+        }
+        provider.reference.told(token, told, handed);
+        Answer::Received { status, retry_after, date: None, body, complete }
+    }
+
+    /// An answer that comes from somewhere before the provider.
+    fn before_provider(&self, fate: Fate, token: Fingerprint) -> Option<Answer> {
+        let mut provider = lock(&self.provider);
+        let own_error = |status| received(status, None, error_body());
+        let (answer, told) = match fate {
+            Fate::NotSent => (Answer::NotSent { why: "no route".into() }, Told::Unspent),
+            Fate::LostRequest => (lost(), Told::Nothing),
+            Fate::Unavailable => (own_error([503, 529][provider.rng.random_range(0..2)]), Told::Unspent),
+            Fate::Bare5xx => (received(bare(&mut provider), None, "<html>".into()), Told::Nothing),
+            Fate::Throttled => {
+                let secs = provider.rng.random_range(0..240_u32);
+                let asks = provider.rng.random_bool(0.5).then(|| secs.to_string());
+                (received(429, asks, error_body()), Told::Unspent)
+            }
+            Fate::Blocked => (received(403, None, "<html>".into()), Told::Unspent),
+            Fate::Fine | Fate::Slow | Fate::Late | Fate::Lost | Fate::Cut | Fate::SpentThen5xx => {
+                return None;
+            }
+        };
+        provider.reference.told(token, told, None);
+        Some(answer)
+    }
+
+    async fn exchange_honestly(&self, request: TokenRequest) -> Answer {
+        let token = presented_token(&request);
+        let (fate, _waiting) = self.sends(token);
+        let way = self.latency(5, 50);
+        self.executor.sleep(way).await;
+        if let Some(answer) = self.before_provider(fate, token) {
+            return answer;
+        }
+        let (answered, answer) = oneshot::channel();
+        let (provider, executor) = (self.provider.clone(), self.executor.clone());
+        let wait = match fate {
+            Fate::Late => self.latency(31_000, 1_000_000),
+            Fate::Slow => self.latency(5_000, 29_000),
+            Fate::Fine | Fate::Lost | Fate::Cut | Fate::SpentThen5xx => self.latency(5, 900),
+            Fate::LostRequest | Fate::NotSent | Fate::Unavailable => Duration::ZERO,
+            Fate::Bare5xx | Fate::Throttled | Fate::Blocked => Duration::ZERO,
+        };
+        // The provider's work goes on whether or not the asking process lives.
+        self.executor.spawn(PROVIDER, async move {
+            let processed = lock(&provider).process(&request, Presenter::Keeper, executor.now());
+            executor.sleep(wait).await;
+            let _ = answered.send(processed);
+        });
+        match (answer.await, fate) {
+            (Ok(_), Fate::Lost) | (Err(oneshot::Canceled), _) => lost(),
+            (Ok(_), Fate::SpentThen5xx) => {
+                let status = bare(&mut lock(&self.provider));
+                received(status, None, "<html>".into())
+            }
+            (Ok(processed), _) => self.shape(fate, token, processed),
+        }
+    }
+}
+
+fn lost() -> Answer {
+    Answer::Lost { why: "the connection was closed".into() }
+}
+
+fn received(status: u16, retry_after: Option<String>, body: String) -> Answer {
+    Answer::Received { status, retry_after, date: None, body, complete: true }
+}
+
+fn bare(provider: &mut Provider) -> u16 {
+    [500, 502, 504, 408][provider.rng.random_range(0..4)]
 }
 
 impl World for SimWorld {
@@ -250,43 +218,20 @@ impl World for SimWorld {
     }
 
     async fn offload<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.executor.pass().await;
+        self.queue().await;
         let done = work();
-        self.executor.pass().await;
+        self.queue().await;
         done
     }
 
     async fn exchange(&self, request: TokenRequest) -> Answer {
-        let fate = lock(&self.provider).fate();
-        let lost = || Answer::Lost { why: "the connection was closed".into() };
-        self.executor.sleep(self.latency(5, 50)).await;
-        match fate {
-            Fate::NotSent => return Answer::NotSent { why: "no route".into() },
-            Fate::LostRequest => return lost(),
-            Fate::Unavailable => return error(503),
-            Fate::Throttled => return error(429),
-            Fate::Fine | Fate::LostAnswer | Fate::Late | Fate::SpentThen5xx => {}
-        }
-        let (answered, answer) = oneshot::channel();
-        let (provider, executor) = (self.provider.clone(), self.executor.clone());
-        let late = fate == Fate::Late;
-        let wait = if late { self.latency(31_000, 600_000) } else { self.latency(5, 900) };
-        // The provider's work goes on whether or not the asking process lives.
-        self.executor.spawn(PROVIDER, async move {
-            let (answer, index) = lock(&provider).process(&request, executor.now());
-            executor.sleep(wait).await;
-            let _ = answered.send((answer, index));
-        });
-        match (answer.await, fate) {
-            (Ok(_), Fate::LostAnswer) | (Err(oneshot::Canceled), _) => lost(),
-            (Ok(_), Fate::SpentThen5xx) => {
-                let body = "<html>".into();
-                Answer::Received { status: 502, retry_after: None, date: None, body, complete: true }
+        let answer = self.exchange_honestly(request).await;
+        match (self.lie, &answer) {
+            (Some(Lie::DoubtAsFailed), Answer::Lost { why }) => Answer::NotSent { why: why.clone() },
+            (Some(Lie::ServerErrorAsUnspent), Answer::Received { status: 500.., .. }) => {
+                received(503, None, error_body())
             }
-            (Ok((answer, index)), _) => {
-                lock(&self.provider).presented[index].delivered = true;
-                answer
-            }
+            (_, _) => answer,
         }
     }
 
@@ -308,15 +253,16 @@ impl World for SimWorld {
 pub struct FlakyState {
     pub(super) inner: MemoryState,
     pub(super) provider: Arc<Mutex<Provider>>,
-    /// In thousandths.
-    pub(super) lost: u32,
 }
+
+/// Acknowledgements that are lost, in thousandths.
+const LOST_ACKNOWLEDGEMENTS: u32 = 20;
 
 impl FlakyState {
     fn acknowledged<T>(&self, done: Result<T, StateError>) -> Result<T, StateError> {
         let mut provider = lock(&self.provider);
-        if provider.rng.random_range(0..1_000) < self.lost {
-            provider.faults.lost_acknowledgement += 1;
+        if provider.rng.random_range(0..1_000) < LOST_ACKNOWLEDGEMENTS {
+            provider.tally.count(Fault::LostAcknowledgement);
             return Err(StateError::Closed);
         }
         done
@@ -330,11 +276,11 @@ impl State for FlakyState {
     async fn bring_up(
         &self,
         record: &Record,
-        replaced: Option<(Fingerprint, Timestamp)>,
+        _replaced: Option<(Fingerprint, Timestamp)>,
         events: &[Event],
     ) -> Result<bool, StateError> {
         // Only the record is kept: the ledger of centuries would fill the memory.
-        let done = self.inner.bring_up(record, replaced, &events[..0]).await;
+        let done = self.inner.bring_up(record, None, &events[..0]).await;
         self.acknowledged(done)
     }
     async fn add_events(&self, _events: &[Event]) -> Result<(), StateError> {

@@ -152,9 +152,13 @@ pub(super) fn settle_found<W: World>(
     looked: &mut Looked,
 ) -> Result<Option<(Record, Grant)>, VaultError> {
     let behind = remembered.clone();
+    let mut outdated_known = false;
     for _ in 0..MOST_FINDINGS {
         let mut files = held.read(&keeper.0.policy.profile, remembered.clone())?;
-        if let Some(answer) = in_memory {
+        let lineage = files.found.record.as_ref().map(|record| record.lineage);
+        // Worked off once; it would be found again and again.
+        let outdated = |answer: &&Receipt| outdated_known && lineage > Some(answer.lineage);
+        if let Some(answer) = in_memory.filter(|answer| !outdated(answer)) {
             files.found.receipts.retain(|receipt| receipt.attempt != answer.attempt);
             files.found.receipts.push(answer.clone());
         }
@@ -165,6 +169,7 @@ pub(super) fn settle_found<W: World>(
             FileFound::Missing | FileFound::Wiped | FileFound::Malformed(_) => None,
         };
         let finding = keeper::recover(&files.found);
+        outdated_known |= in_memory.map(|answer| Finding::Outdated(answer.attempt)) == Some(finding.clone());
         tracing::trace!(chain = %keeper.0.chain, ?finding, "found");
         let mut session = Session { keeper, held, files: &files, looked, rng: keeper.0.world.rng() };
         match session.work_off(finding)? {
@@ -229,7 +234,8 @@ impl<W: World> Session<'_, W> {
             Finding::RollForward(attempt) => return self.roll_forward(attempt),
             Finding::Settle(attempt) => self.settle(attempt)?,
             Finding::InDoubt => self.doubt()?,
-            Finding::Adopt { spent } => self.adopt(spent)?,
+            Finding::Outdated(attempt) => self.forget_outdated(attempt)?,
+            Finding::Adopt => self.adopt()?,
             Finding::Clean => {
                 if let (Some(record), FileFound::Grant(grant)) =
                     (&self.files.found.record, &self.files.found.file)
@@ -446,12 +452,17 @@ impl<W: World> Session<'_, W> {
         Ok(())
     }
 
+    /// An answer came when its lineage had ended: what was presented may never be presented again.
+    fn forget_outdated(&mut self, attempt: AttemptId) -> Result<(), VaultError> {
+        let spent = self.receipt(attempt).presented.fingerprint();
+        self.held.remember_replaced(spent, self.now())?;
+        self.looked.replaced = Some((spent, self.now()));
+        self.looked.changed = true;
+        self.held.drop_receipt(attempt)
+    }
+
     /// Somebody else put another pair into the file.
-    fn adopt(&mut self, spent: Option<Fingerprint>) -> Result<(), VaultError> {
-        if let Some(spent) = spent {
-            self.held.remember_replaced(spent, self.now())?;
-            self.looked.replaced = Some((spent, self.now()));
-        }
+    fn adopt(&mut self) -> Result<(), VaultError> {
         let before = self.files.found.record.as_ref();
         let (now, grant) = (self.now(), self.file_grant().clone());
         let (chain, policy) = (&self.keeper.0.chain, &self.keeper.0.policy);

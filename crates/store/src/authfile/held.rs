@@ -119,6 +119,11 @@ impl<D: Disk> Held<D> {
         Ok(String::from_utf8_lossy(&bytes).lines().filter_map(parse).collect())
     }
 
+    /// Removes one receipt.
+    pub fn drop_receipt(&self, attempt: AttemptId) -> Result<(), VaultError> {
+        receipt::drop_one(&self.disk, &self.places, attempt)
+    }
+
     /// Removes the receipts that are settled; those that somebody still reads stay.
     pub fn drop_receipts_but(&self, keep: Option<AttemptId>) -> Result<(), VaultError> {
         receipt::drop_all_but(&self.disk, &self.places, keep)

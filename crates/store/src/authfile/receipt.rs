@@ -145,6 +145,13 @@ pub(super) fn last_attempt<D: Disk>(disk: &D, places: &Places) -> Result<Attempt
     Ok(AttemptId(names.iter().filter_map(|name| name.parse().ok()).max().unwrap_or(0)))
 }
 
+/// Removes one receipt.
+pub(super) fn drop_one<D: Disk>(disk: &D, places: &Places, attempt: AttemptId) -> Result<(), VaultError> {
+    let folder = places.receipts();
+    super::remove_if_there(disk, &folder.join(file_name(attempt)))?;
+    disk.sync_folder(&folder).map_err(VaultError::io("cannot sync", &folder))
+}
+
 /// Removes all receipts but the kept one and those that somebody still reads.
 pub(super) fn drop_all_but<D: Disk>(
     disk: &D,
