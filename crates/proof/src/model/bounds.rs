@@ -59,10 +59,6 @@ pub fn short() -> Vec<Run> {
         let revokes = class == Class::Strict { revokes: true };
         (keepers == 2 || revokes) && (vault == Vault::AuthFile || !run.name.ends_with("one fault more"))
     });
-    // Three faults that belong together.
-    let budget = Budget { total: 3, crashes: 1, edits: 1, imports: 1, ..Budget::default() };
-    let config = bounds(Vault::AuthFile, Class::Strict { revokes: true }, 2, budget);
-    runs.push(Run { name: "auth file, strict, an edit, an import and a crash".into(), config });
     runs
 }
 

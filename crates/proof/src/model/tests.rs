@@ -88,18 +88,21 @@ fn search(vault: Vault) -> (Vec<Sometimes>, Vec<&'static str>) {
 #[test]
 fn keepers_of_an_auth_file_hold() {
     let (reached, crashed_in) = search(Vault::AuthFile);
-    let of_leases = [
+    // What only leases bring about; and a refusal that a late pair overtakes takes more faults than these.
+    let elsewhere = [
+        Sometimes::RefusedThenCommitted,
         Sometimes::TakenOver,
         Sometimes::LeaseLost,
         Sometimes::LostAcknowledgement,
         Sometimes::ChainMovedBeforeCommit,
         Sometimes::WaitsForOtherMachine,
     ];
-    let expected = Sometimes::ALL.into_iter().filter(|what| !of_leases.contains(what));
+    let expected = Sometimes::ALL.into_iter().filter(|what| !elsewhere.contains(what));
     let missed: Vec<_> = expected.filter(|what| !reached.contains(what)).collect();
     assert_eq!(missed, []);
     // A database commits in one step, and sends in two.
-    let steps = Model::steps().filter(|step| !["Commit", "Send"].contains(step));
+    // To make a file for an import and die takes three faults: the full search has them.
+    let steps = Model::steps().filter(|step| !["Commit", "Send", "MakeFile"].contains(step));
     let alive: Vec<_> = steps.filter(|step| !crashed_in.contains(step)).collect();
     assert_eq!(alive, [""; 0], "steps in which no keeper died");
 }
@@ -108,6 +111,7 @@ fn keepers_of_an_auth_file_hold() {
 fn keepers_of_a_database_hold() {
     let (reached, crashed_in) = search(Vault::Database);
     for what in [
+        Sometimes::RefusedThenCommitted,
         Sometimes::TakenOver,
         Sometimes::LeaseLost,
         Sometimes::LostAcknowledgement,
@@ -118,7 +122,7 @@ fn keepers_of_a_database_hold() {
     ] {
         assert!(reached.contains(&what), "{what:?}");
     }
-    for step in ["Look", "Reserve", "Intend", "Check", "Send", "Await", "Keep", "Commit", "Settle", "Doubt"] {
+    for step in ["Look", "Reserve", "Intend", "Check", "Send", "Await", "Keep", "Commit", "Settle"] {
         assert!(crashed_in.contains(&step), "{step}");
     }
 }
