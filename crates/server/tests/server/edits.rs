@@ -2,8 +2,10 @@
 
 use std::fs;
 
-use evergrant_core::Reason;
-use evergrant_standin::LoginOptions;
+use evergrant_core::authfile::Reading;
+use evergrant_core::{Reason, authfile};
+use evergrant_server::keeper::Import;
+use evergrant_standin::{Fault, FaultTarget, LoginOptions};
 use serde_json::json;
 
 use crate::fixture::{Fixture, chain};
@@ -149,4 +151,58 @@ async fn a_missing_folder_is_an_absent_token() {
     fs::rename(fixture.scratch.folder.path().join("away"), fixture.scratch.folder.path().join("config"))
         .unwrap();
     assert!(fixture.force().await.refreshed);
+}
+
+/// Waits until the stand-in has processed so many exchanges.
+async fn until_exchanged(fixture: &Fixture, count: usize) {
+    for _ in 0..2_000 {
+        if fixture.standin.engine().exchanges().len() >= count {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("the stand-in saw no exchange");
+}
+
+/// Two faults at once: the reserved receipt is gone when the answer comes, and so is the auth file. The only copy of
+/// the new pair is in memory, and has to stay there until it can be committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_cannot_be_written_waits_for_the_auth_file() {
+    let fixture = Fixture::new().await;
+    fixture.look().await;
+    fixture.standin.engine().push_fault(FaultTarget::Token, Fault::DelayAfter { millis: 1_000 }, 1);
+    let keeper = fixture.keeper.clone();
+    let forced = tokio::spawn(async move { keeper.look(evergrant_core::keeper::Look::Forced).await });
+    until_exchanged(&fixture, 1).await;
+    let receipts = fixture.scratch.file.with_file_name("auth.json.evergrant").join("receipts");
+    let bytes = fs::read(&fixture.scratch.file).unwrap();
+    fs::remove_dir_all(&receipts).unwrap();
+    fs::remove_file(&fixture.scratch.file).unwrap();
+    assert_eq!(forced.await.unwrap().error, Some(Reason::TokenAbsent));
+
+    fs::write(&fixture.scratch.file, &bytes).unwrap();
+    for _ in 0..2_000 {
+        if fs::read(&fixture.scratch.file).unwrap() != bytes {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    fixture.assert_alive();
+    assert_eq!(fixture.look().await.generation.unwrap().0, 2);
+    assert!(fixture.force().await.refreshed);
+    assert_eq!(fixture.standin.engine().counters().families_revoked_by_reuse, 0);
+}
+
+/// What lies at the file's place cannot be read, so that nothing can be compared with it: an import says so and ends.
+#[tokio::test]
+async fn an_import_over_what_cannot_be_read_is_refused() {
+    let fixture = renewed().await;
+    fs::remove_file(&fixture.scratch.file).unwrap();
+    fs::create_dir(&fixture.scratch.file).unwrap();
+    let login = fixture.standin.engine().login(LoginOptions::default()).auth_file().to_string();
+    let profile = &fixture.keeper.policy().profile;
+    let Reading::Grant(grant) = authfile::read(login.as_bytes(), profile) else { panic!("it is a grant") };
+    let Import::Refused(refused) = fixture.keeper.import(grant).await else { panic!("it was taken") };
+    assert_eq!(refused.reason, Reason::VaultUnwritable);
+    assert!(fixture.scratch.file.is_dir());
 }
