@@ -35,6 +35,8 @@ enum Command {
     Audit,
     /// Search the model of the rotation protocol for a way to break it.
     Model(model::Options),
+    /// Simulate keepers for years under every kind of fault, and check the protocol's invariants.
+    Sim(sim::Options),
     /// Derive every state that a crash may leave of the vault's files, and check that each recovers.
     CrashStates(crash_states::Options),
     /// Kill, stop, cut off and starve two real processes on one auth file, and count what was lost.
@@ -44,8 +46,6 @@ enum Command {
         #[command(subcommand)]
         bench: bench::Bench,
     },
-    /// Simulate keepers for years under every kind of fault, and check the protocol's invariants.
-    Sim(sim::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,10 +53,10 @@ fn main() -> ExitCode {
         Command::Test { no_install } => test::run(no_install),
         Command::Audit => audit::run(),
         Command::Model(options) => model::run(&options),
+        Command::Sim(options) => sim::run(&options),
         Command::CrashStates(options) => crash_states::run(&options),
         Command::Torture(options) => torture::run(&options),
         Command::Bench { bench } => bench::run(bench),
-        Command::Sim(arguments) => sim::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

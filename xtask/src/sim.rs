@@ -13,7 +13,7 @@ use crate::run::{self, print, say};
 
 /// What is simulated.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct Options {
     /// How many seeds, from 0.
     #[arg(long, default_value_t = 200)]
     seeds: u64,
@@ -73,22 +73,22 @@ impl Sum {
 }
 
 /// Runs the simulator.
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.keepers == 0 {
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.keepers == 0 {
         bail!("at least one keeper is needed: --keepers 1");
     }
     if cfg!(debug_assertions) {
         say(format_args!("for a long run, a third faster: cargo run --profile sim -p xtask -- sim …"));
     }
-    match arguments.seed {
+    match options.seed {
         Some(seed) => run_one(seed, arguments),
-        None => run_all(arguments),
+        None => run_all(options),
     }
 }
 
-fn run_one(seed: u64, arguments: &Arguments) -> Result<()> {
+fn run_one(seed: u64, options: &Options) -> Result<()> {
     let started = run::now();
-    let outcome = sim::run(seed, arguments.days, arguments.keepers);
+    let outcome = sim::run(seed, options.days, options.keepers);
     outcome.trace.iter().try_for_each(|line| print(format_args!("{line}")))?;
     let mut sum = Sum::default();
     sum.add(seed, &outcome);
@@ -97,22 +97,22 @@ fn run_one(seed: u64, arguments: &Arguments) -> Result<()> {
     sum.failed.iter().try_for_each(|seed| show_shrunk(*seed, arguments))
 }
 
-fn run_all(arguments: &Arguments) -> Result<()> {
+fn run_all(options: &Options) -> Result<()> {
     let started = run::now();
     let (next, sum, broken) = (AtomicU64::new(0), Mutex::new(Sum::default()), AtomicBool::new(false));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= arguments.seeds || broken.load(Ordering::Relaxed) {
+            if seed >= options.seeds || broken.load(Ordering::Relaxed) {
                 return;
             }
-            let outcome = sim::run(seed, arguments.days, arguments.keepers);
+            let outcome = sim::run(seed, options.days, options.keepers);
             broken.fetch_or(outcome.violation.is_some(), Ordering::Relaxed);
             let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             sum.add(seed, &outcome);
-            if sum.done.is_multiple_of(arguments.seeds.div_ceil(50)) {
+            if sum.done.is_multiple_of(options.seeds.div_ceil(50)) {
                 let (years, secs) = (sum.years(), started.elapsed().as_secs());
-                say(format_args!("{:>6} of {} seeds, {years:.1} years, {secs} s", sum.done, arguments.seeds));
+                say(format_args!("{:>6} of {} seeds, {years:.1} years, {secs} s", sum.done, options.seeds));
             }
         }
     };
@@ -124,8 +124,8 @@ fn run_all(arguments: &Arguments) -> Result<()> {
 }
 
 /// What is left of a seed's steps when all that does not matter is gone.
-fn show_shrunk(seed: u64, arguments: &Arguments) -> Result<()> {
-    let (setting, steps) = schedule::draw(seed, arguments.days, arguments.keepers);
+fn show_shrunk(seed: u64, options: &Options) -> Result<()> {
+    let (setting, steps) = schedule::draw(seed, options.days, options.keepers);
     say(format_args!("shrinking the {} steps of seed {seed} …", steps.len()));
     let shrunk = shrink::shrink(setting, &steps, None);
     let outcome = sim::run_steps(setting, &shrunk, None);

@@ -10,6 +10,7 @@ mod environment;
 mod file;
 mod healing;
 mod keeper;
+mod network;
 mod search;
 mod sending;
 mod state;

@@ -2,6 +2,7 @@
 //! decided is decided in `core`; what is kept is kept by `store`.
 
 mod import;
+mod looked;
 mod sending;
 mod step;
 
@@ -20,7 +21,8 @@ use futures_util::future::{Either, select};
 use jiff::Timestamp;
 
 pub use import::{Import, Refused};
-use step::{Looked, Prepared};
+use looked::Looked;
+use step::Prepared;
 
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshots;

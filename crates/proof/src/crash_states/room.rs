@@ -14,7 +14,7 @@ use evergrant_core::authfile::{self, Reading};
 use evergrant_core::chain::Record;
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{Answer, CLIENT_LOCK_STALE, Look, Policy, Report};
-use evergrant_core::provider::{Profile, TokenRequest};
+use evergrant_core::provider::TokenRequest;
 use evergrant_server::metrics::Metrics;
 use evergrant_server::{Keeper, Snapshots, World};
 use evergrant_standin::{Call, Counters, Engine, LoginOptions, Settings, Transport};
@@ -78,17 +78,6 @@ pub(super) fn epoch() -> Timestamp {
     Timestamp::from_second(EPOCH_SECS).unwrap_or_default()
 }
 
-pub(super) fn profile() -> Profile {
-    let settings = settings();
-    let url = |path: &str| format!("http://127.0.0.1:1{path}").parse().expect("it is a URL");
-    Profile {
-        token_url: url(&settings.token_path),
-        access_prefix: Some(settings.access_prefix),
-        refresh_prefix: Some(settings.refresh_prefix),
-        ..Profile::claude()
-    }
-}
-
 impl Room {
     /// A process that starts on this disk.
     pub(super) fn new(
@@ -110,7 +99,7 @@ impl Room {
         let world = TinyWorld { shared: Arc::new(Mutex::new(shared)), disk: disk.clone(), state };
         let locks = if furniture.client_locks { TakeClientLocks::Always } else { TakeClientLocks::Never };
         let vault = AuthFile::new(disk.clone(), FILE.into(), STATE_FOLDER.into(), locks);
-        let policy = Policy { min_exchange_interval: Duration::ZERO, ..Policy::new(profile()) };
+        let policy = Policy { min_exchange_interval: Duration::ZERO, ..Policy::new(crate::profile()) };
         let chain = "claude".parse().expect("it is a chain name");
         let (snapshots, metrics) = (Snapshots::default(), Metrics::default());
         let keeper = Keeper::new(world.clone(), chain, policy, true, vault, snapshots, metrics);
@@ -202,7 +191,7 @@ impl Room {
     }
 
     pub(super) fn grant(&self) -> Option<Grant> {
-        match authfile::read(&self.file()?, &profile()) {
+        match authfile::read(&self.file()?, &crate::profile()) {
             Reading::Grant(grant) => Some(grant),
             Reading::Wiped | Reading::Malformed(_) => None,
         }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::Lie;
 use super::disk::{Edit, Facts, Moment, Op};
 use super::image::Image;
-use super::room::{FILE, Furniture, LIFE_SECS, Room, epoch, profile, settings};
+use super::room::{FILE, Furniture, LIFE_SECS, Room, epoch, settings};
 
 /// What happens in a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl Scenario {
     }
 
     fn import(&self, room: &Room, bytes: &[u8], family: u64) {
-        if let Reading::Grant(grant) = authfile::read(bytes, &profile()) {
+        if let Reading::Grant(grant) = authfile::read(bytes, &crate::profile()) {
             room.import(grant);
         }
         // It has returned: from here on it holds.

@@ -12,7 +12,7 @@ use super::fault::Fault;
 use super::places::FILE;
 use super::provider::Presenter;
 use super::reference::MARK;
-use super::run::{Sim, profile};
+use super::run::Sim;
 use super::world::{FOREIGN, lock, true_time};
 
 impl Sim {
@@ -23,7 +23,7 @@ impl Sim {
         let token = file["claudeAiOauth"]["refreshToken"].as_str().map(RefreshToken::parse);
         let Some(Ok(token)) = token else { return };
         file[MARK] = self.next_mark();
-        let request = profile().refresh_request(&token);
+        let request = crate::profile().refresh_request(&token);
         let (disk, provider, executor) = (self.disk.clone(), self.provider.clone(), self.executor.clone());
         let wait = || Duration::from_millis(lock(&provider).rng.random_range(1..1_000));
         let (way, back) = (wait(), wait());

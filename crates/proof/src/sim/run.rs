@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use evergrant_core::authfile::{self, Reading};
 use evergrant_core::keeper::{Look, Policy, Report};
-use evergrant_core::provider::Profile;
 use evergrant_core::secret::Fingerprint;
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::metrics::Metrics;
@@ -161,7 +160,7 @@ impl Sim {
         };
         let vault = AuthFile::new(world.disk.clone(), FILE.into(), "/state".into(), TakeClientLocks::Never);
         let (snapshots, metrics) = (Snapshots::default(), Metrics::default());
-        let policy = Policy { min_exchange_interval: Duration::ZERO, ..Policy::new(profile()) };
+        let policy = Policy { min_exchange_interval: Duration::ZERO, ..Policy::new(crate::profile()) };
         let keeper =
             Keeper::new(world.clone(), self.chain.clone(), policy, true, vault, snapshots.clone(), metrics);
         let (wake, wakes) = mpsc::unbounded();
@@ -460,7 +459,7 @@ impl Sim {
     }
 
     fn token_in_file(&self) -> Option<Fingerprint> {
-        match authfile::read(&self.disk.content(FILE)?, &profile()) {
+        match authfile::read(&self.disk.content(FILE)?, &crate::profile()) {
             Reading::Grant(grant) => grant.refresh.map(|refresh| refresh.fingerprint()),
             Reading::Wiped | Reading::Malformed(_) => None,
         }
@@ -502,17 +501,5 @@ impl Sim {
         let provider = lock(&self.provider);
         let newest = |family| provider.newest(family, self.executor.now());
         provider.reference.has_live_pair(newest)
-    }
-}
-
-/// The provider's profile, of the stand-in's constants.
-pub(super) fn profile() -> Profile {
-    let settings = Settings::default();
-    let url = |path: &str| format!("http://127.0.0.1:1{path}").parse().expect("it is a URL");
-    Profile {
-        token_url: url(&settings.token_path),
-        access_prefix: Some(settings.access_prefix),
-        refresh_prefix: Some(settings.refresh_prefix),
-        ..Profile::claude()
     }
 }

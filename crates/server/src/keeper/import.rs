@@ -12,7 +12,8 @@ use evergrant_store::authfile::Written;
 use evergrant_store::{Held, State, VaultError};
 use serde_json::json;
 
-use super::step::{self, Looked};
+use super::looked::Looked;
+use super::step;
 use super::{Keeper, NewEvent};
 use crate::world::World;
 

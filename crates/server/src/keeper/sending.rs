@@ -12,7 +12,8 @@ use evergrant_store::{Held, Reservation, crash};
 use futures_util::future::{Either, select};
 
 use super::Keeper;
-use super::step::{self, Looked, Sending};
+use super::looked::Looked;
+use super::step::{self, Sending};
 use crate::world::World;
 
 /// How long a task waits for the lock before it tries again to commit an answer that it could not write down.

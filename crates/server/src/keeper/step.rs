@@ -4,64 +4,25 @@
 use std::time::Duration;
 
 use evergrant_core::chain::{AttemptId, Record};
-use evergrant_core::event::{Event, EventKind};
+use evergrant_core::event::EventKind;
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{
-    self, Answer, Decision, FileFound, Finding, Look, Outcome, Receipt, ReceiptState, Report,
+    self, Answer, Decision, FileFound, Finding, Look, Outcome, Receipt, ReceiptState,
 };
 use evergrant_core::provider::TokenRequest;
-use evergrant_core::secret::Fingerprint;
-use evergrant_core::{ChainName, Generation, Lineage, Reason};
+use evergrant_core::{Generation, Lineage, Reason};
 use evergrant_store::authfile::{FoundFiles, Written};
 use evergrant_store::{Held, LockError, Reservation, VaultError, crash};
 use jiff::Timestamp;
 use rand::rngs::SmallRng;
 use serde_json::json;
 
+use super::looked::Looked;
 use super::{Keeper, NewEvent};
 use crate::world::World;
 
 /// So many findings are worked off in one look at most; each brings the vault forward.
 const MOST_FINDINGS: usize = 16;
-
-/// What a look found and did so far.
-#[derive(Debug, Default)]
-pub(super) struct Looked {
-    pub(super) record: Option<Record>,
-    /// What the vault holds, or held last, if that may be served.
-    pub(super) grant: Option<Grant>,
-    /// The auth file as it was last read under the lock.
-    pub(super) read: Option<Vec<u8>>,
-    /// The vault holds no grant.
-    pub(super) absent: bool,
-    pub(super) reason: Option<Reason>,
-    pub(super) error: Option<Reason>,
-    pub(super) detail: Option<String>,
-    pub(super) refreshed: bool,
-    /// The state has to be brought up.
-    pub(super) changed: bool,
-    pub(super) replaced: Option<(Fingerprint, Timestamp)>,
-    pub(super) events: Vec<Event>,
-}
-
-impl Looked {
-    pub(super) fn report(&self, chain: &ChainName, now: Timestamp) -> Report {
-        let reason = self.reason.unwrap_or(Reason::NotDue);
-        Report::new(chain, self.record.as_ref(), self.grant.is_some(), (reason, self.error), now)
-            .refreshed(self.refreshed)
-            .detail(self.detail.clone())
-    }
-
-    fn fail(&mut self, error: Reason, detail: Option<String>) {
-        self.reason = Some(error);
-        self.error = Some(error);
-        self.detail = detail;
-    }
-
-    fn vault_unwritable(&mut self, error: &VaultError) {
-        self.fail(Reason::VaultUnwritable, Some(error.to_string()));
-    }
-}
 
 /// A rotation that is ready to be sent: its intent is durable.
 pub(super) struct Sending<W: World> {
