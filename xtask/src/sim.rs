@@ -81,7 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         say(format_args!("for a long run, a third faster: cargo run --profile sim -p xtask -- sim …"));
     }
     match options.seed {
-        Some(seed) => run_one(seed, arguments),
+        Some(seed) => run_one(seed, options),
         None => run_all(options),
     }
 }
@@ -94,7 +94,7 @@ fn run_one(seed: u64, options: &Options) -> Result<()> {
     sum.add(seed, &outcome);
     sum.show(started.elapsed())?;
     print(format_args!("trace {:016x}", outcome.hash))?;
-    sum.failed.iter().try_for_each(|seed| show_shrunk(*seed, arguments))
+    sum.failed.iter().try_for_each(|seed| show_shrunk(*seed, options))
 }
 
 fn run_all(options: &Options) -> Result<()> {
@@ -120,7 +120,7 @@ fn run_all(options: &Options) -> Result<()> {
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     sum.show(started.elapsed())?;
-    sum.failed.iter().try_for_each(|seed| show_shrunk(*seed, arguments))
+    sum.failed.iter().try_for_each(|seed| show_shrunk(*seed, options))
 }
 
 /// What is left of a seed's steps when all that does not matter is gone.
