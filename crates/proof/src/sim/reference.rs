@@ -346,7 +346,10 @@ impl Reference {
             return;
         };
         self.told.insert(presented, Told::Committed { kept: true });
-        if self.family == Some(family) {
+        // Of a lineage that has ended the answer may be dropped, even if an old file of it lies there again.
+        let recorded = self.record.as_ref().and_then(|record| record.pair.refresh);
+        let recorded = recorded.and_then(|token| self.family_of(token));
+        if self.family == Some(family) && recorded == self.family {
             self.kept = Some(Kept { family, refresh });
         }
     }
