@@ -181,14 +181,14 @@ async fn an_answer_that_cannot_be_written_waits_for_the_auth_file() {
     assert_eq!(forced.await.unwrap().error, Some(Reason::TokenAbsent));
 
     fs::write(&fixture.scratch.file, &bytes).unwrap();
-    for _ in 0..2_000 {
-        if fs::read(&fixture.scratch.file).unwrap() != bytes {
+    for _ in 0..500 {
+        if fixture.look().await.generation.unwrap().0 == 2 {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    fixture.assert_alive();
     assert_eq!(fixture.look().await.generation.unwrap().0, 2);
+    fixture.assert_alive();
     assert!(fixture.force().await.refreshed);
     assert_eq!(fixture.standin.engine().counters().families_revoked_by_reuse, 0);
 }
@@ -205,4 +205,19 @@ async fn an_import_over_what_cannot_be_read_is_refused() {
     let Import::Refused(refused) = fixture.keeper.import(grant).await else { panic!("it was taken") };
     assert_eq!(refused.reason, Reason::VaultUnwritable);
     assert!(fixture.scratch.file.is_dir());
+}
+
+/// Without the lock, file and record may be read around somebody's commit: one's token never gets the other's number.
+#[tokio::test]
+async fn a_look_without_the_lock_publishes_only_what_belongs_together() {
+    let fixture = renewed().await;
+    let current = || fixture.scratch.snapshots.current(&chain()).unwrap();
+    let before = current();
+    let held = fixture.keeper.vault().lock(std::time::Duration::ZERO).unwrap();
+    fixture.scratch.write(&fixture.standin.engine().login(LoginOptions::default()).auth_file());
+    assert_eq!(fixture.look().await.reason, Reason::LeaseHeld);
+    assert_eq!(current(), before);
+    drop(held);
+    assert_eq!(fixture.look().await.reason, Reason::Adopted);
+    assert_ne!(current().access, before.access);
 }
