@@ -364,6 +364,9 @@ impl Reference {
         }
         if before.is_none_or(|(lineage, _)| lineage < record.lineage) {
             self.adopted(&record)?;
+            // Somebody else's pair begins a lineage, and the older one's may go.
+            let same = |kept: &Kept| Some(Fingerprint::of(kept.refresh.as_bytes())) == record.pair.refresh;
+            self.kept = self.kept.take().filter(same);
         }
         let refused = matches!(record.standing, Standing::Refused { .. });
         if let (true, Some(token)) = (refused, record.pair.refresh) {
