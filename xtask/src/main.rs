@@ -3,21 +3,32 @@
 
 mod audit;
 mod bench;
+#[cfg(feature = "proof")]
 mod crash_states;
+#[cfg(feature = "proof")]
 mod model;
 mod prerequisites;
+#[cfg(not(feature = "proof"))]
+mod proof;
 mod run;
+#[cfg(feature = "proof")]
 mod sim;
 mod test;
+#[cfg(feature = "proof")]
 mod torture;
 
+#[cfg(not(feature = "proof"))]
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 /// What developers of Evergrant need.
 #[derive(Debug, Parser)]
-#[command(bin_name = "cargo xtask")]
+#[command(
+    bin_name = "cargo xtask",
+    after_help = "What proves the rotation protocol: model, sim, crash-states, torture"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -34,13 +45,20 @@ enum Command {
     /// Check licences, bans, sources and, where their database can be reached, advisories.
     Audit,
     /// Search the model of the rotation protocol for a way to break it.
+    #[cfg(feature = "proof")]
     Model(model::Options),
     /// Simulate keepers for years under every kind of fault, and check the protocol's invariants.
+    #[cfg(feature = "proof")]
     Sim(sim::Options),
     /// Derive every state that a crash may leave of the vault's files, and check that each recovers.
+    #[cfg(feature = "proof")]
     CrashStates(crash_states::Options),
     /// Kill, stop, cut off and starve two real processes on one auth file, and count what was lost.
+    #[cfg(feature = "proof")]
     Torture(torture::Options),
+    #[cfg(not(feature = "proof"))]
+    #[command(external_subcommand)]
+    Proof(Vec<OsString>),
     /// Measure what is claimed.
     Bench {
         #[command(subcommand)]
@@ -52,10 +70,16 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Test { no_install } => test::run(no_install),
         Command::Audit => audit::run(),
+        #[cfg(feature = "proof")]
         Command::Model(options) => model::run(&options),
+        #[cfg(feature = "proof")]
         Command::Sim(options) => sim::run(&options),
+        #[cfg(feature = "proof")]
         Command::CrashStates(options) => crash_states::run(&options),
+        #[cfg(feature = "proof")]
         Command::Torture(options) => torture::run(&options),
+        #[cfg(not(feature = "proof"))]
+        Command::Proof(words) => proof::run(&words),
         Command::Bench { bench } => bench::run(bench),
     };
     match done {

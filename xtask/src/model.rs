@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut runs = model::full(options.faults);
     runs.retain(|run| run.name.contains(&options.only));
     let (next, total, begun) = (AtomicUsize::new(0), Mutex::new(Total::default()), now());
-    print(format_args!("{:<50} {:>12} {:>12} {:>8}", "search", "states", "transitions", "seconds"))?;
+    print(format_args!("{:<58} {:>12} {:>12} {:>8}", "search", "states", "transitions", "seconds"))?;
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(2) {
             scope.spawn(|| {
@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     });
     let total = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let secs = begun.elapsed().as_secs_f64();
-    print(format_args!("{:<50} {:>12} {:>12} {secs:>8.1}", "together", total.states, total.transitions))?;
+    print(format_args!("{:<58} {:>12} {:>12} {secs:>8.1}", "together", total.states, total.transitions))?;
     let missed: Vec<_> = Sometimes::ALL.into_iter().filter(|what| !total.reached.contains(what)).collect();
     let alive: Vec<_> = Model::steps().filter(|step| !total.crashed_in.contains(step)).collect();
     print(format_args!("sometimes: {} of {}, missed {missed:?}", total.reached.len(), Sometimes::ALL.len()))?;
@@ -72,7 +72,7 @@ fn search(run: &model::Run, most: usize, total: &Mutex<Total>) {
         (None, false) => "  not all of it",
     };
     let _ = print(format_args!(
-        "{:<50} {:>12} {:>12} {secs:>8.1}{whole}",
+        "{:<58} {:>12} {:>12} {secs:>8.1}{whole}",
         run.name, checked.states, checked.transitions
     ));
     total.states += checked.states;

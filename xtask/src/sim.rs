@@ -78,7 +78,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("at least one keeper is needed: --keepers 1");
     }
     if cfg!(debug_assertions) {
-        say(format_args!("for a long run, a third faster: cargo run --profile sim -p xtask -- sim …"));
+        say(format_args!(
+            "for a long run, a third faster: cargo run --profile sim -p xtask -F proof -- sim …"
+        ));
     }
     match options.seed {
         Some(seed) => run_one(seed, options),
