@@ -231,11 +231,12 @@ impl<W: World> Keeper<W> {
         let report = looked.report(&self.0.chain, self.0.world.now());
         self.0.metrics.looked(&report);
         log(&report);
-        let mark = self.0.vault.mark();
         self.last(|last| {
             last.record = looked.record;
             last.report = Some(report.clone());
-            last.mark = mark;
+            if let Some(mark) = looked.mark {
+                last.mark = mark;
+            }
         });
         if let Some(done) = done {
             let _ = done.send(report);

@@ -17,6 +17,9 @@ pub(super) struct Looked {
     pub(super) grant: Option<Grant>,
     /// The auth file as it was last read under the lock.
     pub(super) read: Option<Vec<u8>>,
+    /// What identifies the file that was read, taken before the reading: an edit right after it is news. `None`:
+    /// nothing was read under the lock.
+    pub(super) mark: Option<Option<(u64, u64, i128)>>,
     /// The vault holds no grant.
     pub(super) absent: bool,
     pub(super) reason: Option<Reason>,

@@ -115,6 +115,7 @@ pub(super) fn settle_found<W: World>(
     let behind = remembered.clone();
     let mut outdated_known = false;
     for _ in 0..MOST_FINDINGS {
+        looked.mark = Some(keeper.0.vault.mark());
         let mut files = held.read(&keeper.0.policy.profile, remembered.clone())?;
         let lineage = files.found.record.as_ref().map(|record| record.lineage);
         // Worked off once; it would be found again and again.
