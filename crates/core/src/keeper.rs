@@ -15,7 +15,7 @@ pub use recover::{FileFound, Finding, Found, Receipt, ReceiptState, Staged, reco
 pub use report::Report;
 pub use settle::{begin, commit, committed_grant, doubt, replaces, settle, take_in};
 pub use swap::Swap;
-pub use when::{Decision, Look, decide, next_wakeup, send_within};
+pub use when::{Decision, Look, decide, next_look, next_wakeup, send_within};
 
 use std::time::Duration;
 
@@ -59,6 +59,8 @@ pub const TICK: Duration = Duration::from_secs(15 * 60);
 /// How soon to look again when nobody announces the end of what is waited for: a fault of the vault, or an answer
 /// that is still being read.
 pub const AGAIN_AFTER_FAULT: Duration = Duration::from_secs(5);
+/// How soon to look again after somebody else held the lock.
+pub const BUSY_AGAIN: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests;

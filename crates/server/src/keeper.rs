@@ -14,6 +14,7 @@ use evergrant_core::chain::Record;
 use evergrant_core::event::Event;
 use evergrant_core::keeper::{self, Decision, Look, Policy, Report};
 use evergrant_core::{ChainName, Generation, Lineage, Reason};
+use evergrant_store::authfile::Mark;
 use evergrant_store::{AuthFile, State, crash};
 use futures_channel::{mpsc, oneshot};
 use futures_util::StreamExt;
@@ -38,9 +39,6 @@ pub enum Wake {
     /// A look is wanted.
     Look,
 }
-
-/// How soon to look again after somebody else held the lock.
-const BUSY_AGAIN: Duration = Duration::from_secs(2);
 
 /// The keeper of one chain. Cheap to clone.
 pub struct Keeper<W: World>(Arc<Inner<W>>);
@@ -74,7 +72,7 @@ struct Inner<W: World> {
 struct Last {
     record: Option<Record>,
     report: Option<Report>,
-    mark: Option<(u64, u64, i128)>,
+    mark: Mark,
     clock_offset_secs: Option<i64>,
     wake: Option<mpsc::UnboundedSender<Wake>>,
 }
@@ -276,7 +274,8 @@ impl<W: World> Keeper<W> {
         let mut report = self.look(Look::Due).await;
         loop {
             let now = self.0.world.now();
-            let (at, reason) = self.next_wakeup(&report, now);
+            let record = self.last(|last| last.record.clone());
+            let (at, reason) = keeper::next_look(&report, record.as_ref(), &self.0.policy, now);
             let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
             let sleep = pin!(self.0.world.sleep(wait));
             report = match select(wakes.next(), sleep).await {
@@ -297,31 +296,6 @@ impl<W: World> Keeper<W> {
                     self.look(Look::Due).await
                 }
             };
-        }
-    }
-
-    /// When the loop looks next, and why.
-    fn next_wakeup(&self, report: &Report, now: Timestamp) -> (Timestamp, Reason) {
-        if report.reason == Reason::LeaseHeld {
-            return (now + BUSY_AGAIN, Reason::LeaseHeld);
-        }
-        let again = (now + keeper::AGAIN_AFTER_FAULT, Reason::BackOff);
-        match report.error {
-            Some(Reason::TermsNotAccepted) => (now + keeper::TICK, Reason::Tick),
-            Some(Reason::VaultUnwritable | Reason::LockForeign) => again,
-            Some(_) | None => {
-                let record = self.last(|last| last.record.clone());
-                let stuck = matches!(
-                    report.error,
-                    Some(Reason::TokenAbsent | Reason::AuthFileMalformed | Reason::GrantSpent)
-                );
-                let record = record.filter(|_| !stuck);
-                let next = keeper::next_wakeup(record.as_ref(), &self.0.policy, now);
-                // A pair that is due but was not presented would make the loop spin.
-                let held = report.error == Some(Reason::InDoubt);
-                let least = if held { Duration::from_secs(1) } else { Duration::from_millis(50) };
-                (next.0.max(now + least), next.1)
-            }
         }
     }
 

@@ -104,6 +104,10 @@ pub struct AuthFile<D: Disk> {
     sightings: Arc<Mutex<Sightings>>,
 }
 
+/// One content of an auth file, as far as its inode, length and date tell; or that there is no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark(Option<(u64, u64, i128)>);
+
 /// The paths that belong to one auth file, links followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Places {
@@ -158,9 +162,9 @@ impl<D: Disk> AuthFile<D> {
     }
 
     /// What identifies the file's present content to a look that only wants to know whether it changed.
-    pub fn mark(&self) -> Option<(u64, u64, i128)> {
-        let stat = self.disk.stat(&self.disk.resolve(&self.path).ok()?).ok()?;
-        Some((stat.inode, stat.len, stat.modified_nanos))
+    pub fn mark(&self) -> Mark {
+        let stat = self.disk.resolve(&self.path).and_then(|file| self.disk.stat(&file));
+        Mark(stat.ok().map(|stat| (stat.inode, stat.len, stat.modified_nanos)))
     }
 
     /// What a person should know about where the file lies; nothing is changed.

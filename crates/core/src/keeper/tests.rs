@@ -433,6 +433,31 @@ fn any_class() -> impl Strategy<Value = ReuseClass> {
     ]
 }
 
+#[test]
+fn what_a_look_came_to_says_when_the_next_one_is() {
+    let (policy, chain) = (policy(ReuseClass::Strict), record().chain);
+    let next = |now: i64, reason, error| {
+        let report = Report::new(&chain, Some(&record()), true, (reason, error), at(now));
+        let (next, why) = next_look(&report, Some(&record()), &policy, at(now));
+        (next.duration_since(at(now)).as_millis(), why)
+    };
+    let tick = TICK.as_millis() as i128;
+    let late = 2 * LIFE_SECS;
+    for (now, reason, error, wait, why) in [
+        (0, Reason::NotDue, None, tick, Reason::Tick),
+        (late, Reason::NotDue, None, 50, Reason::RenewAt),
+        (late, Reason::InDoubt, Some(Reason::InDoubt), 1_000, Reason::RenewAt),
+        (late, Reason::LeaseHeld, None, 2_000, Reason::LeaseHeld),
+        (late, Reason::VaultUnwritable, Some(Reason::VaultUnwritable), 5_000, Reason::BackOff),
+        (late, Reason::LockForeign, Some(Reason::LockForeign), 5_000, Reason::BackOff),
+        (late, Reason::TermsNotAccepted, Some(Reason::TermsNotAccepted), tick, Reason::Tick),
+        (late, Reason::TokenAbsent, Some(Reason::TokenAbsent), tick, Reason::Tick),
+        (late, Reason::GrantSpent, Some(Reason::GrantSpent), tick, Reason::Tick),
+    ] {
+        assert_eq!(next(now, reason, error), (wait, why), "{now} {reason} {error:?}");
+    }
+}
+
 /// A look at an attempt whose answer is still being read can do nothing: it must not be repeated at once.
 #[test]
 fn an_open_intent_is_looked_at_again_in_a_while() {

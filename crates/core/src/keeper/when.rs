@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{AGAIN_AFTER_FAULT, Policy, TICK};
+use super::{AGAIN_AFTER_FAULT, BUSY_AGAIN, Policy, Report, TICK};
 use crate::chain::{Kind, Record, Standing};
 use crate::provider::ReuseClass;
 use crate::reason::Reason;
@@ -34,6 +34,9 @@ pub enum Decision {
 
 /// How long a refusal of a provider that does not punish reuse waits for its confirmation.
 const CONFIRM_AFTER: Duration = Duration::from_secs(60);
+/// Two looks are so far apart at least, and so far where the first could not present a pair in doubt.
+const LEAST: Duration = Duration::from_millis(50);
+const LEAST_IN_DOUBT: Duration = Duration::from_secs(1);
 /// A strict provider's pair in doubt is presented again in this last part of the access token's life.
 const LAST_CHANCE: Duration = Duration::from_secs(600);
 
@@ -64,6 +67,32 @@ pub fn next_wakeup(record: Option<&Record>, policy: &Policy, now: Timestamp) -> 
         Some(due) if due.0 < tick.0 => due,
         Some(_) | None => tick,
     }
+}
+
+/// When to look next after a look that came to `report`, and why.
+pub fn next_look(
+    report: &Report,
+    record: Option<&Record>,
+    policy: &Policy,
+    now: Timestamp,
+) -> (Timestamp, Reason) {
+    if report.reason == Reason::LeaseHeld {
+        return (now + BUSY_AGAIN, Reason::LeaseHeld);
+    }
+    match report.error {
+        Some(Reason::TermsNotAccepted) => return (now + TICK, Reason::Tick),
+        Some(Reason::VaultUnwritable | Reason::LockForeign) => {
+            return (now + AGAIN_AFTER_FAULT, Reason::BackOff);
+        }
+        Some(_) | None => {}
+    }
+    // Nothing of the record is due while the vault has no pair to present.
+    let stuck =
+        matches!(report.error, Some(Reason::TokenAbsent | Reason::AuthFileMalformed | Reason::GrantSpent));
+    let (at, reason) = next_wakeup(record.filter(|_| !stuck), policy, now);
+    // A pair that is due but was not presented would make the loop spin.
+    let least = if report.error == Some(Reason::InDoubt) { LEAST_IN_DOUBT } else { LEAST };
+    (at.max(now + least), reason)
 }
 
 /// How long after `now` a pair whose intent is open may still be handed to the network: until the deadline, and where

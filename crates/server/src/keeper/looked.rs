@@ -7,6 +7,7 @@ use evergrant_core::keeper::Report;
 use evergrant_core::secret::Fingerprint;
 use evergrant_core::{ChainName, Reason};
 use evergrant_store::VaultError;
+use evergrant_store::authfile::Mark;
 use jiff::Timestamp;
 
 /// What a look found and did so far.
@@ -19,7 +20,7 @@ pub(super) struct Looked {
     pub(super) read: Option<Vec<u8>>,
     /// What identifies the file that was read, taken before the reading: an edit right after it is news. `None`:
     /// nothing was read under the lock.
-    pub(super) mark: Option<Option<(u64, u64, i128)>>,
+    pub(super) mark: Option<Mark>,
     /// The vault holds no grant.
     pub(super) absent: bool,
     pub(super) reason: Option<Reason>,

@@ -109,18 +109,14 @@ pub(super) fn settle_found<W: World>(
     keeper: &Keeper<W>,
     held: &Held<W::Disk>,
     remembered: Option<Record>,
-    in_memory: Option<&Receipt>,
+    mut in_memory: Option<&Receipt>,
     looked: &mut Looked,
 ) -> Result<Option<(Record, Grant)>, VaultError> {
     let behind = remembered.clone();
-    let mut outdated_known = false;
     for _ in 0..MOST_FINDINGS {
         looked.mark = Some(keeper.0.vault.mark());
         let mut files = held.read(&keeper.0.policy.profile, remembered.clone())?;
-        let lineage = files.found.record.as_ref().map(|record| record.lineage);
-        // Worked off once; it would be found again and again.
-        let outdated = |answer: &&Receipt| outdated_known && lineage > Some(answer.lineage);
-        if let Some(answer) = in_memory.filter(|answer| !outdated(answer)) {
+        if let Some(answer) = in_memory {
             files.found.receipts.retain(|receipt| receipt.attempt != answer.attempt);
             files.found.receipts.push(answer.clone());
         }
@@ -131,7 +127,10 @@ pub(super) fn settle_found<W: World>(
             FileFound::Missing | FileFound::Wiped | FileFound::Malformed(_) => None,
         };
         let finding = keeper::recover(&files.found);
-        outdated_known |= in_memory.map(|answer| Finding::Outdated(answer.attempt)) == Some(finding.clone());
+        if let Finding::Outdated(attempt) = finding {
+            // What is only in memory has no file that goes; it would be found again and again.
+            in_memory = in_memory.filter(|answer| answer.attempt != attempt);
+        }
         tracing::trace!(chain = %keeper.0.chain, ?finding, "found");
         let mut session = Session { keeper, held, files: &files, looked, rng: keeper.0.world.rng() };
         match session.work_off(finding)? {
