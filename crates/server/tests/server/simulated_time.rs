@@ -8,7 +8,7 @@ use std::time::Duration;
 use evergrant_core::Reason;
 use evergrant_core::keeper::{Answer, Look, Policy};
 use evergrant_core::provider::{ReuseClass, TokenRequest};
-use evergrant_server::{Keeper, World};
+use evergrant_server::{Keeper, Wake, World};
 use evergrant_standin::{Call, Engine, Fault, FaultTarget, LoginOptions, Rule, Settings, Transport};
 use evergrant_store::{MemoryState, OsDisk};
 use futures_channel::mpsc;
@@ -24,6 +24,8 @@ struct PausedWorld {
     engine: Arc<Mutex<Engine>>,
     state: MemoryState,
     begun: tokio::time::Instant,
+    /// Happens right after the next piece of work under the lock.
+    afterwards: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
 }
 
 const EPOCH_SECS: i64 = 1_800_000_000;
@@ -45,7 +47,11 @@ impl World for PausedWorld {
         tokio::spawn(task);
     }
     async fn offload<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        work()
+        let done = work();
+        if let Some(happens) = self.afterwards.lock().unwrap().take() {
+            happens();
+        }
+        done
     }
     async fn exchange(&self, request: TokenRequest) -> Answer {
         let mut headers: Vec<(&str, &str)> = Vec::new();
@@ -93,7 +99,12 @@ impl Simulated {
         let mut policy = policy(profile("http://127.0.0.1:1", &settings));
         change(&mut policy);
         let engine = Arc::new(Mutex::new(Engine::new(settings)));
-        let world = PausedWorld { engine, state: MemoryState::new(), begun: tokio::time::Instant::now() };
+        let world = PausedWorld {
+            engine,
+            state: MemoryState::new(),
+            begun: tokio::time::Instant::now(),
+            afterwards: Arc::default(),
+        };
         let login =
             world.engine.lock().unwrap().login(LoginOptions::default(), world.now(), &mut world.rng());
         scratch.write(&login.auth_file());
@@ -241,4 +252,26 @@ async fn retry_after_is_kept_and_a_lasting_429_is_a_block() {
     assert_eq!(simulated.keeper.last_report().unwrap().error, Some(Reason::ProviderBlocked));
     let asked = simulated.engine(|engine| engine.counters().exchanges);
     assert!(asked <= 1 + 8 * 6, "{asked} exchanges");
+}
+
+/// The edit falls between a look's reading and its end: what tells of it must not be taken for old news.
+#[tokio::test(start_paused = true)]
+async fn an_edit_right_behind_a_look_is_seen_at_once() {
+    let simulated = Simulated::new(settings(), |_| {});
+    let (wake, wakes) = mpsc::unbounded();
+    let (file, mut rng) = (simulated.scratch.file.clone(), SmallRng::seed_from_u64(1));
+    let mut engine = simulated.world.engine.lock().unwrap();
+    let login = engine.login(LoginOptions::default(), simulated.world.now(), &mut rng).auth_file();
+    drop(engine);
+    let tell = wake.clone();
+    *simulated.world.afterwards.lock().unwrap() = Some(Box::new(move || {
+        std::fs::write(&file, login.to_string()).unwrap();
+        tell.unbounded_send(Wake::FileChanged).unwrap();
+    }));
+    let keeper = simulated.keeper.clone();
+    let task = tokio::spawn(async move { keeper.run(wakes, wake).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let report = simulated.keeper.last_report().unwrap();
+    assert_eq!((report.lineage.unwrap().0, report.reason), (2, Reason::Adopted));
+    task.abort();
 }
