@@ -120,6 +120,15 @@ pub enum Sometimes {
 }
 
 impl Sometimes {
+    /// What only a lease brings about.
+    #[cfg(test)]
+    const OF_LEASES: [Self; 5] = [
+        Self::TakenOver,
+        Self::LeaseLost,
+        Self::LostAcknowledgement,
+        Self::ChainMovedBeforeCommit,
+        Self::WaitsForOtherMachine,
+    ];
     /// All of them.
     pub const ALL: [Self; 19] = [
         Self::DeadlineBeforeSending,
@@ -153,14 +162,18 @@ pub struct Config {
     pub class: Class,
     /// How many keepers, up to 3.
     pub keepers: usize,
-    /// Generations of a login, up to 4.
-    pub generations: u8,
-    /// Attempts, up to 5.
-    pub attempts: usize,
-    /// How old an access token grows: 1, its last part; 2, its end.
-    pub oldest: u8,
     /// What may go wrong.
     pub budget: Budget,
+}
+
+impl Config {
+    /// How old an access token grows: 1, its last part; 2, its end, for which another machine waits.
+    fn oldest(&self) -> u8 {
+        match self.vault {
+            Vault::AuthFile => 1,
+            Vault::Database => 2,
+        }
+    }
 }
 
 /// Something that must hold and does not.

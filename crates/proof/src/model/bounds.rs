@@ -30,9 +30,9 @@ pub fn full(faults: u8) -> Vec<Run> {
     for (vault, where_) in VAULTS {
         for (class, provider) in CLASSES {
             let faults = if vault == Vault::AuthFile || class == punishes { faults } else { less };
-            let two = bounds(vault, class, 2, Budget::anything(faults));
-            let three = Budget { total: 3, crashes: 1, lost: 2, ..Budget::default() };
-            let three = bounds(vault, class, 3, three);
+            let two = Config { vault, class, keepers: 2, budget: Budget::anything(faults) };
+            let budget = Budget { total: 3, crashes: 1, lost: 2, ..Budget::default() };
+            let three = Config { vault, class, keepers: 3, budget };
             runs.push(Run {
                 name: format!("{where_}, {provider}, 2 keepers, faults: {faults}"),
                 config: two,
@@ -41,7 +41,7 @@ pub fn full(faults: u8) -> Vec<Run> {
         }
         let faults = if vault == Vault::AuthFile { faults + 1 } else { faults };
         for (kinds, budget) in kinds(faults) {
-            let config = bounds(vault, punishes, 2, budget);
+            let config = Config { vault, class: punishes, keepers: 2, budget };
             runs.push(Run { name: format!("{where_}, strict, {kinds}, faults: {faults}"), config });
         }
     }
@@ -62,13 +62,4 @@ pub fn short() -> Vec<Run> {
     let mut runs = full(1);
     runs.retain(|run| run.config.keepers == 2 || run.config.class == Class::Strict { revokes: true });
     runs
-}
-
-fn bounds(vault: Vault, class: Class, keepers: usize, budget: Budget) -> Config {
-    let oldest = match vault {
-        Vault::AuthFile => 1,
-        // Another machine waits for the end of the access token.
-        Vault::Database => 2,
-    };
-    Config { vault, class, keepers, generations: 3, attempts: 4, oldest, budget }
 }

@@ -1,8 +1,10 @@
 //! Everything that is not a keeper: provider and network, people and programs that edit the file, crashes, pauses,
 //! and time.
 
+use super::bridge::Write;
+use super::keeper::seen;
 use super::state::{ANY, ATTEMPTS, Answer, At, Content, FAMILIES, Keeper, Net, Pair, Pairs, State};
-use super::{Break, Class, Model, Sometimes, Vault};
+use super::{Break, Budget, Class, Model, Sometimes, Vault, Violation};
 
 /// One thing that happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +67,7 @@ pub enum Action {
 }
 
 /// What may happen, with the state after it.
-pub(super) type Moves = Vec<(Action, Result<State, super::Violation>)>;
+pub(super) type Moves = Vec<(Action, Result<State, Violation>)>;
 
 impl Model {
     /// Everything that may happen next.
@@ -110,7 +112,7 @@ impl Model {
         s: &State,
         moves: &mut Moves,
         action: Action,
-        which: impl Fn(&mut super::Budget) -> &mut u8,
+        which: impl Fn(&mut Budget) -> &mut u8,
         with: impl FnOnce(&mut State),
     ) {
         let mut next = *s;
@@ -208,7 +210,7 @@ impl Model {
             |s| {
                 s.attempt_mut(attempt).late = true;
                 if at == At::Await(attempt) {
-                    self.rest(s, k, s.record.as_ref().map(super::keeper::seen));
+                    self.rest(s, k, s.record.as_ref().map(seen));
                 }
             },
         );
@@ -322,14 +324,11 @@ impl Model {
         let at = |is: fn(&At) -> bool| s.keepers.iter().any(|keeper| is(&keeper.at));
         let looked_at = at(|at| *at == At::Look);
         if let Some(record) = &s.record
-            && s.age(record.pair) < self.config.oldest
+            && s.age(record.pair) < self.config.oldest()
             && looked_at
         {
             let mut next = *s;
-            for pair in Pair::all().filter(|pair| given(s, *pair)) {
-                let age = &mut next.ages[usize::from(pair.0)];
-                *age = (*age + 1).min(self.config.oldest);
-            }
+            self.grow_older(&mut next);
             moves.push((Action::TimePasses, Ok(next)));
         }
         if self.config.class != Class::Grace {
@@ -353,6 +352,16 @@ impl Model {
         }
     }
 
+    pub(super) fn grow_older(&self, s: &mut State) {
+        for pair in Pair::all() {
+            if !given(s, pair) {
+                continue;
+            }
+            let age = &mut s.ages[usize::from(pair.0)];
+            *age = (*age + 1).min(self.config.oldest());
+        }
+    }
+
     /// A lease outlives its holder's deadline by more than any pause: who has checked its deadline has sent.
     fn lease_ends(&self, s: &State, k: usize, moves: &mut Moves) {
         let keeper = s.keepers[k];
@@ -366,7 +375,7 @@ impl Model {
                 s.attempt_mut(attempt).late = true;
             }
             if let At::Await(_) = keeper.at {
-                self.rest(s, k, s.record.as_ref().map(super::keeper::seen));
+                self.rest(s, k, s.record.as_ref().map(seen));
             }
             self.saw(Sometimes::TakenOver);
         };
@@ -416,7 +425,7 @@ impl Model {
         if let Content::Grant(pair) = s.file {
             let family = s.families[pair.family()];
             let usable = !family.revoked && usize::from(family.newest) == pair.generation();
-            if usable && family.newest + 1 < self.config.generations {
+            if usable && s.has_room(pair.family()) {
                 self.spend(
                     s,
                     moves,
@@ -445,9 +454,7 @@ impl Model {
                 |left| &mut left.imports,
                 |s| {
                     log_in(s, pair);
-                    let times = s.record.map_or((0, 0), |record| self.times(s, record.pair));
-                    let write = super::bridge::Write::TakeIn { pair, imported: true };
-                    s.record = self.bridge.write(s.record, times, write);
+                    self.write(s, Write::TakeIn { pair, imported: true });
                     s.ghost.received = Pairs::default();
                 },
             );

@@ -5,18 +5,18 @@ use std::collections::HashSet;
 use std::hash::BuildHasher;
 
 use super::search::Fast;
-use super::state::{ATTEMPTS, Answer, At, Content, Net, Pair, Rec, Receipt, Standing, State};
-use super::{Model, Vault, Violation};
+use super::state::{ATTEMPTS, Answer, At, Content, Net, Rec, Receipt, Standing, State};
+use super::{Budget, Model, Vault, Violation};
 
 /// Steps of good weather within which all must be well.
 const HEALS_WITHIN: usize = 400;
 
 impl Model {
-    /// L1 to L3: if nothing goes wrong any more, the chain is well soon, or there is a good reason why not.
+    /// L1 to L3; states that heal are remembered by a hash of 64 bits: if nothing goes wrong any more, the chain is well soon, or there is a good reason why not.
     pub(super) fn heals(&self, state: &State, healed: &mut HashSet<u64, Fast>) -> Result<(), Violation> {
         let hash = |s: &State| {
             let mut plain = *s;
-            plain.left = super::Budget::default();
+            plain.left = Budget::default();
             Fast::default().hash_one(plain)
         };
         let (mut s, mut on_the_way) = (*state, Vec::new());
@@ -41,12 +41,9 @@ impl Model {
                 continue;
             }
             let pair = s.record.map(|record| record.pair);
-            match pair.filter(|pair| s.age(*pair) < self.config.oldest) {
+            match pair.filter(|pair| s.age(*pair) < self.config.oldest()) {
                 Some(_) => {
-                    for pair in Pair::all() {
-                        let age = &mut s.ages[usize::from(pair.0)];
-                        *age = (*age + 1).min(self.config.oldest);
-                    }
+                    self.grow_older(&mut s);
                     s.families.iter_mut().for_each(|family| family.grace = 2);
                 }
                 None if self.excused(&s) => {
@@ -66,7 +63,7 @@ impl Model {
     }
 
     /// One whole look of the first keeper in good weather.
-    pub(super) fn calm_look(&self, mut s: State) -> Result<State, Violation> {
+    fn calm_look(&self, mut s: State) -> Result<State, Violation> {
         let dead = s.record.filter(|record| !s.access_lives(record.pair));
         s.keepers[0].refused = dead.map(|record| record.position());
         if s.holder != 0 {
@@ -83,7 +80,7 @@ impl Model {
         Err(Violation::new("L1 to L3", "a look does not end"))
     }
 
-    pub(super) fn well(&self, s: &State) -> bool {
+    fn well(&self, s: &State) -> bool {
         let Some(record) = &s.record else { return false };
         let in_vault = self.config.vault == Vault::Database || s.file == Content::Grant(record.pair);
         let family = s.families[record.pair.family()];
@@ -100,10 +97,9 @@ impl Model {
     }
 
     /// Why a chain may be not well for good: the operator's doing, the provider's word, or the bounds of the search.
-    pub(super) fn excused(&self, s: &State) -> bool {
+    fn excused(&self, s: &State) -> bool {
         let Some(record) = s.record else { return s.file == Content::Missing || s.file == Content::Garbage };
-        let no_room = s.families[record.pair.family()].newest + 1 >= self.config.generations
-            || usize::from(last_attempt(s, &record)) >= self.config.attempts;
+        let no_room = !s.has_room(record.pair.family()) || usize::from(last_attempt(s, &record)) >= ATTEMPTS;
         let spent = matches!(s.file, Content::Grant(pair) if s.replaced.has(pair) && pair != record.pair);
         let unusable = self.config.vault == Vault::AuthFile
             && (matches!(s.file, Content::Missing | Content::Garbage) || spent);
@@ -113,7 +109,7 @@ impl Model {
 
     /// Good weather: the one thing that happens next when nothing goes wrong any more and the first keeper runs.
     /// `None`: nothing is under way.
-    pub(super) fn calm(&self, s: &State) -> Option<Result<State, super::Violation>> {
+    fn calm(&self, s: &State) -> Option<Result<State, Violation>> {
         let mut next = *s;
         for number in 1..=ATTEMPTS as u8 {
             let of = *next.attempt(number);
@@ -150,13 +146,10 @@ impl Model {
     }
 
     /// Whether no receipt waits and no intent is open.
-    pub(super) fn nothing_open(&self, s: &State) -> bool {
+    fn nothing_open(&self, s: &State) -> bool {
         s.record.is_some_and(|record| {
             let waits = |receipt: &Receipt| match receipt {
-                Receipt::Answered(of, Answer::Tokens(_)) => {
-                    let of = s.attempt(*of);
-                    (of.lineage, of.generation) == record.position()
-                }
+                Receipt::Answered(of, Answer::Tokens(_)) => s.attempt(*of).presented == Some(record.pair),
                 Receipt::Answered(..) | Receipt::Reserved(_) | Receipt::Missing => false,
             };
             record.intent == 0 && !s.receipts.iter().any(waits)

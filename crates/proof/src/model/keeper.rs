@@ -113,7 +113,7 @@ impl Model {
                 Receipt::Answered(of, answer) => (of, Some(answer)),
             };
             let attempt = s.attempt(of);
-            if self.config.vault == Vault::Database && usize::from(attempt.by) != k + 1 {
+            if !self.in_reach(attempt, k) {
                 continue;
             }
             *filed = self.filed(attempt, of, answer);
@@ -151,7 +151,7 @@ impl Model {
     }
 
     fn verdict(&self, s: &State, k: usize) -> Verdict {
-        let mut facts = self.facts(s, k);
+        let facts = self.facts(s, k);
         let differs = match (facts.file, &facts.record) {
             (Content::Grant(pair), Some(record)) => record.pair != pair,
             (Content::Grant(_) | Content::Missing | Content::Garbage, _) => false,
@@ -160,11 +160,7 @@ impl Model {
             Some(Break::AdoptBeforeReceipts) if differs && !facts.replaced => return Verdict::Adopt,
             Some(Break::ReplacedAdopted) if facts.replaced => return Verdict::Adopt,
             Some(Break::StaleLineage) => {
-                if let (Some(record), Some(filed)) =
-                    (&mut facts.record, older_lineage(&facts.receipts, &s.record))
-                    && record.lineage > filed.lineage
-                    && s.keepers[k].read.is_some()
-                {
+                if let Some(filed) = older_lineage(&facts) {
                     return Verdict::Commit(filed.attempt);
                 }
             }
@@ -230,8 +226,7 @@ impl Model {
     /// An open intent without an answer. Its receipt may lie on another machine, which may come back with it.
     fn in_doubt(&self, s: &mut State, k: usize, known: Option<Seen>) -> Done {
         let Some(record) = s.record else { return Ok(()) };
-        let elsewhere = usize::from(s.attempt(record.intent).by) != k + 1;
-        let waits = self.config.vault == Vault::Database && elsewhere && s.age(record.pair) < 2;
+        let waits = !self.in_reach(s.attempt(record.intent), k) && s.age(record.pair) < 2;
         if waits && self.broken != Some(Break::OtherMachinePresents) {
             self.saw(Sometimes::WaitsForOtherMachine);
             return self.stop(s, k, known);
@@ -258,7 +253,7 @@ impl Model {
         }
         let times = self.times(s, record.pair);
         let why = self.bridge.decide(record, times, keeper.forced);
-        let has_room = s.families[record.pair.family()].newest + 1 < self.config.generations;
+        let has_room = s.has_room(record.pair.family());
         match why {
             Some(_) if has_room => s.keepers[k].at = At::Reserve,
             Some(_) | None => self.rest(s, k, known),
@@ -334,7 +329,8 @@ impl Model {
         Ok(())
     }
 
-    /// The record moves on; in a database this is the whole commit, where lineage and generation are unchanged.
+    /// The record moves on; in a database this is the whole commit, where the chain's pair is still the
+    /// one that was presented.
     fn books(&self, s: &mut State, k: usize, attempt: u8) -> Done {
         let of = *s.attempt(attempt);
         s.keepers[k].at = At::Look;
@@ -381,9 +377,8 @@ impl Model {
                 Receipt::Missing => continue,
                 Receipt::Reserved(of) | Receipt::Answered(of, _) => of,
             };
-            let elsewhere = self.config.vault == Vault::Database && usize::from(s.attempt(of).by) != k + 1;
             let being_read = s.attempt(of).reading && self.broken != Some(Break::PresentWhileRead);
-            if of != keep && !being_read && !elsewhere {
+            if of != keep && !being_read && self.in_reach(s.attempt(of), k) {
                 s.receipts[slot] = Receipt::Missing;
             }
         }
@@ -466,19 +461,17 @@ impl Model {
         if !older || self.broken == Some(Break::OlderSnapshot) {
             s.keepers[k].snapshot = Some(next);
         }
-        let backwards =
-            before.is_some_and(|seen| seen.position > next.position) && s.keepers[k].snapshot == Some(next);
-        if backwards {
+        if older && s.keepers[k].snapshot == Some(next) {
             return Err(Violation::new("I3", "readers see lineage and generation go backwards"));
         }
         Ok(())
     }
 }
 
-fn older_lineage(receipts: &[Option<Filed>; ATTEMPTS], record: &Option<Rec>) -> Option<Filed> {
-    let record = record.as_ref()?;
+fn older_lineage(facts: &Facts) -> Option<Filed> {
+    let record = facts.record?;
     let tokens = |filed: &&Filed| matches!(filed.answer, Some(Answer::Tokens(_)));
-    receipts.iter().flatten().filter(tokens).find(|filed| filed.lineage < record.lineage).copied()
+    facts.receipts.iter().flatten().filter(tokens).find(|filed| filed.lineage < record.lineage).copied()
 }
 
 pub(super) fn seen(record: &Rec) -> Seen {

@@ -50,7 +50,7 @@ impl Model {
         }
     }
 
-    pub(super) fn process_moves(&self, s: &State, number: u8, moves: &mut Moves) {
+    fn process_moves(&self, s: &State, number: u8, moves: &mut Moves) {
         let of = s.attempt(number);
         let reply = |s: &mut State, answer| {
             let of = s.attempt_mut(number);
@@ -98,6 +98,7 @@ impl Model {
     /// The provider's transaction for a presented pair.
     pub(super) fn provider(&self, s: &mut State, pair: Pair) -> Answer {
         let (index, generation) = (pair.family(), pair.generation() as u8);
+        let has_room = s.has_room(index);
         let family = &mut s.families[index];
         let newest = generation == family.newest;
         let in_grace = generation + 1 == family.newest && family.grace < 2;
@@ -106,7 +107,7 @@ impl Model {
             Class::Grace => newest || in_grace,
             Class::Strict { .. } => newest,
         };
-        if rotates && !family.revoked && family.newest + 1 >= self.config.generations {
+        if rotates && !family.revoked && !has_room {
             // Beyond the bounds of the search.
             return Answer::Unavailable;
         }

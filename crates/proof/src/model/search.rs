@@ -5,6 +5,7 @@ use std::fmt;
 
 use indexmap::IndexMap;
 
+use super::bridge::Write;
 use super::environment::{Action, Moves};
 use super::state::{Answer, At, Content, Pair, Rec, Receipt, State};
 use super::{Class, Model, Sometimes, Vault, Violation};
@@ -96,7 +97,7 @@ impl Model {
     fn first(&self) -> State {
         let mut state = State::first(self.config.budget);
         if self.config.vault == Vault::Database {
-            let write = super::bridge::Write::TakeIn { pair: Pair::new(0, 0), imported: true };
+            let write = Write::TakeIn { pair: Pair::new(0, 0), imported: true };
             state.record = self.bridge.write(None, (0, 0), write);
             state.file = Content::Missing;
         }

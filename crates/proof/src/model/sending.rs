@@ -1,7 +1,9 @@
 //! How a keeper of the model presents a pair, and keeps the answer.
 
 use super::bridge::Write;
-use super::state::{Answer, At, Attempt, Net, Receipt, Standing, State};
+use super::healing::last_attempt;
+use super::keeper::seen;
+use super::state::{ATTEMPTS, Answer, At, Attempt, Net, Pair, Receipt, Standing, State};
 use super::{Break, Class, Model, Sometimes, Vault, Violation};
 
 type Done = Result<(), Violation>;
@@ -46,9 +48,9 @@ impl Model {
 
     pub(super) fn reserve(&self, s: &mut State, k: usize) -> Done {
         let Some(record) = s.record else { return Ok(()) };
-        let last = super::healing::last_attempt(s, &record);
-        if usize::from(last) >= self.config.attempts {
-            self.rest(s, k, Some(super::keeper::seen(&record)));
+        let last = last_attempt(s, &record);
+        if usize::from(last) >= ATTEMPTS {
+            self.rest(s, k, Some(seen(&record)));
             return Ok(());
         }
         let attempt = last + 1;
@@ -101,64 +103,79 @@ impl Model {
     }
 
     /// I1, I2 and I5, at the moment of sending.
-    pub(super) fn may_send(&self, s: &State, k: usize, attempt: u8) -> Done {
+    fn may_send(&self, s: &State, k: usize, attempt: u8) -> Done {
         let of = s.attempt(attempt);
         let (Some(record), Some(pair)) = (s.record, of.presented) else {
             return Err(Violation::new("I2", "something is sent, and nothing is known of the chain"));
         };
-        let open = |other: &&Attempt| other.sent && other.net != Net::Quiet && other.reading && !other.late;
-        if s.attempts.iter().any(|other| open(&other)) {
-            return Err(Violation::new(
-                "I1",
-                "two exchanges are sent, unanswered and within their deadlines",
-            ));
+        let open = |other: &Attempt| other.sent && other.net != Net::Quiet && other.reading && !other.late;
+        if s.attempts.iter().any(open) {
+            let what = "two exchanges are sent, unanswered and within their deadlines";
+            return Err(Violation::new("I1", what));
         }
         let intended = record.intent == attempt && record.pair == pair;
-        if !intended && self.config.vault == Vault::AuthFile {
-            return Err(Violation::new("I2", format!("{pair:?} is sent before its intent is durable")));
-        }
-        if !intended && record.lineage == of.lineage {
-            return Err(Violation::new("I2", format!("{pair:?} is sent without being the chain's newest")));
-        }
-        // On a database a push and an older answer may come after the last look at the row: nothing can tell the sender.
+        self.is_newest(s, k, attempt, pair, intended)?;
+        // On a database a push and an older answer may come after the last look at the row: nothing can tell.
         if s.ghost.replaced.has(pair) && intended {
             return Err(Violation::new("I5", format!("{pair:?} is known to be spent, and is presented")));
         }
-        let spent_by = |of: &u8| s.attempt(*of).presented == Some(pair);
-        let answered = s.receipts.iter().any(|receipt| {
-            matches!(receipt, Receipt::Answered(of, Answer::Tokens(_)) if spent_by(of)
-                && (self.config.vault == Vault::AuthFile
-                    || usize::from(s.attempt(*of).by) == k + 1
-                    || s.age(pair) < 2))
-        });
-        if answered && self.config.class != Class::None {
+        self.may_present_again(s, k, attempt, pair)
+    }
+
+    /// I2.
+    fn is_newest(&self, s: &State, k: usize, attempt: u8, pair: Pair, intended: bool) -> Done {
+        let same_lineage = s.record.is_some_and(|record| record.lineage == s.attempt(attempt).lineage);
+        if !intended && self.config.vault == Vault::AuthFile {
+            return Err(Violation::new("I2", format!("{pair:?} is sent before its intent is durable")));
+        }
+        if !intended && same_lineage {
+            return Err(Violation::new("I2", format!("{pair:?} is sent without being the chain's newest")));
+        }
+        let answers = |receipt: &Receipt| match receipt {
+            // Another machine's is asked for until the access token has ended.
+            Receipt::Answered(of, Answer::Tokens(_)) => {
+                let of = s.attempt(*of);
+                of.presented == Some(pair) && (self.in_reach(of, k) || s.age(pair) < 2)
+            }
+            Receipt::Answered(..) | Receipt::Reserved(_) | Receipt::Missing => false,
+        };
+        if s.receipts.iter().any(answers) && self.config.class != Class::None {
             return Err(Violation::new("I2", format!("{pair:?} is sent though a receipt has its successor")));
         }
-        let mut others = s.attempts.iter().enumerate().filter(|(index, _)| index + 1 != usize::from(attempt));
-        let read = |other: &Attempt| {
-            let in_reach = self.config.vault == Vault::AuthFile || usize::from(other.by) == k + 1;
-            other.reading && other.sent && other.presented == Some(pair) && in_reach
+        Ok(())
+    }
+
+    /// I5.
+    fn may_present_again(&self, s: &State, k: usize, attempt: u8, pair: Pair) -> Done {
+        let earlier = |(index, other): &(usize, &Attempt)| {
+            index + 1 != usize::from(attempt) && other.sent && other.presented == Some(pair)
         };
-        if others.any(|(_, other)| read(other)) {
-            return Err(Violation::new(
-                "I5",
-                format!("{pair:?} is presented while its first answer is still being read"),
-            ));
+        let earlier = || s.attempts.iter().enumerate().filter(earlier).map(|(_, other)| other);
+        if earlier().any(|other| other.reading && self.in_reach(other, k)) {
+            let what = format!("{pair:?} is presented while its first answer is still being read");
+            return Err(Violation::new("I5", what));
         }
-        let uncertain = |other: &&Attempt| other.sent && !other.unspent && other.presented == Some(pair);
-        let uncertain = s.attempts.iter().filter(uncertain).count();
-        let nothing_to_lose = s.age(pair) >= 1 || record.access_refused;
+        let uncertain = earlier().filter(|other| !other.unspent).count();
+        if uncertain == 0 {
+            return Ok(());
+        }
+        self.saw(Sometimes::PresentedAgain);
+        let access_refused = s.record.is_some_and(|record| record.access_refused);
+        let nothing_to_lose = s.age(pair) >= 1 || access_refused;
+        let in_grace = uncertain == 1 && s.families[pair.family()].grace < 2;
         let allowed = match self.config.class {
             Class::None => true,
-            Class::Grace => nothing_to_lose || uncertain == 1 && s.families[pair.family()].grace < 2,
+            Class::Grace => nothing_to_lose || in_grace,
             Class::Strict { .. } => nothing_to_lose,
         };
-        if uncertain > 0 {
-            self.saw(Sometimes::PresentedAgain);
+        if allowed {
+            return Ok(());
         }
-        if uncertain > 0 && !allowed {
-            return Err(Violation::new("I5", format!("{pair:?} may be spent, and is presented again")));
-        }
-        Ok(())
+        Err(Violation::new("I5", format!("{pair:?} may be spent, and is presented again")))
+    }
+
+    /// Whether a keeper's own disk has the receipt of an attempt.
+    pub(super) fn in_reach(&self, of: &Attempt, k: usize) -> bool {
+        self.config.vault == Vault::AuthFile || usize::from(of.by) == k + 1
     }
 }

@@ -8,9 +8,9 @@ use evergrant_core::keeper::{Look, Swap};
 /// Logins at the provider, the first one included.
 pub(super) const FAMILIES: usize = 3;
 /// Pairs of one login: generation 0 is the login's own.
-pub(super) const GENERATIONS: usize = 4;
+pub(super) const GENERATIONS: usize = 3;
 /// Attempts, of which each has its receipt.
-pub(super) const ATTEMPTS: usize = 5;
+pub(super) const ATTEMPTS: usize = 4;
 /// Keepers.
 pub(super) const KEEPERS: usize = 3;
 
@@ -473,6 +473,11 @@ impl State {
 
     pub(super) fn attempt_mut(&mut self, number: u8) -> &mut Attempt {
         &mut self.attempts[usize::from(number) - 1]
+    }
+
+    /// Whether one more generation of a login is within the bounds.
+    pub(super) fn has_room(&self, family: usize) -> bool {
+        usize::from(self.families[family].newest) + 1 < GENERATIONS
     }
 
     pub(super) fn age(&self, pair: Pair) -> u8 {
