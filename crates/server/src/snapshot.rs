@@ -63,11 +63,6 @@ impl Snapshots {
         }
     }
 
-    /// Forgets a chain, and with it how far its readers are.
-    pub fn forget(&self, chain: &ChainName) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(chain);
-    }
-
     /// The chain's access token.
     pub fn current(&self, chain: &ChainName) -> Option<Current> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(chain).cloned()

@@ -230,9 +230,12 @@ impl Sim {
     /// A reader of this machine looks.
     fn read_snapshot(&mut self, index: usize) {
         let machine = &mut self.machines[index];
-        let Some(current) = machine.snapshots.current(&self.chain) else { return };
+        let Some(mut current) = machine.snapshots.current(&self.chain) else { return };
         if self.lie == Some(Lie::OlderSnapshot) {
-            machine.snapshots.forget(&self.chain);
+            // Whatever the look says that came to its end last.
+            let report = machine.keeper.last_report();
+            let position = report.and_then(|report| report.lineage.zip(report.generation));
+            current.position = position.unwrap_or(current.position);
         }
         if machine.seen == Some(current.position) {
             return;
