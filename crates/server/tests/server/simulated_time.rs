@@ -25,8 +25,10 @@ struct PausedWorld {
     state: MemoryState,
     begun: tokio::time::Instant,
     /// Happens right after the next piece of work under the lock.
-    afterwards: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    afterwards: Arc<Mutex<Option<Happening>>>,
 }
+
+type Happening = Box<dyn FnOnce() + Send>;
 
 const EPOCH_SECS: i64 = 1_800_000_000;
 
@@ -260,9 +262,8 @@ async fn an_edit_right_behind_a_look_is_seen_at_once() {
     let simulated = Simulated::new(settings(), |_| {});
     let (wake, wakes) = mpsc::unbounded();
     let (file, mut rng) = (simulated.scratch.file.clone(), SmallRng::seed_from_u64(1));
-    let mut engine = simulated.world.engine.lock().unwrap();
-    let login = engine.login(LoginOptions::default(), simulated.world.now(), &mut rng).auth_file();
-    drop(engine);
+    let now = simulated.world.now();
+    let login = simulated.engine(|engine| engine.login(LoginOptions::default(), now, &mut rng).auth_file());
     let tell = wake.clone();
     *simulated.world.afterwards.lock().unwrap() = Some(Box::new(move || {
         std::fs::write(&file, login.to_string()).unwrap();
