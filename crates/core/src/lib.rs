@@ -6,6 +6,7 @@
 pub mod authfile;
 pub mod chain;
 pub mod event;
+pub mod gateway;
 pub mod grant;
 pub mod keeper;
 pub mod probe;

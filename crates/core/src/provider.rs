@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::gateway::{AnswerRule, ContentType, ErrorShape, Injection, Meaning, PathRule, Rules};
 use crate::grant::Grant;
 use crate::secret::{ClientSecret, RefreshToken};
 
@@ -26,6 +27,23 @@ mod claude {
     pub(super) const MESSAGES: &str = "/v1/messages";
     pub(super) const SMALLEST_MODEL: &str = "claude-haiku-4-5";
     pub(super) const TERMS: &str = "https://code.claude.com/docs/en/legal-and-compliance";
+    pub(super) const ROUTE: &str = "/v1/anthropic";
+    pub(super) const API_KEY_HEADER: &str = "x-api-key";
+    pub(super) const CLIENT_VARIABLE: &str = "ANTHROPIC_API_KEY";
+    /// Method, path, whether what lies below belongs to it, the longest body in MiB.
+    pub(super) const PATHS: [(Option<&str>, &str, bool, u64); 7] = [
+        (None, "/v1/messages/count_tokens", false, 32),
+        (None, "/v1/messages/batches", true, 256),
+        (None, "/v1/messages", false, 32),
+        (None, "/v1/models", true, 32),
+        (None, "/v1/files", true, 500),
+        (Some("HEAD"), "/api/hello", false, 0),
+        (Some("HEAD"), "/", false, 0),
+    ];
+    /// What the body of an answer says of the source, in lower case; without words: the status says it.
+    pub(super) const REVOKED: [&str; 1] = ["revoked"];
+    pub(super) const ORGANIZATION_OR_SCOPE: [&str; 2] = ["organization", "scope"];
+    pub(super) const CREDENTIAL_OR_POOL: [&str; 2] = ["this credential", "extra usage"];
 }
 
 /// What a provider does when a spent refresh token is presented again (SPEC §3).
@@ -104,6 +122,8 @@ pub struct Profile {
     pub client_locks: bool,
     /// Where the terms stand that the operator has to accept before this provider's logins are used.
     pub terms: Option<String>,
+    /// How the gateway forwards to it; `None`: it does not.
+    pub gateway: Option<Rules>,
 }
 
 impl Profile {
@@ -130,6 +150,7 @@ impl Profile {
             probe_scope_reason: Some(claude::PROBE_SCOPE_REASON.into()),
             client_locks: true,
             terms: Some(claude::TERMS.into()),
+            gateway: Some(claude_gateway()),
         }
     }
 
@@ -215,6 +236,41 @@ impl Profile {
             ReuseClass::Grace { secs } => Some(Duration::from_secs(secs.into())),
             ReuseClass::Strict | ReuseClass::None => None,
         }
+    }
+}
+
+fn claude_gateway() -> Rules {
+    let path = |(method, path, below, limit_mib): (Option<&str>, &str, bool, u64)| PathRule {
+        method: method.map(str::to_owned),
+        path: path.to_owned(),
+        below,
+        body_limit: limit_mib << 20,
+        content_type: path.starts_with(claude::MESSAGES).then(|| ContentType("application/json".into())),
+    };
+    let answer = |status, says: &[&str], meaning| AnswerRule {
+        status,
+        says: says.iter().map(|said| (*said).to_owned()).collect(),
+        meaning,
+    };
+    Rules {
+        route: claude::ROUTE.into(),
+        paths: claude::PATHS.into_iter().map(path).collect(),
+        oauth: Injection {
+            header: "authorization".into(),
+            before: "Bearer ".into(),
+            append: Some((claude::CAPABILITY_HEADER.into(), claude::CAPABILITY.into())),
+        },
+        api_key: Injection { header: claude::API_KEY_HEADER.into(), before: String::new(), append: None },
+        defaults: vec![(claude::VERSION_HEADER.into(), claude::VERSION.into())],
+        errors: ErrorShape::TypedObject,
+        answers: vec![
+            answer(401, &[], Meaning::TokenRefused),
+            answer(403, &claude::REVOKED, Meaning::TokenRefused),
+            answer(403, &claude::ORGANIZATION_OR_SCOPE, Meaning::GrantRefused),
+            answer(400, &claude::CREDENTIAL_OR_POOL, Meaning::GrantRefused),
+            answer(429, &[], Meaning::RateLimited),
+        ],
+        client_variable: claude::CLIENT_VARIABLE.into(),
     }
 }
 

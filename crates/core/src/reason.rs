@@ -130,6 +130,42 @@ reasons! {
     /// A refusal is confirmed once, where the provider does not punish reuse.
     Confirmation = "confirmation",
 
+    // The gateway.
+    /// The chain has no live access token, and no fallback key may serve.
+    NoSource = "no_source",
+    /// The day's requests for the fallback key are used up.
+    FallbackUsedUp = "fallback_used_up",
+    /// A share of the day's requests for the fallback key is used up.
+    FallbackBudget = "fallback_budget",
+    /// The fallback key served a request.
+    GatewayUsingFallbackKey = "gateway_using_fallback_key",
+    /// The daily free call proved that the fallback key works.
+    FallbackKeyOk = "fallback_key_ok",
+    /// The provider refuses the fallback key.
+    FallbackKeyRefused = "fallback_key_refused",
+    /// The access token is accepted, but the grant may not do what was asked.
+    GrantRefused = "grant_refused",
+    /// A provider's token or key was presented where a caller key of Evergrant belongs.
+    ProviderTokenPresented = "provider_token_presented",
+    /// The path is not one that is forwarded.
+    NotForwarded = "not_forwarded",
+    /// The request is not HTTP as one may pass it on.
+    BadRequest = "bad_request",
+    /// The request is larger than this path takes.
+    RequestTooLarge = "request_too_large",
+    /// The client was too slow.
+    SlowClient = "slow_client",
+    /// No connection to the provider.
+    UpstreamUnreachable = "upstream_unreachable",
+    /// The provider closed the connection without a whole answer.
+    UpstreamClosed = "upstream_closed",
+    /// The provider's answer is not HTTP as one may pass it on.
+    UpstreamMalformed = "upstream_malformed",
+    /// The provider did not answer in time.
+    UpstreamTimeout = "upstream_timeout",
+    /// The client went away.
+    ClientGone = "client_gone",
+
     // Configuration.
     /// The configuration was read again.
     ConfigReloaded = "config_reloaded",

@@ -143,6 +143,7 @@ fn blank(
         probe_scope_reason: None,
         client_locks: false,
         terms: None,
+        gateway: None,
     })
 }
 
