@@ -16,4 +16,4 @@ pub mod secret;
 
 pub use chain::{AttemptId, ChainName, Epoch, Generation, Lineage};
 pub use reason::Reason;
-pub use secret::{AccessToken, Fingerprint, RefreshToken};
+pub use secret::{AccessToken, ApiKey, Fingerprint, RefreshToken};

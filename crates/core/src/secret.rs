@@ -91,6 +91,11 @@ secret! {
     ClientSecret
 }
 
+secret! {
+    /// What the API takes in place of an access token: it does not end, and costs by use.
+    ApiKey
+}
+
 /// First 16 hex digits of the SHA-256 of a token: identifies a pair without revealing it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -2,8 +2,11 @@
 //! handed to a connection from what was (SPEC §3, §4 step 5).
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
@@ -15,14 +18,18 @@ use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 use url::Url;
 
 /// What every request of ours says of itself (SPEC §14).
 pub const USER_AGENT: &str = concat!("evergrant/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// IPv4 is tried too when IPv6 has not connected by then.
+const HAPPY_EYEBALLS: Duration = Duration::from_millis(250);
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Answers are read so far at most, in bytes.
 const MAX_BODY: usize = 256 * 1024;
 
@@ -81,8 +88,46 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+/// A connection to a server, with TLS or without.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain.
+    Plain(TcpStream),
+    /// With TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
 
 impl HttpClient {
     /// Trusts Mozilla's roots and those in `ca_file`; `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`
@@ -146,13 +191,26 @@ impl HttpClient {
         Ok(read(response).await)
     }
 
+    /// A connection to the server of `url`, through a proxy where one is set, within `timeout`.
+    pub async fn open(&self, url: &Url, timeout: Duration) -> Result<Stream, String> {
+        let uri: Uri = url.as_str().parse().map_err(|error| format!("{url} is no URL: {error}"))?;
+        match tokio::time::timeout(timeout, self.connect(url, &uri)).await {
+            Ok(Ok((stream, None))) => Ok(stream),
+            Ok(Ok((_, Some(_)))) => Err(format!("{} is plain HTTP, and not for a proxy", host(url))),
+            Ok(Err(why)) => Err(why),
+            Err(_) => Err(format!("no connection to {} within {} s", host(url), timeout.as_secs())),
+        }
+    }
+
     /// A stream to the host, through a proxy where one is set; for plain HTTP through a proxy also what the
     /// proxy wants for authorization.
-    async fn connect(&self, url: &Url, uri: &Uri) -> Result<(Box<dyn Stream>, Option<ViaProxy>), String> {
+    async fn connect(&self, url: &Url, uri: &Uri) -> Result<(Stream, Option<ViaProxy>), String> {
         let secure = url.scheme() == "https";
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
+        connector.set_keepalive(Some(KEEPALIVE));
+        connector.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
         let failed =
             |error: &dyn std::error::Error| format!("no connection to {}: {}", host(url), describe(error));
         let proxy = if is_loopback(url) { None } else { self.proxies.intercept(uri) };
@@ -172,13 +230,13 @@ impl HttpClient {
         };
         let tcp: TcpStream = tcp.into_inner();
         if !secure {
-            return Ok((Box::new(tcp), via));
+            return Ok((Stream::Plain(tcp), via));
         }
         let name = ServerName::try_from(url.host_str().unwrap_or_default().to_owned());
         let name = name.map_err(|_| format!("{} is no host name", host(url)))?;
         let tls = tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, tcp).await;
         let tls = tls.map_err(|error| format!("no TLS connection to {}: {error}", host(url)))?;
-        Ok((Box::new(tls), None))
+        Ok((Stream::Tls(Box::new(tls)), None))
     }
 }
 
@@ -236,7 +294,7 @@ async fn read(response: ::http::Response<hyper::body::Incoming>) -> Reply {
 }
 
 /// The authority for the `Host` header and for messages.
-fn host(url: &Url) -> String {
+pub(crate) fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

@@ -1,10 +1,12 @@
 //! What Evergrant does: the keeper, the probe, and what they need of the network and the clock.
 
 pub mod admin;
+pub mod gateway;
 pub mod http;
 pub mod keeper;
 pub mod metrics;
 pub mod probe;
+pub mod published;
 pub mod snapshot;
 pub mod token;
 pub mod tokio_world;

@@ -29,7 +29,7 @@ struct WithReason {
 
 /// A chain's name or a reason: both come from closed sets, so that nobody can flood the labels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Label(String);
+pub(crate) struct Label(String);
 
 impl EncodeLabelValue for Label {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
@@ -40,6 +40,12 @@ impl EncodeLabelValue for Label {
 impl From<&ChainName> for Label {
     fn from(chain: &ChainName) -> Self {
         Self(chain.as_str().to_owned())
+    }
+}
+
+impl From<&str> for Label {
+    fn from(word: &str) -> Self {
+        Self(word.to_owned())
     }
 }
 
@@ -119,6 +125,11 @@ fn register(families: &Families) {
 }
 
 impl Metrics {
+    /// For a part that brings families of its own.
+    pub(crate) fn register(&self, with: impl FnOnce(&mut Registry)) {
+        with(&mut self.0.registry.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Counts a look and takes over what it found.
     pub fn looked(&self, report: &Report) {
         let chain = || OfChain { chain: (&report.chain).into() };

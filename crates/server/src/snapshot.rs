@@ -2,12 +2,14 @@
 //! (SPEC §4 step 8).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use evergrant_core::chain::Record;
 use evergrant_core::grant::Grant;
 use evergrant_core::{AccessToken, ChainName, Generation, Lineage};
 use jiff::Timestamp;
+
+use crate::published::Published;
 
 /// The access token of one generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +35,11 @@ impl Current {
 
 /// The snapshots of all chains.
 #[derive(Debug, Clone, Default)]
-pub struct Snapshots(Arc<RwLock<BTreeMap<ChainName, Current>>>);
+pub struct Snapshots(Arc<Published<BTreeMap<ChainName, Current>>>);
 
 impl Snapshots {
     /// Publishes a chain's access token, unless a newer one is published already. Says whether it was taken.
     pub fn publish(&self, record: &Record, grant: &Grant) -> bool {
-        let mut chains = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let next = Current {
             position: record.position(),
             access: grant.access.clone(),
@@ -46,25 +47,42 @@ impl Snapshots {
             refused: record.access_refused,
             present: true,
         };
-        match chains.get(&record.chain) {
-            Some(current) if current.position > next.position => false,
-            Some(_) | None => {
-                chains.insert(record.chain.clone(), next);
-                true
+        self.put(&record.chain, next)
+    }
+
+    /// The same for an access token that no record stands behind.
+    pub fn put(&self, chain: &ChainName, next: Current) -> bool {
+        let mut taken = true;
+        self.0.replace(|chains| {
+            let current = chains.get(chain);
+            taken = current.is_none_or(|current| current.position <= next.position);
+            if !taken || current == Some(&next) {
+                return None;
             }
-        }
+            let mut chains = chains.clone();
+            chains.insert(chain.clone(), next);
+            Some(chains)
+        });
+        taken
     }
 
     /// Notes that the vault holds no grant any more.
     pub fn withdraw(&self, chain: &ChainName) {
-        let mut chains = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(current) = chains.get_mut(chain) {
-            current.present = false;
-        }
+        self.0.replace(|chains| {
+            chains.get(chain).filter(|current| current.present)?;
+            let mut chains = chains.clone();
+            chains.get_mut(chain)?.present = false;
+            Some(chains)
+        });
     }
 
     /// The chain's access token.
     pub fn current(&self, chain: &ChainName) -> Option<Current> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(chain).cloned()
+        self.0.current().get(chain).cloned()
+    }
+
+    /// For readers that look at every request.
+    pub(crate) fn published(&self) -> &Published<BTreeMap<ChainName, Current>> {
+        &self.0
     }
 }

@@ -1,0 +1,10 @@
+//! HTTP/1.1 as bytes: heads, framing, chunks and trailers (RFC 9112). Pure functions over what has arrived; nothing
+//! here reads or writes. Stricter than the RFC wherever two readers might split a message differently.
+
+mod chunked;
+mod head;
+
+pub use chunked::{BadChunk, Chunked, Scanned};
+pub use head::{
+    BadHead, Framing, MAX_HEAD, MAX_HEADERS, Request, Response, Version, parse_request, parse_response,
+};

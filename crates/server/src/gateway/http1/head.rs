@@ -1,0 +1,284 @@
+//! Heads: request and status lines, header fields, and how the body behind them is framed.
+
+use httparse::Header;
+
+/// The longest head, in bytes.
+pub const MAX_HEAD: usize = 64 * 1024;
+/// The most header fields.
+pub const MAX_HEADERS: usize = 128;
+
+/// HTTP/1.0 or HTTP/1.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// 1.0.
+    Http10,
+    /// 1.1.
+    Http11,
+}
+
+/// How a body is delimited (RFC 9112 §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+    /// Whatever comes until the connection closes; answers only.
+    UntilClose,
+}
+
+/// A head that is not passed on, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadHead {
+    /// It is not HTTP.
+    #[error("this is not HTTP/1.1: {0}")]
+    Syntax(&'static str),
+    /// Only 1.0 and 1.1 are spoken here.
+    #[error("only HTTP/1.0, HTTP/1.1 and HTTP/2 are spoken here")]
+    Version,
+    /// Longer than [`MAX_HEAD`], or more than [`MAX_HEADERS`] fields.
+    #[error("the request's head is longer than 64 KiB or has more than 128 fields")]
+    TooLarge,
+    /// Two readers might find different ends of it.
+    #[error("the end of the message is not clear: {0}")]
+    Framing(&'static str),
+    /// The target is not a path.
+    #[error("the request target must be a path that begins with a single '/'")]
+    Target,
+    /// RFC 9112 §3.2.
+    #[error("a request has exactly one host field")]
+    Host,
+    /// An expectation other than `100-continue`.
+    #[error("the only expectation that can be met is 100-continue")]
+    Expectation,
+}
+
+/// A request's head. It borrows from the bytes that were read.
+#[derive(Debug)]
+pub struct Request<'h, 'b> {
+    /// The method.
+    pub method: &'b str,
+    /// Path and query.
+    pub target: &'b str,
+    /// The version.
+    pub version: Version,
+    /// The header fields, as received.
+    pub headers: &'h [Header<'b>],
+    /// How its body is delimited.
+    pub framing: Framing,
+    /// The connection may be used for another request.
+    pub keep_alive: bool,
+    /// It waits for `100 Continue`.
+    pub expects_continue: bool,
+    /// Length of the head in bytes.
+    pub len: usize,
+}
+
+/// An answer's head. It borrows from the bytes that were read.
+#[derive(Debug)]
+pub struct Response<'h, 'b> {
+    /// The status.
+    pub status: u16,
+    /// The text behind it.
+    pub reason: &'b str,
+    /// The version.
+    pub version: Version,
+    /// The header fields, as received.
+    pub headers: &'h [Header<'b>],
+    /// How its body is delimited.
+    pub framing: Framing,
+    /// The connection may be used for another request.
+    pub keep_alive: bool,
+    /// Length of the head in bytes.
+    pub len: usize,
+}
+
+/// Parses a request's head; `None`: it is not whole yet.
+pub fn parse_request<'h, 'b>(
+    bytes: &'b [u8],
+    room: &'h mut [Header<'b>],
+) -> Result<Option<Request<'h, 'b>>, BadHead> {
+    let mut request = httparse::Request::new(room);
+    let Some(len) = whole(request.parse(bytes), bytes)? else {
+        return Ok(None);
+    };
+    let httparse::Request { method: Some(method), path: Some(target), version: Some(version), headers } = request
+    else {
+        return Err(BadHead::Syntax("the request line is not whole"));
+    };
+    let version = if version == 1 { Version::Http11 } else { Version::Http10 };
+    if !target.starts_with('/') || target.starts_with("//") || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(BadHead::Target);
+    }
+    let mut hosts = 0;
+    let mut expects_continue = false;
+    let fields = Fields::read(headers, |header| {
+        if header.name.eq_ignore_ascii_case("host") {
+            hosts += 1;
+        } else if header.name.eq_ignore_ascii_case("expect") {
+            if !header.value.eq_ignore_ascii_case(b"100-continue") {
+                return Err(BadHead::Expectation);
+            }
+            expects_continue = version == Version::Http11;
+        }
+        Ok(())
+    })?;
+    if hosts > 1 || (hosts == 0 && version == Version::Http11) {
+        return Err(BadHead::Host);
+    }
+    if fields.chunked && version == Version::Http10 {
+        return Err(BadHead::Framing("transfer-encoding in HTTP/1.0"));
+    }
+    let framing = match (fields.chunked, fields.length) {
+        (true, _) => Framing::Chunked,
+        (false, Some(0) | None) => Framing::None,
+        (false, Some(length)) => Framing::Length(length),
+    };
+    let keep_alive = fields.keeps_alive(version);
+    Ok(Some(Request { method, target, version, headers, framing, keep_alive, expects_continue, len }))
+}
+
+/// Parses an answer's head; `None`: it is not whole yet. `to_head`: the request was `HEAD`, so no body follows.
+pub fn parse_response<'h, 'b>(
+    bytes: &'b [u8],
+    room: &'h mut [Header<'b>],
+    to_head: bool,
+) -> Result<Option<Response<'h, 'b>>, BadHead> {
+    let mut response = httparse::Response::new(room);
+    let Some(len) = whole(response.parse(bytes), bytes)? else {
+        return Ok(None);
+    };
+    let httparse::Response { version: Some(version), code: Some(status), reason, headers } = response else {
+        return Err(BadHead::Syntax("the status line is not whole"));
+    };
+    if status < 100 {
+        return Err(BadHead::Syntax("a status has three digits, the first from 1 to 9"));
+    }
+    let version = if version == 1 { Version::Http11 } else { Version::Http10 };
+    let fields = Fields::read(headers, |_| Ok(()))?;
+    let bodiless = to_head || matches!(status, 100..=199 | 204 | 304);
+    if fields.chunked && version == Version::Http10 {
+        return Err(BadHead::Framing("transfer-encoding in HTTP/1.0"));
+    }
+    let framing = match (bodiless, fields.chunked, fields.length) {
+        (true, _, _) | (false, false, Some(0)) => Framing::None,
+        (false, true, _) => Framing::Chunked,
+        (false, false, Some(length)) => Framing::Length(length),
+        (false, false, None) => Framing::UntilClose,
+    };
+    let keep_alive = fields.keeps_alive(version) && framing != Framing::UntilClose;
+    let reason = reason.unwrap_or_default();
+    Ok(Some(Response { status, reason, version, headers, framing, keep_alive, len }))
+}
+
+fn whole(
+    parsed: Result<httparse::Status<usize>, httparse::Error>,
+    bytes: &[u8],
+) -> Result<Option<usize>, BadHead> {
+    match parsed {
+        Ok(httparse::Status::Complete(len)) if len > MAX_HEAD => Err(BadHead::TooLarge),
+        Ok(httparse::Status::Complete(len)) => {
+            strict_lines(&bytes[..len])?;
+            Ok(Some(len))
+        }
+        Ok(httparse::Status::Partial) if bytes.len() >= MAX_HEAD => Err(BadHead::TooLarge),
+        Ok(httparse::Status::Partial) => Ok(None),
+        Err(error) => Err(match error {
+            httparse::Error::TooManyHeaders => BadHead::TooLarge,
+            httparse::Error::Version => BadHead::Version,
+            httparse::Error::HeaderName => BadHead::Syntax("a header field's name"),
+            httparse::Error::HeaderValue => BadHead::Syntax("a header field's value"),
+            httparse::Error::NewLine => BadHead::Syntax("a line's end"),
+            httparse::Error::Status => BadHead::Syntax("the status line"),
+            httparse::Error::Token => BadHead::Syntax("the request line"),
+        }),
+    }
+}
+
+/// Every line ends with CR LF, and neither stands anywhere else; no empty line before the first.
+fn strict_lines(head: &[u8]) -> Result<(), BadHead> {
+    if head.first().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
+        return Err(BadHead::Syntax("an empty line before the first"));
+    }
+    let ends = memchr::memchr_iter(b'\n', head);
+    let mut lines = 0;
+    for end in ends {
+        if end == 0 || head[end - 1] != b'\r' {
+            return Err(BadHead::Syntax("a line that ends without CR"));
+        }
+        lines += 1;
+    }
+    if memchr::memchr_iter(b'\r', head).count() != lines {
+        return Err(BadHead::Syntax("a CR that ends no line"));
+    }
+    Ok(())
+}
+
+/// What the fields say about framing and the connection.
+#[derive(Default)]
+struct Fields {
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Fields {
+    fn read<'b>(
+        headers: &[Header<'b>],
+        mut other: impl FnMut(&Header<'b>) -> Result<(), BadHead>,
+    ) -> Result<Self, BadHead> {
+        let mut fields = Self::default();
+        for header in headers {
+            match header.name.len() {
+                14 if header.name.eq_ignore_ascii_case("content-length") => {
+                    if fields.length.is_some() {
+                        return Err(BadHead::Framing("content-length stands twice"));
+                    }
+                    fields.length = Some(length(header.value)?);
+                }
+                17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
+                    if fields.chunked || !header.value.eq_ignore_ascii_case(b"chunked") {
+                        return Err(BadHead::Framing("a transfer-encoding other than chunked"));
+                    }
+                    fields.chunked = true;
+                }
+                10 if header.name.eq_ignore_ascii_case("connection") => {
+                    for word in list(header.value) {
+                        fields.close |= word.eq_ignore_ascii_case(b"close");
+                        fields.keep_alive |= word.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                _ => other(header)?,
+            }
+        }
+        if fields.chunked && fields.length.is_some() {
+            return Err(BadHead::Framing("content-length beside transfer-encoding"));
+        }
+        Ok(fields)
+    }
+
+    fn keeps_alive(&self, version: Version) -> bool {
+        match version {
+            Version::Http11 => !self.close,
+            Version::Http10 => self.keep_alive && !self.close,
+        }
+    }
+}
+
+/// The members of a comma-separated list.
+pub(in crate::gateway) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|word| !word.is_empty())
+}
+
+/// Digits only, and not more than fit.
+fn length(value: &[u8]) -> Result<u64, BadHead> {
+    let bad = BadHead::Framing("content-length is not a number");
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(bad);
+    }
+    let text = std::str::from_utf8(value).map_err(|_| bad)?;
+    text.parse().map_err(|_| bad)
+}

@@ -1,0 +1,277 @@
+//! What all threads of the data plane share: chains with their provider's rules, limits, and the day's use of the
+//! fallback keys. A new configuration is a new plane.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use evergrant_core::gateway::{FallbackOn, Injection, Position, Rules, Source, Spent, spend};
+use evergrant_core::{ApiKey, ChainName, Reason};
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use url::Url;
+
+use super::body::Budget;
+use super::request::{Injected, Target};
+use crate::http::{HttpClient, host};
+
+/// Whoever renews a chain's access token.
+pub trait Renewer: Send + Sync {
+    /// The API refused the access token of this generation: it is probed, and renewed if it is dead. When this
+    /// returns, the snapshot says what is current.
+    fn refused(&self, position: Position) -> BoxFuture<'static, ()>;
+}
+
+/// One chain, as the gateway needs it.
+pub struct ChainSettings {
+    /// Its name.
+    pub name: ChainName,
+    /// Its provider.
+    pub rules: Rules,
+    /// Where the provider's API is.
+    pub api_base: Url,
+    /// How it is reached.
+    pub client: HttpClient,
+    /// What its snapshot holds: `Oauth`, or `ApiKey` where the chain is an API key.
+    pub source: Source,
+    /// What its secrets begin with: as much of them is shown.
+    pub shown_prefix: Option<String>,
+    /// What the provider's tokens and keys begin with: none of them is a caller key.
+    pub provider_prefixes: Vec<String>,
+    /// What serves when the chain cannot.
+    pub fallback: Option<FallbackKey>,
+    /// Who renews it; `None`: nobody can.
+    pub renewer: Option<Arc<dyn Renewer>>,
+    /// The terms that its operator has not accepted: it serves nothing.
+    pub terms: Option<String>,
+}
+
+/// A key that serves when a chain cannot.
+#[derive(Debug, Clone)]
+pub struct FallbackKey {
+    /// The key.
+    pub key: ApiKey,
+    /// What API keys begin with.
+    pub prefix: Option<String>,
+    /// When it serves.
+    pub on: FallbackOn,
+    /// How many requests a day it serves at most.
+    pub max_requests_per_day: Option<u64>,
+    /// How many it has served today.
+    pub uses: Arc<DayCount>,
+}
+
+/// Limits of the data plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// To a connection with the provider.
+    pub connect: Duration,
+    /// From a request's first byte to the end of its head.
+    pub head: Duration,
+    /// A connection without a request.
+    pub idle: Duration,
+    /// From a request's end to the head of its answer.
+    pub answer: Duration,
+    /// Between two pieces of an answer.
+    pub stream_idle: Duration,
+    /// Between two pieces that the client sends or takes.
+    pub client: Duration,
+    /// For the requests in hand when it ends.
+    pub drain: Duration,
+    /// What all copies for replays may take together, in bytes.
+    pub replay_bytes: usize,
+    /// Open connections of clients, of all threads together.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    /// SPEC §7.
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            answer: Duration::from_secs(600),
+            stream_idle: Duration::from_secs(300),
+            client: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+            replay_bytes: 64 << 20,
+            connections: 20_000,
+        }
+    }
+}
+
+/// One chain of the plane.
+pub(super) struct Chain {
+    pub(super) name: ChainName,
+    pub(super) rules: Rules,
+    pub(super) upstream: Upstream,
+    pub(super) source: Source,
+    pub(super) shown_prefix: Option<String>,
+    pub(super) fallback: Option<Fallback>,
+    pub(super) renewer: Option<Arc<dyn Renewer>>,
+    pub(super) terms: Option<String>,
+}
+
+/// Where a chain's requests go.
+pub(super) struct Upstream {
+    /// Tells one target from another in the pools of the threads.
+    pub(super) id: u64,
+    pub(super) url: Url,
+    pub(super) client: HttpClient,
+    pub(super) target: Target,
+}
+
+pub(super) struct Fallback {
+    pub(super) injected: Arc<Injected>,
+    pub(super) shown: Arc<str>,
+    pub(super) key: FallbackKey,
+}
+
+/// What all threads read.
+pub struct Plane {
+    pub(super) chains: Vec<Arc<Chain>>,
+    by_name: HashMap<ChainName, usize>,
+    provider_prefixes: Vec<(String, String)>,
+    pub(super) limits: Limits,
+    pub(super) budget: Budget,
+}
+
+impl std::fmt::Debug for Plane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plane").field("chains", &self.by_name.keys()).finish_non_exhaustive()
+    }
+}
+
+static TARGETS: AtomicU64 = AtomicU64::new(0);
+
+impl Plane {
+    /// The plane of a configuration.
+    pub fn new(chains: Vec<ChainSettings>, limits: Limits) -> Self {
+        let mut provider_prefixes = Vec::new();
+        for chain in &chains {
+            for prefix in &chain.provider_prefixes {
+                let pair = (prefix.clone(), chain.rules.client_variable.clone());
+                if !prefix.is_empty() && !provider_prefixes.contains(&pair) {
+                    provider_prefixes.push(pair);
+                }
+            }
+        }
+        let chains: Vec<_> = chains.into_iter().map(|chain| Arc::new(Chain::new(chain))).collect();
+        let by_name = chains.iter().enumerate().map(|(index, chain)| (chain.name.clone(), index)).collect();
+        let budget = Budget::new(limits.replay_bytes);
+        Self { chains, by_name, provider_prefixes, limits, budget }
+    }
+
+    pub(super) fn chain(&self, name: &ChainName) -> Option<(usize, &Arc<Chain>)> {
+        let index = *self.by_name.get(name)?;
+        Some((index, &self.chains[index]))
+    }
+
+    /// The client's variable to set, if what was presented is a provider's own.
+    pub(super) fn provider_token(&self, presented: &[u8]) -> Option<&str> {
+        let bears = |(prefix, _): &&(String, String)| presented.starts_with(prefix.as_bytes());
+        self.provider_prefixes.iter().find(bears).map(|(_, variable)| variable.as_str())
+    }
+}
+
+impl Chain {
+    fn new(settings: ChainSettings) -> Self {
+        let ChainSettings { name, rules, api_base: url, client, source, shown_prefix, renewer, terms, .. } = settings;
+        let base = url.path().trim_end_matches('/').to_owned();
+        let target = Target { host: host(&url), base };
+        let upstream = Upstream { id: TARGETS.fetch_add(1, Ordering::Relaxed), url, client, target };
+        let fallback = settings.fallback.map(|key| Fallback {
+            injected: Arc::new(Injected::new(&rules.api_key, key.key.expose())),
+            shown: key.key.shown(key.prefix.as_deref()).into(),
+            key,
+        });
+        Self { name, rules, upstream, source, shown_prefix, fallback, renewer, terms }
+    }
+
+    /// How its own secret is injected.
+    pub(super) fn injection(&self) -> &Injection {
+        match self.source {
+            Source::ApiKey => &self.rules.api_key,
+            Source::Oauth | Source::Fallback | Source::None => &self.rules.oauth,
+        }
+    }
+
+    /// Why nothing serves, for a person.
+    pub(super) fn why_not(&self, reason: Reason) -> String {
+        let name = &self.name;
+        match (&self.terms, reason) {
+            (Some(terms), _) => format!(
+                "chain {name} serves nothing until its login's owner accepts the provider's terms ({terms}): set \
+                 accept_provider_terms = true on it, or set ANTHROPIC_FALLBACK_KEY"
+            ),
+            (None, Reason::FallbackUsedUp) => format!(
+                "chain {name} has no live access token, and today's requests for the fallback key are used up: see \
+                 `evergrant status`, or raise fallback.max_requests_per_day"
+            ),
+            (None, _) => format!(
+                "chain {name} has no live access token, and no fallback key serves: see `evergrant status`"
+            ),
+        }
+    }
+}
+
+/// How many requests a fallback key has served on a day (UTC).
+#[derive(Debug, Default)]
+pub struct DayCount(Mutex<Day>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Day {
+    day: i32,
+    used: u64,
+    /// Of these, not yet written to the state.
+    unsaved: u64,
+}
+
+/// Days since the epoch.
+pub fn day_of(at: Timestamp) -> i32 {
+    i32::try_from(at.as_second().div_euclid(24 * 3600)).unwrap_or(i32::MAX)
+}
+
+impl DayCount {
+    fn with<T>(&self, day: i32, with: impl FnOnce(&mut Day) -> T) -> T {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.day != day {
+            *counted = Day { day, used: 0, unsaved: 0 };
+        }
+        with(&mut counted)
+    }
+
+    /// One more request, unless `max` are served already.
+    pub fn take(&self, day: i32, max: Option<u64>) -> Spent {
+        self.with(day, |counted| {
+            let spent = spend(counted.used, max);
+            if spent.allowed {
+                counted.used += 1;
+                counted.unsaved += 1;
+            }
+            spent
+        })
+    }
+
+    /// Whether one more is allowed.
+    pub fn left(&self, day: i32, max: Option<u64>) -> bool {
+        self.with(day, |counted| spend(counted.used, max).allowed)
+    }
+
+    /// What is to be written to the state: it counts as written.
+    pub fn unsaved(&self, day: i32) -> u64 {
+        self.with(day, |counted| std::mem::take(&mut counted.unsaved))
+    }
+
+    /// The state's total of this day, which other processes and earlier ones have added to.
+    pub fn seen(&self, day: i32, total: u64) {
+        self.with(day, |counted| counted.used = counted.used.max(total + counted.unsaved));
+    }
+
+    /// What could not be written after all.
+    pub fn not_saved(&self, day: i32, uses: u64) {
+        self.with(day, |counted| counted.unsaved += uses);
+    }
+}

@@ -1,0 +1,99 @@
+//! Connections to providers: those of one thread that wait for the next request, the one that was used last first.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+
+use super::plane::Upstream;
+use crate::http::Stream;
+
+/// None is used after it was idle for so long.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+
+/// A connection to who answers: a provider, or Evergrant's own routes.
+#[derive(Debug)]
+pub(super) enum Answerer {
+    Provider(Stream),
+    Own(DuplexStream),
+}
+
+impl AsyncRead for Answerer {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Provider(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Own(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Answerer {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Provider(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Own(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Provider(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Own(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Provider(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Own(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Idle connections by target.
+#[derive(Debug, Default)]
+pub(super) struct Pool(RefCell<HashMap<u64, Vec<Idle>>>);
+
+#[derive(Debug)]
+struct Idle {
+    stream: Stream,
+    since: Instant,
+}
+
+impl Pool {
+    /// The idle connection that was used last and is still open.
+    pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<Stream> {
+        let mut pool = self.0.borrow_mut();
+        let idle = pool.get_mut(&upstream.id)?;
+        while let Some(mut candidate) = idle.pop() {
+            if now.duration_since(candidate.since) < MAX_IDLE && silent(&mut candidate.stream) {
+                return Some(candidate.stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose answer came to its end.
+    pub(super) fn put(&self, upstream: &Upstream, stream: Stream, now: Instant) {
+        self.0.borrow_mut().entry(upstream.id).or_default().push(Idle { stream, since: now });
+    }
+
+    /// Closes what nobody has used for too long, or the provider has closed.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.0.borrow_mut().retain(|_, idle| {
+            idle.retain_mut(|idle| now.duration_since(idle.since) < MAX_IDLE && silent(&mut idle.stream));
+            !idle.is_empty()
+        });
+    }
+}
+
+/// Nothing has come on it: no end, and no byte that nobody asked for. It costs no call to the system.
+fn silent(stream: &mut Stream) -> bool {
+    let mut byte = [0; 1];
+    let mut cx = Context::from_waker(Waker::noop());
+    Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+}

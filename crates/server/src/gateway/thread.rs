@@ -1,0 +1,280 @@
+//! One thread of the data plane: its listener, its connections, its idle connections to providers, its buffers. It
+//! shares nothing that a request would have to wait for.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evergrant_core::ChainName;
+use evergrant_core::gateway::Position;
+use tokio::io::DuplexStream;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::access_log::{BATCH, Line, Log};
+use super::measure::{Measures, Requests};
+use super::plane::{Chain, Plane};
+use super::pool::Pool;
+use super::request::Injected;
+use super::seat::Seats;
+use super::{clock, connection};
+use crate::caller::{CallerTable, Callers};
+use crate::published::{Copied, Published};
+use crate::snapshot::{Current, Snapshots};
+
+/// One read takes so much at most, in bytes.
+const SCRATCH: usize = 64 * 1024;
+/// Buffers that wait for the next request; larger ones than this are let go.
+const BUFFERS: usize = 64;
+const BUFFER_ROOM: usize = 512 * 1024;
+const FLUSH: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What all threads share.
+pub(super) struct Shared {
+    pub(super) plane: Published<Plane>,
+    pub(super) snapshots: Snapshots,
+    pub(super) callers: Callers,
+    pub(super) measures: Measures,
+    pub(super) log: Log,
+    pub(super) tls: Published<Option<TlsAcceptor>>,
+    /// Connections for Evergrant's own routes.
+    pub(super) own: mpsc::UnboundedSender<DuplexStream>,
+}
+
+/// One thread.
+pub(super) struct Thread {
+    pub(super) shared: Arc<Shared>,
+    pub(super) seats: Rc<Seats>,
+    pub(super) pool: Pool,
+    pub(super) requests: Requests,
+    scratch: RefCell<Box<[u8]>>,
+    buffers: RefCell<Vec<Vec<u8>>>,
+    view: RefCell<View>,
+    batch: RefCell<Vec<u8>>,
+    ids: (u64, Cell<u64>),
+}
+
+/// The thread's copies of what is published.
+struct View {
+    plane: Copied<Plane>,
+    snapshots: Copied<BTreeMap<ChainName, Current>>,
+    callers: (u64, Arc<CallerTable>),
+    /// By the chain's number in the plane.
+    live: Vec<Option<Live>>,
+}
+
+/// A chain's access token, ready to be put into a head.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub(super) position: Position,
+    pub(super) injected: Arc<Injected>,
+    pub(super) shown: Arc<str>,
+    expires_at_ms: i64,
+}
+
+impl Thread {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let view = View {
+            plane: Copied::of(&shared.plane),
+            snapshots: Copied::of(shared.snapshots.published()),
+            callers: (shared.callers.version(), shared.callers.table()),
+            live: Vec::new(),
+        };
+        let thread = Self {
+            seats: Rc::new(Seats::default()),
+            pool: Pool::default(),
+            requests: Requests::new(shared.measures.clone()),
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
+            buffers: RefCell::default(),
+            view: RefCell::new(view),
+            batch: RefCell::new(Vec::new()),
+            ids: (rand::random(), Cell::new(0)),
+            shared,
+        };
+        thread.view.borrow_mut().revive();
+        thread
+    }
+
+    /// Serves what `listener` brings until `ending`, then drains.
+    pub(super) async fn run(self: Rc<Self>, listener: TcpListener, mut ending: watch::Receiver<bool>) {
+        let watching = tokio::task::spawn_local({
+            let seats = self.seats.clone();
+            async move { seats.watch(clock::now).await }
+        });
+        let keeping = tokio::task::spawn_local(self.clone().keep_house());
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.clone().welcome(stream),
+                    // Out of descriptors, mostly: a connection that ends frees one.
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                },
+                _ = ending.wait_for(|ending| *ending) => break,
+            }
+        }
+        // Those that are connected already, and nobody knows of yet, are served: closing would reset them.
+        while let Some(Ok((stream, _))) = futures_util::FutureExt::now_or_never(listener.accept()) {
+            self.clone().welcome(stream);
+        }
+        drop(listener);
+        self.seats.drain();
+        let drain = self.plane().limits.drain;
+        if tokio::time::timeout(drain, self.seats.emptied()).await.is_err() {
+            let left = self.seats.taken();
+            tracing::warn!(left, "connections are cut: their requests outlasted the drain");
+        }
+        watching.abort();
+        keeping.abort();
+        self.flush_log();
+    }
+
+    fn welcome(self: Rc<Self>, stream: tokio::net::TcpStream) {
+        let most = self.plane().limits.connections;
+        let open = self.shared.measures.connections().inc();
+        let counted = Counted(self.clone());
+        if usize::try_from(open).unwrap_or(0) >= most {
+            tracing::warn!(most, "a connection is refused: there are too many");
+            return;
+        }
+        // Latency only; a socket that refuses the option still works.
+        let _ = stream.set_nodelay(true);
+        tokio::task::spawn_local(async move {
+            let _counted = counted;
+            connection::welcome(&self, stream).await;
+        });
+    }
+
+    /// Once in a while: lines of the log that wait, connections that nobody used.
+    async fn keep_house(self: Rc<Self>) {
+        let mut swept = clock::now();
+        loop {
+            tokio::time::sleep(FLUSH).await;
+            self.flush_log();
+            if clock::now().duration_since(swept) >= SWEEP {
+                swept = clock::now();
+                self.pool.sweep(swept);
+            }
+        }
+    }
+
+    /// The plane of now.
+    pub(super) fn plane(&self) -> Arc<Plane> {
+        self.view.borrow_mut().refresh(&self.shared).plane.refresh(&self.shared.plane).1.clone()
+    }
+
+    /// The callers of now.
+    pub(super) fn callers(&self) -> Arc<CallerTable> {
+        self.view.borrow_mut().refresh(&self.shared).callers.1.clone()
+    }
+
+    /// The chain's access token, if it lives.
+    pub(super) fn live(&self, chain: &Chain, plane: &Plane) -> Option<Live> {
+        let (index, _) = plane.chain(&chain.name)?;
+        let now_ms = clock::wall().as_millisecond();
+        let mut view = self.view.borrow_mut();
+        let live = view.refresh(&self.shared).live.get(index)?.as_ref()?;
+        (now_ms < live.expires_at_ms).then(|| live.clone())
+    }
+
+    /// An empty buffer.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(4096))
+    }
+
+    /// Gives a buffer back.
+    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < BUFFERS && buffer.capacity() <= BUFFER_ROOM && buffer.capacity() > 0 {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+
+    /// The room that reads go to, for the length of one poll.
+    pub(super) fn scratch<T>(&self, with: impl FnOnce(&mut [u8]) -> T) -> T {
+        with(&mut self.scratch.borrow_mut())
+    }
+
+    /// An id for a request that came without one.
+    pub(super) fn new_id(&self) -> String {
+        let (random, count) = (self.ids.0, self.ids.1.get());
+        self.ids.1.set(count.wrapping_add(1));
+        // An odd multiplier: ids do not look alike, and do not repeat.
+        format!("evg_{:016x}", random.wrapping_add(count.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+    }
+
+    /// Logs one request.
+    pub(super) fn log(&self, line: &Line<'_>) {
+        if !self.shared.log.is_on() {
+            return;
+        }
+        let full = {
+            let mut batch = self.batch.borrow_mut();
+            line.write(&mut batch);
+            batch.len() >= BATCH
+        };
+        if full {
+            self.flush_log();
+        }
+    }
+
+    fn flush_log(&self) {
+        let mut batch = self.batch.borrow_mut();
+        if batch.is_empty() {
+            return;
+        }
+        let full = std::mem::replace(&mut *batch, Vec::with_capacity(BATCH + 1024));
+        if !self.shared.log.hand_over(full) {
+            self.shared.measures.log_dropped();
+        }
+    }
+}
+
+impl View {
+    fn refresh(&mut self, shared: &Shared) -> &mut Self {
+        let (new_plane, _) = self.plane.refresh(&shared.plane);
+        let (new_tokens, _) = self.snapshots.refresh(shared.snapshots.published());
+        if new_plane || new_tokens {
+            self.revive();
+        }
+        let version = shared.callers.version();
+        if self.callers.0 != version {
+            self.callers = (version, shared.callers.table());
+        }
+        self
+    }
+
+    fn revive(&mut self) {
+        let tokens = self.snapshots.value().clone();
+        let live = |chain: &Arc<Chain>| {
+            let current = tokens.get(&chain.name)?;
+            if !current.present || current.refused || chain.terms.is_some() {
+                return None;
+            }
+            let how = chain.injection();
+            Some(Live {
+                position: current.position,
+                injected: Arc::new(Injected::new(how, current.access.expose())),
+                shown: current.access.shown(chain.shown_prefix.as_deref()).into(),
+                expires_at_ms: current.expires_at.as_millisecond(),
+            })
+        };
+        self.live = self.plane.value().chains.iter().map(live).collect();
+    }
+}
+
+/// Counts a connection as open while it lives.
+struct Counted(Rc<Thread>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.shared.measures.connections().dec();
+    }
+}
