@@ -3,6 +3,8 @@
 
 mod chunked;
 mod head;
+#[cfg(test)]
+mod tests;
 
 pub use chunked::{BadChunk, Chunked, Scanned};
 pub use head::{
