@@ -209,6 +209,44 @@ pub struct NewCaller {
     pub fallback: bool,
 }
 
+/// No chain for a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoChain {
+    /// It is not configured.
+    #[error("there is no chain {named} in the configuration; there is: {}", list(.configured))]
+    Unknown {
+        /// The one that was named.
+        named: ChainName,
+        /// Those that are.
+        configured: Vec<ChainName>,
+    },
+    /// None was named, and which one is meant is not clear.
+    #[error("say which chain; there is: {}", list(.0))]
+    Unsaid(Vec<ChainName>),
+    /// None is configured.
+    #[error("no chain is configured and enabled")]
+    None,
+}
+
+fn list(names: &[ChainName]) -> String {
+    names.iter().map(ChainName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// The chain that serves a key: the one that is named, if it is configured; else `claude`, else the only one.
+pub fn chain_of(named: Option<ChainName>, configured: &[ChainName]) -> Result<ChainName, NoChain> {
+    let default = || configured.iter().find(|chain| chain.as_str() == DEFAULT_CHAIN);
+    match (named, configured) {
+        (_, []) => Err(NoChain::None),
+        (None, [only]) => Ok(only.clone()),
+        (None, several) => default().cloned().ok_or_else(|| NoChain::Unsaid(several.to_vec())),
+        (Some(named), configured) if configured.contains(&named) => Ok(named),
+        (Some(named), configured) => Err(NoChain::Unknown { named, configured: configured.to_vec() }),
+    }
+}
+
+/// The chain of a key for which none is named.
+pub const DEFAULT_CHAIN: &str = "claude";
+
 /// A life that no key can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a key lives for at least 1 s and at most 100 years; leave its end out for one that does not expire")]

@@ -209,3 +209,21 @@ fn what_is_shown_holds_no_hash() {
         assert!(shown.get("hash").is_none() && !shown.to_string().contains(&caller.hash.to_string()));
     }
 }
+
+#[test]
+fn a_key_has_exactly_one_chain() {
+    let chains = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<ChainName>>();
+    for (named, configured, expected) in [
+        (None, &["claude"][..], Ok("claude")),
+        (None, &["team", "claude"], Ok("claude")),
+        (None, &["team"], Ok("team")),
+        (None, &["a", "b"], Err("say which chain; there is: a, b")),
+        (Some("b"), &["a", "b"], Ok("b")),
+        (Some("c"), &["a", "b"], Err("there is no chain c in the configuration; there is: a, b")),
+        (Some("a"), &[], Err("no chain is configured and enabled")),
+    ] {
+        let chosen = chain_of(named.map(|name: &str| name.parse().unwrap()), &chains(configured));
+        let chosen = chosen.map(String::from).map_err(|error| error.to_string());
+        assert_eq!(chosen.as_deref().map_err(String::as_str), expected);
+    }
+}
