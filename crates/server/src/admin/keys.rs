@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State as Extract};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -90,7 +91,7 @@ async fn create<S: State>(
     if !admin.world.state().add_caller(&caller, &who.actor()).await? {
         return Err(twice());
     }
-    admin.callers.refresh(admin.world.state()).await?;
+    publish(&admin).await;
     tracing::info!(key = %caller.id, name = %caller.name, who = %who.actor(), "a caller key was made");
     Ok(made(&admin, &caller, &key, None))
 }
@@ -98,11 +99,11 @@ async fn create<S: State>(
 async fn revoke<S: State>(
     Extract(admin): Extract<Admin<S>>,
     who: Authorized<AdminWrite>,
-    Path(id): Path<String>,
+    id: Result<Path<KeyId>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let (id, now) = (parse(&id)?, admin.world.now());
+    let (id, now) = (known(id)?, admin.world.now());
     let revoked = admin.world.state().revoke_caller(&id, now, &who.actor()).await?.ok_or_else(unknown)?;
-    admin.callers.refresh(admin.world.state()).await?;
+    publish(&admin).await;
     tracing::info!(key = %id, who = %who.actor(), "a caller key was revoked");
     Ok(Json(revoked.shown(now)).into_response())
 }
@@ -110,10 +111,10 @@ async fn revoke<S: State>(
 async fn rotate<S: State>(
     Extract(admin): Extract<Admin<S>>,
     who: Authorized<AdminWrite>,
-    Path(id): Path<String>,
+    id: Result<Path<KeyId>, PathRejection>,
     Parsed(rotate): Parsed<Rotate>,
 ) -> Result<Response, Problem> {
-    let (id, now, state) = (parse(&id)?, admin.world.now(), admin.world.state());
+    let (id, now, state) = (known(id)?, admin.world.now(), admin.world.state());
     let before = state.callers().await?.into_iter().find(|caller| caller.id == id).ok_or_else(unknown)?;
     let overlap = Duration::from_secs(rotate.overlap_secs);
     let Rotated { old, new, key } =
@@ -125,7 +126,7 @@ async fn rotate<S: State>(
         let detail = format!("{id} was changed at the same moment; list the keys and try again");
         return Err(Problem::with(StatusCode::CONFLICT, Reason::CallerReplaced, detail));
     }
-    admin.callers.refresh(state).await?;
+    publish(&admin).await;
     tracing::info!(key = %old.id, by = %new.id, who = %who.actor(), "a caller key was rotated");
     Ok(made(&admin, &new, &key, Some(old.shown(now))))
 }
@@ -149,9 +150,17 @@ fn configured<S>(admin: &Admin<S>, named: Option<ChainName>) -> Result<ChainName
     })
 }
 
-fn parse(id: &str) -> Result<KeyId, Problem> {
-    // An id that cannot be is one that is not there.
-    id.parse().map_err(|_| unknown())
+/// What was changed works at once here, and within a second everywhere. The change itself is done: where this
+/// fails, the loop that follows the state does it.
+async fn publish<S: State>(admin: &Admin<S>) {
+    if let Err(error) = admin.callers.refresh(admin.world.state()).await {
+        tracing::warn!(reason = %Reason::StateUnavailable, %error, "a change of keys is not published yet");
+    }
+}
+
+/// An id that cannot be is one that is not there.
+fn known(id: Result<Path<KeyId>, PathRejection>) -> Result<KeyId, Problem> {
+    id.map(|Path(id)| id).map_err(|_| unknown())
 }
 
 fn unknown() -> Problem {
