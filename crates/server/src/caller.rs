@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use crate::world::World;
 
+pub mod change;
 mod limit;
 
 pub use limit::{Limit, Permit};
