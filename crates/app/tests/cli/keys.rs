@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::support::{Home, Running, shown, standin, wait_until};
 
-/// A change of another process works so soon; a busy machine gets some more.
-const SOON: Duration = Duration::from_secs(1);
+/// A change of another process works within 1 s, which a test of the server holds it to; a machine that runs all
+/// tests at once gets some more.
+const SOON: Duration = Duration::from_secs(4);
 
 /// A server that logs all that it can, and what it logged.
 struct Server {
@@ -60,7 +61,7 @@ impl Server {
         (status, answer["reason"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Waits until a call with this key comes to that; what a key may do changes within a second.
+    /// Waits until a call with this key comes to that.
     async fn comes_to(&self, key: &str, status: u16, reason: &str) {
         let comes = async {
             while self.ask(key).await != (status, reason.to_owned()) {
@@ -141,7 +142,7 @@ async fn the_first_key_opens_the_admin_api() {
 /// No key is in a log at trace level, in the state, or in what the command line shows afterwards.
 fn nothing_keeps(home: &Home, server: &Server, keys: &[&str]) {
     let mut seen = vec![("the log".to_owned(), server.log.lock().unwrap().clone())];
-    assert!(seen[0].1.contains("\"level\":\"TRACE\"") || seen[0].1.contains("TRACE"), "nothing was traced");
+    assert!(seen[0].1.contains("TRACE"), "nothing was traced");
     for args in [&["keys", "list"][..], &["keys", "list", "--json"], &["status"], &["config", "show"]] {
         let output = home.command(args).env("EVERGRANT_LOG__LEVEL", "trace").output().unwrap();
         seen.push((format!("{args:?}"), shown(&output)));

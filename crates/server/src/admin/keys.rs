@@ -75,7 +75,7 @@ async fn create<S: State>(
     };
     let (now, mut rng) = (admin.world.now(), admin.world.key_rng());
     let made = change::create(admin.world.state(), new, &who.actor(), now, &mut rng).await?;
-    Ok(answer(&admin, &made).await)
+    Ok(answer(&admin, &who, &made).await)
 }
 
 async fn revoke<S: State>(
@@ -85,6 +85,7 @@ async fn revoke<S: State>(
 ) -> Result<Response, Problem> {
     let (id, now) = (known(id)?, admin.world.now());
     let revoked = change::revoke(admin.world.state(), id, &who.actor(), now).await?;
+    tracing::info!(key = %id, who = %who.actor(), "a caller key was revoked");
     publish(&admin).await;
     Ok(Json(revoked.shown(now)).into_response())
 }
@@ -98,10 +99,13 @@ async fn rotate<S: State>(
     let (id, overlap) = (known(id)?, Duration::from_secs(rotate.overlap_secs));
     let (now, mut rng) = (admin.world.now(), admin.world.key_rng());
     let made = change::rotate(admin.world.state(), id, overlap, &who.actor(), now, &mut rng).await?;
-    Ok(answer(&admin, &made).await)
+    Ok(answer(&admin, &who, &made).await)
 }
 
-async fn answer<S: State>(admin: &Admin<S>, made: &Made) -> Response {
+async fn answer<S: State>(admin: &Admin<S>, who: &Authorized<AdminWrite>, made: &Made) -> Response {
+    let replaces = made.replaces.as_ref().map(|old| tracing::field::display(old.id));
+    let (key, name) = (made.caller.id, &made.caller.name);
+    tracing::info!(%key, %name, replaces, who = %who.actor(), "a caller key was made");
     publish(admin).await;
     (StatusCode::CREATED, Json(made.json(admin.world.now()))).into_response()
 }

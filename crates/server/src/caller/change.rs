@@ -94,7 +94,6 @@ pub async fn create<S: State>(
     if !state.add_caller(&caller, who).await? {
         return Err(ChangeError::Raced(caller.id));
     }
-    tracing::info!(key = %caller.id, name = %caller.name, %who, "a caller key was made");
     Ok(Made { caller, key, replaces: None })
 }
 
@@ -105,9 +104,7 @@ pub async fn revoke<S: State>(
     who: &Actor,
     now: Timestamp,
 ) -> Result<Caller, ChangeError> {
-    let revoked = state.revoke_caller(&id, now, who).await?.ok_or(ChangeError::Unknown(id))?;
-    tracing::info!(key = %id, %who, "a caller key was revoked");
-    Ok(revoked)
+    state.revoke_caller(&id, now, who).await?.ok_or(ChangeError::Unknown(id))
 }
 
 /// Makes another key for the same caller; the old one ends after `overlap`.
@@ -126,6 +123,5 @@ pub async fn rotate<S: State>(
     if !state.replace_caller(&old, &new, who).await? {
         return Err(ChangeError::Raced(id));
     }
-    tracing::info!(key = %id, by = %new.id, %who, "a caller key was rotated");
     Ok(Made { caller: new, key, replaces: Some(old) })
 }

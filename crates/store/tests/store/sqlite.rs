@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use evergrant_core::event::EventKind::Committed;
+use evergrant_core::secret::Fingerprint;
 use evergrant_store::{SqliteState, State, StateError};
 use rusqlite::Connection;
 
@@ -49,6 +50,33 @@ async fn opened_again_it_knows_everything() {
     assert_eq!(state.record(&chain("claude")).await.unwrap(), Some(record("claude", 2, 3)));
     assert_eq!(state.events(&chain("claude"), 0, 9).await.unwrap(), events);
     assert!(!folder.path().join("state.db.before-2").exists());
+}
+
+#[tokio::test]
+async fn a_state_from_before_there_were_callers_gets_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(include_str!("../../migrations/sqlite/0001_chains_and_ledger.sql")).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    old.execute("INSERT INTO replaced VALUES ('claude', ?1, 1)", [Fingerprint::of(b"old").to_string()])
+        .unwrap();
+    drop(old);
+    let state = SqliteState::open(&path).unwrap();
+    assert!(state.was_replaced(&chain("claude"), Fingerprint::of(b"old")).await.unwrap());
+    assert_eq!((state.callers().await.unwrap(), state.callers_version().await.unwrap()), (vec![], 0));
+    assert!(folder.path().join("state.db.before-2").exists());
+}
+
+#[tokio::test]
+async fn the_audit_is_never_rewritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    drop(SqliteState::open(&path).unwrap());
+    let other = Connection::open(&path).unwrap();
+    other.execute("INSERT INTO audit (at_ms, entry) VALUES (1, '{}')", []).unwrap();
+    let error = other.execute("UPDATE audit SET entry = '[]'", []).unwrap_err();
+    assert!(error.to_string().contains("the audit is never changed"), "{error}");
 }
 
 #[test]
