@@ -49,7 +49,8 @@ impl KnownCaller {
     }
 
     /// Lets one request in, or says which limit it is over. `now` is the age of this process by a clock that
-    /// nobody sets ([`World::monotonic`]). Free of locks; the permit gives the place back when it is dropped.
+    /// nobody sets ([`World::monotonic`]), the same clock for all who ask. Free of locks; the
+    /// permit gives the place back when it is dropped.
     pub fn admit(&self, now: Duration) -> Result<Permit, Limit> {
         let permit = self.flow.enter(self.caller.concurrent)?;
         match &self.pace {
