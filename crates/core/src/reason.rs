@@ -165,6 +165,7 @@ reasons! {
     UpstreamTimeout = "upstream_timeout",
     /// The client went away.
     ClientGone = "client_gone",
+
     // Callers of the gateway and of the admin API.
     /// No caller key was presented.
     CallerMissing = "caller_missing",
