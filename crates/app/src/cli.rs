@@ -1,11 +1,13 @@
 //! The command line (SPEC §11).
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use evergrant_core::ChainName;
+use evergrant_core::caller::{CallerName, KeyId, Scope};
 
 /// Keeps OAuth grants alive on servers.
 ///
@@ -96,6 +98,13 @@ pub(crate) enum Command {
         #[arg(long)]
         include_refresh_token: bool,
     },
+    /// Make, list, revoke and rotate the keys of callers of the gateway and the admin API.
+    ///
+    /// Works on the state of this machine, whether or not a server runs; a running one knows it within 1 s.
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
     /// Check, show and describe the configuration.
     Config {
         #[command(subcommand)]
@@ -120,6 +129,54 @@ pub(crate) enum ConfigCommand {
     Schema,
     /// Print the reference of all settings as Markdown.
     Reference,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a key; it is printed once and not stored.
+    Create(NewKeyArgs),
+    /// Show all keys, without what they are.
+    List,
+    /// End a key at once.
+    Revoke {
+        /// Which one, as `keys list` shows it.
+        id: KeyId,
+    },
+    /// Make another key for the same caller, in place of one.
+    Rotate {
+        /// Which one, as `keys list` shows it.
+        id: KeyId,
+        /// Let the old key work for so long, e.g. `1h`.
+        #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0s")]
+        overlap: Duration,
+    },
+}
+
+/// What a new key is to be.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NewKeyArgs {
+    /// What you call its holder.
+    #[arg(long, default_value = "unnamed")]
+    pub(crate) name: CallerName,
+    /// What it may be used for: gateway (if none is named), push, admin:read, admin:write or token:read. May be
+    /// given several times.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    pub(crate) scopes: Vec<Scope>,
+    /// The chain whose grant serves it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) chain: Option<ChainName>,
+    /// Let it end by itself after so long, e.g. `30d`.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) expires_in: Option<Duration>,
+    /// So many requests a minute at most.
+    #[arg(long, value_name = "N")]
+    pub(crate) requests_per_minute: Option<NonZeroU32>,
+    /// So many requests at the same time at most.
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrent: Option<NonZeroU32>,
+    /// Never serve it by the fallback key.
+    #[arg(long)]
+    pub(crate) no_fallback: bool,
 }
 
 /// What a stand-in provider does with a refresh token that is presented twice.

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain};
 use crate::config::{self, Environment, Fault, Loaded};
 use crate::host::{Chain, Host};
-use crate::{logs, output, serve, standin};
+use crate::{keys, logs, output, serve, standin};
 
 /// So many events `status` shows of a chain.
 const EVENTS_SHOWN: usize = 5;
@@ -52,6 +52,7 @@ pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
         | Command::Token { .. }
         | Command::Import { .. }
         | Command::Export { .. }
+        | Command::Keys { .. }
         | Command::Config { command: ConfigCommand::Show } => {}
     }
     let mut loaded = match config::load(global.config.as_deref(), &env) {
@@ -107,6 +108,7 @@ async fn with_configuration(
         Command::Export { file, chain: which, include_refresh_token } => {
             chain(which).and_then(|chain| export(&chain, file.as_deref(), *include_refresh_token))
         }
+        Command::Keys { command } => keys::run(&host, &loaded.settings, env, command, global.json).await,
         Command::Serve
         | Command::Demo { .. }
         | Command::StandIn(_)

@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod config;
 mod host;
+mod keys;
 mod logs;
 mod output;
 mod serve;

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use evergrant_core::Reason;
-use evergrant_server::{Wake, World, admin, probe};
+use evergrant_core::{ChainName, Reason};
+use evergrant_server::admin::{self, Admin, ChainNames};
+use evergrant_server::{Callers, Wake, World, probe};
 use evergrant_store::{State, watch};
 use futures_channel::mpsc::{self, UnboundedSender};
 use sd_notify::NotifyState;
@@ -41,18 +42,28 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
         }
     };
     let address = listener.local_addr().unwrap_or(loaded.settings.listen);
-    let router = admin::router(host.state.clone(), host.metrics.clone());
+    let callers = match Callers::load(&host.state).await {
+        Ok(callers) => callers,
+        Err(error) => return output::failed(error),
+    };
+    let follow = tokio::spawn(callers.clone().follow(host.world.clone()));
+    let chains = ChainNames::default();
+    let admin =
+        Admin { world: host.world.clone(), metrics: host.metrics.clone(), callers, chains: chains.clone() };
+    chains.set(names(&loaded.settings));
+    let router = admin::router(admin);
     let http = tokio::spawn(async move { axum::serve(listener, router).await });
     let running = match Running::start(&host, &loaded.settings) {
         Ok(running) => running,
         Err(why) => return output::failed(why),
     };
-    let names: Vec<_> = loaded.settings.chains.iter().map(|chain| chain.name.as_str()).collect();
-    tracing::info!(%address, chains = names.join(","), version = env!("CARGO_PKG_VERSION"), "serving");
+    let shown: Vec<_> = names(&loaded.settings).map(String::from).collect();
+    tracing::info!(%address, chains = shown.join(","), version = env!("CARGO_PKG_VERSION"), "serving");
     notify(&[NotifyState::Ready]);
-    let deadline = until_told_to_end(&host, running, loaded.settings, global, env).await;
+    let deadline = until_told_to_end(&host, running, loaded.settings, &chains, global, env).await;
     notify(&[NotifyState::Stopping]);
     http.abort();
+    follow.abort();
     if tokio::time::timeout(deadline + SETTLE, host.world.settled()).await.is_err() {
         tracing::warn!(
             "an answer is still outstanding; its intent is recorded, and the next start settles it"
@@ -62,11 +73,16 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     ExitCode::SUCCESS
 }
 
+fn names(settings: &Settings) -> impl Iterator<Item = ChainName> {
+    settings.chains.iter().map(|chain| chain.name.clone())
+}
+
 /// Answers signals. Returns the longest deadline of the chains that ran last.
 async fn until_told_to_end(
     host: &Host,
     mut running: Running,
     mut settings: Settings,
+    chains: &ChainNames,
     global: &Global,
     env: &Environment,
 ) -> Duration {
@@ -87,6 +103,7 @@ async fn until_told_to_end(
                         Ok(next) => {
                             std::mem::replace(&mut running, next).stop();
                             settings = fresh;
+                            chains.set(names(&settings));
                             tracing::info!(reason = %Reason::ConfigReloaded, "the configuration was read again");
                         }
                         Err(why) => tracing::error!(reason = %Reason::ConfigRejected, why, "the old configuration stays"),

@@ -10,5 +10,5 @@ mod tests;
 
 pub use answer::{Meaning, Next, Refused, next};
 pub use error::{ErrorKind, ErrorShape, OwnError};
-pub use rules::{AnswerRule, ContentType, Injection, KeyHeader, PathRule, Route, Rules};
+pub use rules::{AnswerRule, ContentType, Injection, PathRule, Route, Rules};
 pub use source::{Choice, Fallback, FallbackOn, Position, Source, Spent, choose, spend};

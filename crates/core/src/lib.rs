@@ -3,7 +3,9 @@
 //! No async runtime, no database, no HTTP client, no file system, no environment and no clock: those live in
 //! the rooms that call this one.
 
+pub mod audit;
 pub mod authfile;
+pub mod caller;
 pub mod chain;
 pub mod event;
 pub mod gateway;

@@ -166,6 +166,36 @@ reasons! {
     /// The client went away.
     ClientGone = "client_gone",
 
+    // Callers of the gateway and of the admin API.
+    /// No caller key was presented.
+    CallerMissing = "caller_missing",
+    /// The caller key is not known here.
+    CallerUnknown = "caller_unknown",
+    /// The caller key was revoked.
+    CallerRevoked = "caller_revoked",
+    /// The caller key has expired.
+    CallerExpired = "caller_expired",
+    /// The caller key was rotated already; rotate the one that took its place.
+    CallerReplaced = "caller_replaced",
+    /// The caller key lacks the scope that this call needs.
+    ScopeMissing = "scope_missing",
+    /// The caller sends more requests a minute than its key allows.
+    RateLimited = "rate_limited",
+    /// The caller has as many requests in flight as its key allows.
+    ConcurrencyLimited = "concurrency_limited",
+    /// The request cannot be understood as it stands.
+    RequestInvalid = "request_invalid",
+    /// The body of the request is larger than this call takes.
+    BodyTooLarge = "body_too_large",
+    /// There is nothing under this address.
+    NotFound = "not_found",
+    /// This address takes other methods.
+    MethodNotAllowed = "method_not_allowed",
+    /// No chain of that name is configured.
+    ChainUnknown = "chain_unknown",
+    /// The state cannot be read or written at the moment.
+    StateUnavailable = "state_unavailable",
+
     // Configuration.
     /// The configuration was read again.
     ConfigReloaded = "config_reloaded",

@@ -8,7 +8,7 @@ use evergrant_core::keeper::Answer;
 use evergrant_core::provider::TokenRequest;
 use evergrant_store::{OsDisk, State};
 use jiff::Timestamp;
-use rand::rngs::SmallRng;
+use rand::rngs::{SmallRng, StdRng};
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 
@@ -43,6 +43,11 @@ impl<S: State> TokioWorld<S> {
     /// The client that this world calls with.
     pub fn client(&self) -> &HttpClient {
         &self.client
+    }
+
+    /// A generator that is fit for keys, seeded by the system.
+    pub fn key_rng(&self) -> StdRng {
+        rand::make_rng()
     }
 
     /// Waits until no task runs that nobody may cancel.

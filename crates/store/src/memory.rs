@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use evergrant_core::ChainName;
+use evergrant_core::audit::{Act, Actor, AuditEntry};
+use evergrant_core::caller::{Caller, KeyId};
 use evergrant_core::chain::Record;
 use evergrant_core::event::Event;
 use evergrant_core::secret::Fingerprint;
 use jiff::Timestamp;
 
-use crate::state::{Numbered, State, StateError, event_key, supersedes};
+use crate::state::{Numbered, State, StateError, day_of, event_key, supersedes};
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -18,6 +20,10 @@ struct Tables {
     events: Vec<Numbered>,
     keys: std::collections::BTreeSet<String>,
     last_seq: u64,
+    callers: Vec<Caller>,
+    callers_version: i64,
+    audit: Vec<AuditEntry>,
+    fallback_uses: BTreeMap<(ChainName, i32), u64>,
 }
 
 /// A state that dies with its last handle.
@@ -43,6 +49,20 @@ impl Tables {
                 self.events.push(Numbered { seq: self.last_seq, event: event.clone() });
             }
         }
+    }
+
+    fn knows(&self, caller: &Caller) -> bool {
+        self.callers.iter().any(|known| known.id == caller.id || known.hash == caller.hash)
+    }
+
+    fn insert(&mut self, caller: &Caller) {
+        self.callers.push(caller.clone());
+        self.callers.sort_by_key(|caller| (caller.created_at.as_millisecond(), caller.id));
+        self.callers_version += 1;
+    }
+
+    fn audit(&mut self, at: Timestamp, who: &Actor, what: Act, key: KeyId) {
+        self.audit.push(AuditEntry { at, who: who.clone(), what, key });
     }
 }
 
@@ -92,12 +112,82 @@ impl State for MemoryState {
 
     async fn prune(&self, events_before: Timestamp, replaced_before: Timestamp) -> Result<u64, StateError> {
         let mut tables = self.tables();
-        let before = tables.events.len() + tables.replaced.len();
+        let rows = |tables: &Tables| {
+            let events = tables.events.len() + tables.replaced.len();
+            events + tables.audit.len() + tables.fallback_uses.len()
+        };
+        let before = rows(&tables);
         tables.events.retain(|numbered| numbered.event.at >= events_before);
         tables.replaced.retain(|_, at| *at >= replaced_before);
+        tables.audit.retain(|entry| entry.at >= replaced_before);
+        tables.fallback_uses.retain(|(_, day), _| *day >= day_of(events_before));
         let keys = tables.events.iter().filter_map(|numbered| event_key(&numbered.event)).collect();
         tables.keys = keys;
-        Ok((before - tables.events.len() - tables.replaced.len()) as u64)
+        Ok((before - rows(&tables)) as u64)
+    }
+
+    async fn add_caller(&self, caller: &Caller, who: &Actor) -> Result<bool, StateError> {
+        let mut tables = self.tables();
+        if tables.knows(caller) {
+            return Ok(false);
+        }
+        tables.insert(caller);
+        tables.audit(caller.created_at, who, Act::KeyCreated, caller.id);
+        Ok(true)
+    }
+
+    async fn callers(&self) -> Result<Vec<Caller>, StateError> {
+        Ok(self.tables().callers.clone())
+    }
+
+    async fn revoke_caller(
+        &self,
+        id: &KeyId,
+        at: Timestamp,
+        who: &Actor,
+    ) -> Result<Option<Caller>, StateError> {
+        let mut tables = self.tables();
+        let Some(caller) = tables.callers.iter_mut().find(|caller| caller.id == *id) else {
+            return Ok(None);
+        };
+        let first = caller.revoked_at.is_none();
+        caller.revoked_at.get_or_insert(at);
+        let caller = caller.clone();
+        if first {
+            tables.callers_version += 1;
+            tables.audit(at, who, Act::KeyRevoked, *id);
+        }
+        Ok(Some(caller))
+    }
+
+    async fn replace_caller(&self, old: &Caller, new: &Caller, who: &Actor) -> Result<bool, StateError> {
+        let mut tables = self.tables();
+        let known = tables.knows(new);
+        let stored = tables.callers.iter_mut().find(|caller| caller.id == old.id);
+        let open = stored.filter(|stored| stored.revoked_at.is_none() && stored.replaced_by.is_none());
+        let Some(stored) = open.filter(|_| !known) else { return Ok(false) };
+        *stored = old.clone();
+        tables.insert(new);
+        tables.audit(new.created_at, who, Act::KeyRotated, old.id);
+        Ok(true)
+    }
+
+    async fn callers_version(&self) -> Result<i64, StateError> {
+        Ok(self.tables().callers_version)
+    }
+
+    async fn audit(&self, most: usize) -> Result<Vec<AuditEntry>, StateError> {
+        Ok(self.tables().audit.iter().rev().take(most).cloned().collect())
+    }
+
+    async fn add_fallback_uses(&self, chain: &ChainName, day: i32, uses: u64) -> Result<u64, StateError> {
+        let mut tables = self.tables();
+        if uses == 0 {
+            return Ok(tables.fallback_uses.get(&(chain.clone(), day)).copied().unwrap_or(0));
+        }
+        let total = tables.fallback_uses.entry((chain.clone(), day)).or_insert(0);
+        *total += uses;
+        Ok(*total)
     }
 
     async fn check(&self) -> Result<(), StateError> {

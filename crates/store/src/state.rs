@@ -3,6 +3,8 @@
 use std::future::Future;
 
 use evergrant_core::ChainName;
+use evergrant_core::audit::{Actor, AuditEntry};
+use evergrant_core::caller::{Caller, KeyId};
 use evergrant_core::chain::{Generation, Lineage, Record};
 use evergrant_core::event::Event;
 use evergrant_core::secret::Fingerprint;
@@ -106,11 +108,57 @@ pub trait State: Clone + Send + Sync + 'static {
         fingerprint: Fingerprint,
     ) -> impl Future<Output = Result<bool, StateError>> + Send;
 
-    /// Forgets events before `events_before`, and replaced pairs before `replaced_before`.
+    /// Forgets events and days of fallback uses before `events_before`, and replaced pairs and audit entries
+    /// before `replaced_before`. Says how many rows that were.
     fn prune(
         &self,
         events_before: Timestamp,
         replaced_before: Timestamp,
+    ) -> impl Future<Output = Result<u64, StateError>> + Send;
+
+    /// Remembers a new caller, with the audit entry of who made it. Says whether that was done: a key whose id
+    /// or hash is known already changes nothing.
+    fn add_caller(
+        &self,
+        caller: &Caller,
+        who: &Actor,
+    ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// All callers, oldest first; those that were revoked or have expired too.
+    fn callers(&self) -> impl Future<Output = Result<Vec<Caller>, StateError>> + Send;
+
+    /// Revokes a caller, with the audit entry of who did. A caller that was revoked before keeps its first
+    /// instant. Gives it as it is now, or nothing if there is none.
+    fn revoke_caller(
+        &self,
+        id: &KeyId,
+        at: Timestamp,
+        who: &Actor,
+    ) -> impl Future<Output = Result<Option<Caller>, StateError>> + Send;
+
+    /// Puts the old caller of a rotation in its place and adds the new one, with the audit entry of who did.
+    /// Says whether that was done: an old one that was revoked or replaced meanwhile changes nothing.
+    fn replace_caller(
+        &self,
+        old: &Caller,
+        new: &Caller,
+        who: &Actor,
+    ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// A number that rises with every change of the callers, by whichever process. Cheap enough to ask twice a
+    /// second.
+    fn callers_version(&self) -> impl Future<Output = Result<i64, StateError>> + Send;
+
+    /// The last `most` audit entries, newest first.
+    fn audit(&self, most: usize) -> impl Future<Output = Result<Vec<AuditEntry>, StateError>> + Send;
+
+    /// Adds requests that the fallback key served on a day (since the epoch, UTC), and gives that day's total;
+    /// 0 reads it.
+    fn add_fallback_uses(
+        &self,
+        chain: &ChainName,
+        day: i32,
+        uses: u64,
     ) -> impl Future<Output = Result<u64, StateError>> + Send;
 
     /// Whether the state can be reached and is migrated.
@@ -127,4 +175,10 @@ pub(crate) fn event_key(event: &Event) -> Option<String> {
 /// Whether a record at `next` may take the place of one at `remembered`: never backwards.
 pub(crate) fn supersedes(next: (Lineage, Generation), remembered: Option<(Lineage, Generation)>) -> bool {
     remembered.is_none_or(|remembered| next >= remembered)
+}
+
+/// The day of an instant, since the epoch, UTC.
+pub(crate) fn day_of(at: Timestamp) -> i32 {
+    let days = at.as_second().div_euclid(24 * 3600);
+    i32::try_from(days).unwrap_or(if days < 0 { i32::MIN } else { i32::MAX })
 }

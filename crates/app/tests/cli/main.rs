@@ -4,6 +4,7 @@
 mod crash;
 mod files;
 mod input;
+mod keys;
 mod network;
 mod oidc;
 mod secrets;

@@ -1,6 +1,6 @@
 //! What an answer means for the source that got it, and what follows.
 
-use super::source::{Choice, Fallback, FallbackOn, Position};
+use super::source::{Fallback, FallbackOn, Position};
 
 /// What an answer says about the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,15 +72,5 @@ impl Refused {
     /// After the first answer with this token.
     pub fn first(used: Position) -> Self {
         Self { used, asked: false, replayed: false }
-    }
-}
-
-impl Choice {
-    /// The generation, if an access token was chosen.
-    pub fn position(self) -> Option<Position> {
-        match self {
-            Self::Oauth(position) => Some(position),
-            Self::Fallback | Self::None(_) => None,
-        }
     }
 }

@@ -65,17 +65,6 @@ pub struct AnswerRule {
     pub meaning: Meaning,
 }
 
-/// Where a caller key may stand, in the order in which it is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyHeader {
-    /// `x-cm-api-key`.
-    Own,
-    /// `x-api-key`.
-    ApiKey,
-    /// `authorization: Bearer`.
-    Bearer,
-}
-
 /// What a request's path comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route<'a> {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use evergrant_core::ChainName;
+use evergrant_core::audit::{Actor, AuditEntry};
+use evergrant_core::caller::{Caller, KeyId};
 use evergrant_core::chain::Record;
 use evergrant_core::event::Event;
 use evergrant_core::keeper::Answer;
@@ -297,6 +299,32 @@ impl State for FlakyState {
     }
     async fn prune(&self, events_before: Timestamp, replaced_before: Timestamp) -> Result<u64, StateError> {
         self.inner.prune(events_before, replaced_before).await
+    }
+    async fn add_caller(&self, caller: &Caller, who: &Actor) -> Result<bool, StateError> {
+        self.inner.add_caller(caller, who).await
+    }
+    async fn callers(&self) -> Result<Vec<Caller>, StateError> {
+        self.inner.callers().await
+    }
+    async fn revoke_caller(
+        &self,
+        id: &KeyId,
+        at: Timestamp,
+        who: &Actor,
+    ) -> Result<Option<Caller>, StateError> {
+        self.inner.revoke_caller(id, at, who).await
+    }
+    async fn replace_caller(&self, old: &Caller, new: &Caller, who: &Actor) -> Result<bool, StateError> {
+        self.inner.replace_caller(old, new, who).await
+    }
+    async fn callers_version(&self) -> Result<i64, StateError> {
+        self.inner.callers_version().await
+    }
+    async fn audit(&self, most: usize) -> Result<Vec<AuditEntry>, StateError> {
+        self.inner.audit(most).await
+    }
+    async fn add_fallback_uses(&self, chain: &ChainName, day: i32, uses: u64) -> Result<u64, StateError> {
+        self.inner.add_fallback_uses(chain, day, uses).await
     }
     async fn check(&self) -> Result<(), StateError> {
         Ok(())

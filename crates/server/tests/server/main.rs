@@ -1,6 +1,8 @@
-//! The keeper, the token client and the probe against the stand-in: over real sockets, and on simulated time.
+//! The keeper, the token client and the probe against the stand-in, and the admin calls: over real sockets, and on
+//! simulated time.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod callers;
 mod edits;
 mod fixture;
 mod network;

@@ -32,13 +32,22 @@ fn sqlite_twice() -> Two<SqliteState> {
 
 macro_rules! conformance {
     ($($behaviour:ident),+ $(,)?) => {
-        mod in_memory { $(#[tokio::test] async fn $behaviour() { super::$behaviour(super::memory()).await })+ }
-        mod in_sqlite { $(#[tokio::test] async fn $behaviour() { super::$behaviour(super::sqlite()).await })+ }
+        mod in_memory {
+            use crate::conformance::memory;
+            $(#[tokio::test] async fn $behaviour() { super::$behaviour(memory()).await })+
+        }
+        mod in_sqlite {
+            use crate::conformance::sqlite;
+            $(#[tokio::test] async fn $behaviour() { super::$behaviour(sqlite()).await })+
+        }
         mod in_sqlite_opened_twice {
-            $(#[tokio::test] async fn $behaviour() { super::$behaviour(super::sqlite_twice()).await })+
+            use crate::conformance::sqlite_twice;
+            $(#[tokio::test] async fn $behaviour() { super::$behaviour(sqlite_twice()).await })+
         }
     };
 }
+
+mod callers;
 
 conformance! {
     a_record_comes_back_as_it_was,

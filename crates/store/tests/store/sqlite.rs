@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use evergrant_core::event::EventKind::Committed;
+use evergrant_core::secret::Fingerprint;
 use evergrant_store::{SqliteState, State, StateError};
 use rusqlite::Connection;
 
@@ -51,6 +52,33 @@ async fn opened_again_it_knows_everything() {
     assert!(!folder.path().join("state.db.before-2").exists());
 }
 
+#[tokio::test]
+async fn a_state_from_before_there_were_callers_gets_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(include_str!("../../migrations/sqlite/0001_chains_and_ledger.sql")).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    old.execute("INSERT INTO replaced VALUES ('claude', ?1, 1)", [Fingerprint::of(b"old").to_string()])
+        .unwrap();
+    drop(old);
+    let state = SqliteState::open(&path).unwrap();
+    assert!(state.was_replaced(&chain("claude"), Fingerprint::of(b"old")).await.unwrap());
+    assert_eq!((state.callers().await.unwrap(), state.callers_version().await.unwrap()), (vec![], 0));
+    assert!(folder.path().join("state.db.before-2").exists());
+}
+
+#[tokio::test]
+async fn the_audit_is_never_rewritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    drop(SqliteState::open(&path).unwrap());
+    let other = Connection::open(&path).unwrap();
+    other.execute("INSERT INTO audit (at_ms, entry) VALUES (1, '{}')", []).unwrap();
+    let error = other.execute("UPDATE audit SET entry = '[]'", []).unwrap_err();
+    assert!(error.to_string().contains("the audit is never changed"), "{error}");
+}
+
 #[test]
 fn a_newer_schema_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +91,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
         drop(connection);
         let before = fs::read(&path).unwrap();
         let error = SqliteState::open(&path).unwrap_err();
-        assert!(matches!(error, StateError::TooNew { found: 99, known: 1, .. }));
+        assert!(matches!(error, StateError::TooNew { found: 99, known: 2, .. }));
         let text = error.to_string();
         assert!(text.contains("state.db") && text.contains("schema 99"), "{text}");
         assert!(text.contains("run the newer version, or restore the copy"), "{text}");

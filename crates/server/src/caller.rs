@@ -1,0 +1,207 @@
+//! The callers that the data plane knows: a published table, looked up by the hash of a presented key, with
+//! the limits of each (SPEC §7, §13).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use evergrant_core::Reason;
+use evergrant_core::caller::{Caller, KeyHash, Scope};
+use evergrant_store::{State, StateError};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use jiff::Timestamp;
+
+use crate::world::World;
+
+pub mod change;
+mod limit;
+
+pub use limit::{Limit, Permit};
+
+use limit::{Flow, Pace};
+
+/// How often the state is asked whether its callers changed: a revocation works within twice that.
+const LOOK_AT_CALLERS: Duration = Duration::from_millis(500);
+
+/// One caller that is known, with what it has in flight.
+#[derive(Debug)]
+pub struct KnownCaller {
+    /// What is remembered of it.
+    pub caller: Caller,
+    flow: Arc<Flow>,
+    pace: Option<Arc<Pace>>,
+}
+
+impl KnownCaller {
+    /// The same as before where nothing changed; limits go on where they stood.
+    fn after(before: Option<&Arc<Self>>, caller: Caller) -> Arc<Self> {
+        if let Some(before) = before.filter(|before| before.caller == caller) {
+            return before.clone();
+        }
+        let pace = match (before, caller.requests_per_minute) {
+            (Some(before), asked) if before.caller.requests_per_minute == asked => before.pace.clone(),
+            (_, asked) => asked.map(|per_minute| Arc::new(Pace::new(per_minute))),
+        };
+        let flow = before.map(|before| before.flow.clone()).unwrap_or_default();
+        Arc::new(Self { caller, flow, pace })
+    }
+
+    /// Lets one request in, or says which limit it is over. `now` is the age of this process by a clock that
+    /// nobody sets ([`World::monotonic`]), the same clock for all who ask. Free of locks; the
+    /// permit gives the place back when it is dropped.
+    pub fn admit(&self, now: Duration) -> Result<Permit, Limit> {
+        let permit = self.flow.enter(self.caller.concurrent)?;
+        match &self.pace {
+            Some(pace) => pace.take(now).map(|()| permit),
+            None => Ok(permit),
+        }
+    }
+
+    /// How many requests it has in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.flow.in_flight()
+    }
+}
+
+/// All callers at one version of the state.
+#[derive(Debug, Default)]
+pub struct CallerTable(HashMap<KeyHash, Arc<KnownCaller>>);
+
+impl CallerTable {
+    fn after(before: &Self, callers: Vec<Caller>) -> Self {
+        let known = |caller: Caller| {
+            let hash = caller.hash;
+            (hash, KnownCaller::after(before.0.get(&hash), caller))
+        };
+        Self(callers.into_iter().map(known).collect())
+    }
+
+    /// The caller whose key was presented, whether or not it may do anything. What has not the form of our keys,
+    /// such as a provider's token, is not even hashed.
+    pub fn find(&self, presented: &[u8]) -> Option<&Arc<KnownCaller>> {
+        self.0.get(&KeyHash::of_presented(presented)?)
+    }
+
+    /// The caller whose key was presented, if it may do what needs `needed`; else why not.
+    pub fn authorize(
+        &self,
+        presented: Option<&[u8]>,
+        needed: Scope,
+        now: Timestamp,
+    ) -> Result<&Arc<KnownCaller>, Reason> {
+        let known = self.find(presented.ok_or(Reason::CallerMissing)?).ok_or(Reason::CallerUnknown)?;
+        match known.caller.refusal(now, needed) {
+            Some(refusal) => Err(refusal.reason()),
+            None => Ok(known),
+        }
+    }
+
+    /// How many keys it holds.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The key that a request presents: `X-CM-API-Key`, else `x-api-key`, else `Authorization: Bearer`. A header
+/// that comes twice presents nothing that is known.
+pub fn presented_key(headers: &HeaderMap) -> Option<&[u8]> {
+    for name in ["x-cm-api-key", "x-api-key"] {
+        if let Some(value) = only(headers.get_all(name).iter()) {
+            return Some(value);
+        }
+    }
+    only(headers.get_all(AUTHORIZATION).iter()).and_then(|value| {
+        let (scheme, key) = value.split_at_checked("bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+    })
+}
+
+fn only<'a>(mut values: impl Iterator<Item = &'a http::HeaderValue>) -> Option<&'a [u8]> {
+    let first = values.next()?;
+    Some(if values.next().is_some() { b"" } else { first.as_bytes() })
+}
+
+#[derive(Debug, Default)]
+struct Published {
+    version: AtomicU64,
+    table: RwLock<Arc<CallerTable>>,
+}
+
+/// The table that is in force. Cheap to clone; all clones see the same.
+#[derive(Debug, Clone, Default)]
+pub struct Callers(Arc<Published>);
+
+impl Callers {
+    /// Reads the callers of a state.
+    pub async fn load<S: State>(state: &S) -> Result<Self, StateError> {
+        let callers = Self::default();
+        callers.refresh(state).await?;
+        Ok(callers)
+    }
+
+    /// Changes whenever the table does. One atomic load: a thread keeps its table until this differs from what
+    /// it was before that table was taken.
+    pub fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+
+    /// The table.
+    pub fn table(&self) -> Arc<CallerTable> {
+        self.0.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the state's callers again, if they changed. Says whether another table was published.
+    pub async fn refresh<S: State>(&self, state: &S) -> Result<bool, StateError> {
+        // Its first version is 0, of a state without callers, as the table's is before the first reading.
+        let version = state.callers_version().await?.unsigned_abs();
+        if version == self.version() {
+            return Ok(false);
+        }
+        // What changes between these two reads is published too early, and then once more.
+        Ok(self.publish(version, state.callers().await?))
+    }
+
+    fn publish(&self, version: u64, callers: Vec<Caller>) -> bool {
+        let mut table = self.0.table.write().unwrap_or_else(PoisonError::into_inner);
+        // Somebody who began to read later was quicker: a revocation is never taken back.
+        if version <= self.0.version.load(Ordering::Acquire) {
+            return false;
+        }
+        *table = Arc::new(CallerTable::after(&table, callers));
+        self.0.version.store(version, Ordering::Release);
+        true
+    }
+
+    /// Keeps the table up to date until its task is dropped. A state that cannot be read leaves it as it is.
+    pub async fn follow<W: World>(self, world: W) {
+        let mut failing = false;
+        loop {
+            world.sleep(LOOK_AT_CALLERS).await;
+            match self.refresh(world.state()).await {
+                Ok(published) => {
+                    if published || failing {
+                        tracing::debug!(version = self.version(), keys = self.table().len(), "caller keys");
+                    }
+                    failing = false;
+                }
+                Err(error) => {
+                    if !failing {
+                        let reason = Reason::StateUnavailable;
+                        tracing::warn!(%reason, %error, "changes of caller keys are not seen until it is back");
+                    }
+                    failing = true;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
