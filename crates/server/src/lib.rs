@@ -3,12 +3,14 @@
 
 pub mod admin;
 pub mod caller;
+pub mod gateway;
 pub mod http;
 pub mod keeper;
 pub mod metrics;
 pub mod probe;
 pub mod published;
 pub mod snapshot;
+mod stream;
 pub mod token;
 pub mod tokio_world;
 pub mod world;

@@ -1,4 +1,4 @@
-//! A value that is replaced seldom and read all the time: readers keep a copy and look at one number.
+//! A value that is replaced seldom and read all the time: a reader that keeps a copy looks at one number.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -35,34 +35,5 @@ impl<T> Published<T> {
         *value = Arc::new(next);
         self.version.fetch_add(1, Ordering::Release);
         true
-    }
-}
-
-/// A reader's copy.
-#[derive(Debug)]
-pub struct Copied<T> {
-    version: u64,
-    value: Arc<T>,
-}
-
-impl<T> Copied<T> {
-    /// The value of now.
-    pub fn of(published: &Published<T>) -> Self {
-        // The number first: a value that is replaced in between is read once more, never missed.
-        Self { version: published.version(), value: published.current() }
-    }
-
-    /// The copy as it is.
-    pub fn value(&self) -> &Arc<T> {
-        &self.value
-    }
-
-    /// The value of now; costs one look at a number while nothing was replaced. Says whether it was.
-    pub fn refresh(&mut self, published: &Published<T>) -> (bool, &Arc<T>) {
-        let stale = self.version != published.version();
-        if stale {
-            *self = Self::of(published);
-        }
-        (stale, &self.value)
     }
 }

@@ -12,6 +12,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread;
 use std::time::Duration;
 
+use evergrant_core::caller::KeyId;
+
 /// A batch is handed over when it is as long as this, or a second old.
 pub(super) const BATCH: usize = 32 * 1024;
 /// Batches that may wait for the disk; more are dropped and counted.
@@ -120,7 +122,9 @@ fn write_file(waiting: &Receiver<Vec<u8>>, mut file: File, path: &Path, reopen: 
 pub(super) struct Line<'a> {
     pub(super) at: jiff::Timestamp,
     pub(super) request_id: &'a str,
+    /// Its name, and the id of its key.
     pub(super) caller: &'a str,
+    pub(super) key: Option<KeyId>,
     pub(super) chain: &'a str,
     pub(super) method: &'a str,
     pub(super) route: &'a str,
@@ -137,15 +141,19 @@ pub(super) struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Appends it. All words are ours or plain ASCII: of what a client sent, only the request id and the method
-    /// are in it, and neither can hold a quote.
+    /// Appends it. All words but the caller's name are ours or plain ASCII: of what a client sent, only the
+    /// request id is in it, and that cannot hold a quote.
     pub(super) fn write(&self, batch: &mut Vec<u8>) {
         let mut text = Text(batch);
-        let Self { at, request_id, caller, chain, method, route, status, source, shown, .. } = self;
+        let Self { at, request_id, chain, method, route, status, source, shown, .. } = self;
+        let _ = write!(text, r#"{{"at":{},"request_id":"{request_id}","caller":"#, Seconds(*at));
+        let _ = serde_json::to_writer(&mut *text.0, self.caller);
+        if let Some(key) = self.key {
+            let _ = write!(text, r#","key":"{key}""#);
+        }
         let _ = write!(
             text,
-            r#"{{"at":{},"request_id":"{request_id}","caller":"{caller}","chain":"{chain}","method":"{method}","route":"{route}","status":{status},"source":"{source}","shown":"{shown}","#,
-            Seconds(*at)
+            r#","chain":"{chain}","method":"{method}","route":"{route}","status":{status},"source":"{source}","shown":"{shown}","#
         );
         if let Some(reason) = self.reason {
             let _ = write!(text, r#""reason":"{reason}","#);

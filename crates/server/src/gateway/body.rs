@@ -77,6 +77,11 @@ impl Kept {
         Self { budget: budget.clone(), bytes: Some(room) }
     }
 
+    /// Keeps nothing.
+    pub(super) fn none() -> Self {
+        Self { budget: Budget::new(0), bytes: None }
+    }
+
     /// Keeps more, or nothing at all once the budget is used up.
     pub(super) fn push(&mut self, more: &[u8]) {
         if let Some(bytes) = &mut self.bytes {

@@ -1,6 +1,7 @@
 //! The clocks of the data plane: the door through which they come in.
 
-use std::time::Instant;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -8,6 +9,13 @@ use jiff::Timestamp;
 #[expect(clippy::disallowed_methods, reason = "the door through which the monotonic clock comes in")]
 pub(super) fn now() -> Instant {
     Instant::now()
+}
+
+/// How long this process has looked at the clock that nobody sets.
+pub(super) fn age() -> Duration {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let now = now();
+    now.duration_since(*FIRST.get_or_init(|| now))
 }
 
 /// The wall clock.

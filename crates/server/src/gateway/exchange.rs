@@ -1,29 +1,28 @@
 //! One request and its answer, between a client and whoever answers: both bodies flow at once, nothing is gathered,
 //! and either side's end is noticed (SPEC §7).
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::{Body, Kept};
-use super::http1::BadChunk;
-use super::pool::Answerer;
-use super::seat::Seat;
+use super::clock;
+use super::http1::{BadChunk, BadHead, Framing, Version};
+use super::seat::{Seat, TimedOut};
 use super::thread::Thread;
-
-/// What a client is reached by.
-pub(super) trait Io: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+use crate::stream::Stream;
 
 /// While an answer is awaited, so much of the next request is read ahead at most: enough to notice that the client
 /// has gone.
 const READ_AHEAD: usize = 64 * 1024;
 
 /// A client's connection.
-pub(super) struct Client<C> {
-    pub(super) io: C,
+pub(super) struct Client {
+    pub(super) io: Stream,
     /// What was read and belongs to no message yet.
     pub(super) ahead: Vec<u8>,
     pub(super) seat: Seat,
@@ -34,17 +33,22 @@ pub(super) struct Client<C> {
 pub(super) enum Fault {
     ClientGone,
     ClientSlow,
-    BadChunk(BadChunk),
+    BadRequest(BadChunk),
     TooLarge,
     /// The answerer closed; `true`: not a byte of an answer had come.
     Closed { silent: bool },
+    BadAnswer(BadHead),
+    BadAnswerChunk(BadChunk),
     Timeout,
 }
 
 /// The request's way to the answerer.
 pub(super) struct Upward {
     pub(super) body: Body,
+    /// The client sent it whole.
     pub(super) ended: bool,
+    /// The answerer got it whole.
+    pub(super) sent: bool,
     /// Bytes that wait for the answerer, from `at` on.
     pub(super) out: Vec<u8>,
     pub(super) at: usize,
@@ -56,6 +60,27 @@ pub(super) struct Upward {
     pub(super) refused: bool,
 }
 
+/// How the framing of an answer changes on its way to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recode {
+    /// Not at all.
+    AsIs,
+    /// The client speaks HTTP/1.0: chunks are taken apart.
+    Dechunk,
+    /// It ends with the provider's connection: the client gets chunks, so that it can tell an end from a cut.
+    Chunk,
+}
+
+impl Recode {
+    pub(super) fn of(framing: Framing, version: Version) -> Self {
+        match (framing, version) {
+            (Framing::Chunked, Version::Http10) => Self::Dechunk,
+            (Framing::UntilClose, Version::Http11) => Self::Chunk,
+            (Framing::Chunked | Framing::UntilClose | Framing::None | Framing::Length(_), _) => Self::AsIs,
+        }
+    }
+}
+
 /// The answer's way to the client.
 pub(super) struct Downward {
     pub(super) body: Body,
@@ -63,20 +88,19 @@ pub(super) struct Downward {
     pub(super) out: Vec<u8>,
     pub(super) at: usize,
     pub(super) content: u64,
-    /// The client speaks HTTP/1.0: chunks are taken apart.
-    pub(super) dechunk: bool,
+    pub(super) recode: Recode,
     /// Bytes came behind the answer: the connection is not used again.
     pub(super) excess: bool,
 }
 
-pub(super) fn poll_read(io: &mut impl Io, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+pub(super) fn poll_read(io: &mut Stream, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
     let mut read = ReadBuf::new(room);
     ready!(Pin::new(io).poll_read(cx, &mut read))?;
     Poll::Ready(Ok(read.filled().len()))
 }
 
 /// Writes what waits; ready when nothing does.
-fn poll_drain(io: &mut impl Io, cx: &mut Context<'_>, out: &mut Vec<u8>, at: &mut usize) -> Poll<io::Result<()>> {
+fn poll_drain(io: &mut Stream, cx: &mut Context<'_>, out: &mut Vec<u8>, at: &mut usize) -> Poll<io::Result<()>> {
     while *at < out.len() {
         let written = ready!(Pin::new(&mut *io).poll_write(cx, &out[*at..]))?;
         if written == 0 {
@@ -91,54 +115,47 @@ fn poll_drain(io: &mut impl Io, cx: &mut Context<'_>, out: &mut Vec<u8>, at: &mu
 
 impl Upward {
     /// Moves what the client sends to the answerer; ready when the request is sent whole.
-    pub(super) fn poll<C: Io>(
+    pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         thread: &Thread,
-        client: &mut Client<C>,
-        answerer: &mut Answerer,
+        client: &mut Client,
+        answerer: &mut Stream,
     ) -> Poll<Result<(), Fault>> {
         loop {
-            if self.refused {
-                return Poll::Pending;
-            }
-            match poll_drain(answerer, cx, &mut self.out, &mut self.at) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => {
-                    self.refused = true;
-                    continue;
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-            if self.ended {
-                return match Pin::new(&mut *answerer).poll_flush(cx) {
-                    Poll::Ready(Err(_)) => {
-                        self.refused = true;
-                        Poll::Pending
-                    }
-                    Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-                    Poll::Pending => Poll::Pending,
-                };
-            }
-            if client.ahead.is_empty() {
-                ready!(self.poll_fresh(cx, thread, client, answerer))?;
-            } else {
+            // Head and what came with it go out together.
+            if !self.ended && !client.ahead.is_empty() {
                 let ahead = std::mem::take(&mut client.ahead);
                 let used = self.take(&ahead)?;
                 self.out.extend_from_slice(&ahead[..used]);
                 client.ahead.extend_from_slice(&ahead[used..]);
                 thread.give_back(ahead);
             }
+            if ready!(poll_drain(answerer, cx, &mut self.out, &mut self.at)).is_err() {
+                self.refused = true;
+                return Poll::Pending;
+            }
+            if self.ended {
+                if ready!(Pin::new(&mut *answerer).poll_flush(cx)).is_err() {
+                    self.refused = true;
+                    return Poll::Pending;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_fresh(cx, thread, client, answerer))?;
+            if self.refused {
+                return Poll::Pending;
+            }
         }
     }
 
     /// Reads from the client, and writes as much of it as the answerer takes at once.
-    fn poll_fresh<C: Io>(
+    fn poll_fresh(
         &mut self,
         cx: &mut Context<'_>,
         thread: &Thread,
-        client: &mut Client<C>,
-        answerer: &mut Answerer,
+        client: &mut Client,
+        answerer: &mut Stream,
     ) -> Poll<Result<(), Fault>> {
         thread.scratch(|room| {
             let read = match poll_read(&mut client.io, cx, room) {
@@ -169,7 +186,7 @@ impl Upward {
 
     fn take(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         let content = &mut self.content;
-        let scanned = self.body.take(bytes, |data| *content += data.len() as u64).map_err(Fault::BadChunk)?;
+        let scanned = self.body.take(bytes, |data| *content += data.len() as u64).map_err(Fault::BadRequest)?;
         if self.content > self.limit {
             return Err(Fault::TooLarge);
         }
@@ -181,12 +198,12 @@ impl Upward {
 
 impl Downward {
     /// Moves the answer's body to the client; ready when it came to its end.
-    pub(super) fn poll<C: Io>(
+    pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         thread: &Thread,
-        client: &mut Client<C>,
-        answerer: &mut Answerer,
+        client: &mut Client,
+        answerer: &mut Stream,
     ) -> Poll<Result<(), Fault>> {
         loop {
             match poll_drain(&mut client.io, cx, &mut self.out, &mut self.at) {
@@ -202,26 +219,29 @@ impl Downward {
         }
     }
 
-    fn poll_fresh<C: Io>(
+    fn poll_fresh(
         &mut self,
         cx: &mut Context<'_>,
         thread: &Thread,
-        client: &mut Client<C>,
-        answerer: &mut Answerer,
+        client: &mut Client,
+        answerer: &mut Stream,
     ) -> Poll<Result<(), Fault>> {
         thread.scratch(|room| {
             let read = match ready!(poll_read(answerer, cx, room)) {
                 Ok(0) if self.body.ends_with_connection() => {
                     self.ended = true;
+                    if self.recode == Recode::Chunk {
+                        self.out.extend_from_slice(b"0\r\n\r\n");
+                    }
                     return Poll::Ready(Ok(()));
                 }
                 Ok(0) | Err(_) => return Poll::Ready(Err(Fault::Closed { silent: false })),
                 Ok(read) => read,
             };
-            let used = self.take(&room[..read])?;
-            if self.dechunk {
-                return Poll::Ready(Ok(()));
+            if self.recode != Recode::AsIs {
+                return Poll::Ready(self.take(&room[..read]));
             }
+            let used = self.follow(&room[..read], |_| {})?;
             match Pin::new(&mut client.io).poll_write(cx, &room[..used]) {
                 Poll::Ready(Ok(written)) => self.out.extend_from_slice(&room[written..used]),
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::ClientGone)),
@@ -231,23 +251,41 @@ impl Downward {
         })
     }
 
-    /// Takes what belongs to the answer. With `dechunk` its content goes to `out` here.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
-        let (content, dechunk, out) = (&mut self.content, self.dechunk, &mut self.out);
-        let scanned = self.body.take(bytes, |data| {
-            *content += data.len() as u64;
-            if dechunk {
-                out.extend_from_slice(data);
-            }
+    /// Takes what belongs to the answer into `out`.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        let mut out = std::mem::take(&mut self.out);
+        let taken = match self.recode {
+            Recode::AsIs => self.follow(bytes, |_| {}).map(|used| out.extend_from_slice(&bytes[..used])),
+            Recode::Dechunk => self.follow(bytes, |data| out.extend_from_slice(data)).map(drop),
+            Recode::Chunk => self.follow(bytes, |data| push_chunk(&mut out, data)).map(drop),
+        };
+        self.out = out;
+        taken
+    }
+
+    fn follow(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Fault> {
+        let content = &mut self.content;
+        let scanned = self.body.take(bytes, |piece| {
+            *content += piece.len() as u64;
+            data(piece);
         });
-        let scanned = scanned.map_err(Fault::BadChunk)?;
+        let scanned = scanned.map_err(Fault::BadAnswerChunk)?;
         self.ended = scanned.ended;
         self.excess |= scanned.used < bytes.len();
         Ok(scanned.used)
     }
 }
 
-impl<C: Io> Client<C> {
+fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
+    // An empty chunk would be the end.
+    if !data.is_empty() {
+        out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        out.extend_from_slice(data);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl Client {
     /// Notices that the client has gone. What it sends ahead of its turn is kept for then.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>, thread: &Thread) -> Poll<()> {
         while self.ahead.len() < READ_AHEAD {
@@ -263,5 +301,40 @@ impl<C: Io> Client<C> {
             }
         }
         Poll::Pending
+    }
+
+    /// What `future` comes to, unless the client goes first.
+    pub(super) async fn unless_gone<T>(&mut self, thread: &Thread, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = Box::pin(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => self.poll_gone(cx, thread).map(|()| None),
+        })
+        .await
+    }
+
+    /// Sends a few bytes of our own.
+    pub(super) async fn send(&mut self, bytes: &[u8], limit: Duration) -> Result<(), Fault> {
+        let mut out = bytes.to_vec();
+        let mut at = 0;
+        let Self { io, seat, .. } = self;
+        let sent = seat.within(clock::now, limit, |cx| {
+            ready!(poll_drain(io, cx, &mut out, &mut at))?;
+            Pin::new(&mut *io).poll_flush(cx)
+        });
+        match sent.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Fault::ClientGone),
+            Err(TimedOut) => Err(Fault::ClientSlow),
+        }
+    }
+
+    /// Takes what was dealt with off what was read ahead.
+    pub(super) fn consume(&mut self, thread: &Thread, len: usize) {
+        if len >= self.ahead.len() {
+            thread.give_back(std::mem::take(&mut self.ahead));
+        } else {
+            self.ahead.drain(..len);
+        }
     }
 }

@@ -119,9 +119,11 @@ impl Measures {
         self.0.replays.get_or_create(&OfChain { chain: chain.into() }).inc();
     }
 
-    pub(super) fn request(&self, overhead: Duration, first_byte: Duration) {
+    pub(super) fn request(&self, overhead: Duration, first_byte: Option<Duration>) {
         self.0.overhead.observe(overhead.as_secs_f64());
-        self.0.first_byte.observe(first_byte.as_secs_f64());
+        if let Some(first_byte) = first_byte {
+            self.0.first_byte.observe(first_byte.as_secs_f64());
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use evergrant_core::gateway::{FallbackOn, Injection, Position, Rules, Source, Spent, spend};
+use evergrant_core::gateway::{ErrorShape, FallbackOn, Injection, Position, Rules, Source, Spent, spend};
 use evergrant_core::{ApiKey, ChainName, Reason};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -21,6 +21,9 @@ pub trait Renewer: Send + Sync {
     /// The API refused the access token of this generation: it is probed, and renewed if it is dead. When this
     /// returns, the snapshot says what is current.
     fn refused(&self, position: Position) -> BoxFuture<'static, ()>;
+
+    /// The API took the access token of this generation, and said that its grant may not do what was asked.
+    fn grant_refused(&self, position: Position);
 }
 
 /// One chain, as the gateway needs it.
@@ -73,6 +76,8 @@ pub struct Limits {
     pub idle: Duration,
     /// From a request's end to the head of its answer.
     pub answer: Duration,
+    /// Between two pieces of an answer that may say something about the source.
+    pub told: Duration,
     /// Between two pieces of an answer.
     pub stream_idle: Duration,
     /// Between two pieces that the client sends or takes.
@@ -93,6 +98,7 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             answer: Duration::from_secs(600),
+            told: Duration::from_secs(5),
             stream_idle: Duration::from_secs(300),
             client: Duration::from_secs(60),
             drain: Duration::from_secs(30),
@@ -124,8 +130,8 @@ pub(super) struct Upstream {
 }
 
 pub(super) struct Fallback {
-    pub(super) injected: Arc<Injected>,
-    pub(super) shown: Arc<str>,
+    pub(super) injected: Injected,
+    pub(super) shown: String,
     pub(super) key: FallbackKey,
 }
 
@@ -169,6 +175,20 @@ impl Plane {
         Some((index, &self.chains[index]))
     }
 
+    /// The shape of errors below the path, if that is one of the routes.
+    pub(super) fn route_of(&self, path: &str) -> Option<ErrorShape> {
+        let below = |chain: &&Arc<Chain>| {
+            let rest = path.strip_prefix(chain.rules.route.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.chains.iter().find(below).map(|chain| chain.rules.errors)
+    }
+
+    /// The shape of errors where no path is known.
+    pub(super) fn shape(&self) -> ErrorShape {
+        self.chains.first().map_or(ErrorShape::Problem, |chain| chain.rules.errors)
+    }
+
     /// The client's variable to set, if what was presented is a provider's own.
     pub(super) fn provider_token(&self, presented: &[u8]) -> Option<&str> {
         let bears = |(prefix, _): &&(String, String)| presented.starts_with(prefix.as_bytes());
@@ -183,8 +203,8 @@ impl Chain {
         let target = Target { host: host(&url), base };
         let upstream = Upstream { id: TARGETS.fetch_add(1, Ordering::Relaxed), url, client, target };
         let fallback = settings.fallback.map(|key| Fallback {
-            injected: Arc::new(Injected::new(&rules.api_key, key.key.expose())),
-            shown: key.key.shown(key.prefix.as_deref()).into(),
+            injected: Injected::new(&rules.api_key, key.key.expose()),
+            shown: key.key.shown(key.prefix.as_deref()),
             key,
         });
         Self { name, rules, upstream, source, shown_prefix, fallback, renewer, terms }

@@ -2,57 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::plane::Upstream;
-use crate::http::Stream;
+use crate::stream::Stream;
 
 /// None is used after it was idle for so long.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-
-/// A connection to who answers: a provider, or Evergrant's own routes.
-#[derive(Debug)]
-pub(super) enum Answerer {
-    Provider(Stream),
-    Own(DuplexStream),
-}
-
-impl AsyncRead for Answerer {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Provider(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Own(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Answerer {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Provider(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Own(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Provider(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Own(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Provider(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Own(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
 
 /// Idle connections by target.
 #[derive(Debug, Default)]

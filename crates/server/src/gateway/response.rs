@@ -5,6 +5,7 @@ use std::io::Write as _;
 
 use evergrant_core::gateway::{ErrorShape, OwnError};
 
+use super::exchange::Recode;
 use super::http1::Response;
 use super::request::{Field, Nominated};
 
@@ -19,13 +20,13 @@ pub(super) enum Connection {
     Closes,
 }
 
-/// Writes the head of a provider's answer. `dechunk`: the client speaks HTTP/1.0, which knows no chunks.
+/// Writes the head of a provider's answer.
 pub(super) fn client_head(
     out: &mut Vec<u8>,
     head: &Response<'_, '_>,
     request_id: &str,
     connection: Connection,
-    dechunk: bool,
+    recode: Recode,
 ) {
     let _ = write!(out, "HTTP/1.1 {:03} ", head.status);
     out.extend_from_slice(head.reason.as_bytes());
@@ -35,7 +36,7 @@ pub(super) fn client_head(
     for header in head.headers {
         match Field::of(header.name) {
             Field::Hop => continue,
-            Field::TransferEncoding if dechunk => continue,
+            Field::TransferEncoding if recode == Recode::Dechunk => continue,
             Field::Other if nominated.holds(header.name) => continue,
             Field::RequestId => named = true,
             Field::Other
@@ -56,6 +57,9 @@ pub(super) fn client_head(
         out.extend_from_slice(b"x-request-id: ");
         out.extend_from_slice(request_id.as_bytes());
         out.extend_from_slice(b"\r\n");
+    }
+    if recode == Recode::Chunk {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
     connection.write(out);
     out.extend_from_slice(b"\r\n");

@@ -15,7 +15,7 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(super) struct Seats {
     seats: RefCell<Slab<Occupied>>,
-    draining: Cell<bool>,
+    draining: Cell<Option<Instant>>,
     /// Wakes who waits for the last one to leave, or for the first to come.
     changed: tokio::sync::Notify,
 }
@@ -58,12 +58,17 @@ impl Seats {
 
     /// Whether no new request is taken any more.
     pub(super) fn draining(&self) -> bool {
+        self.draining.get().is_some()
+    }
+
+    /// Since when.
+    pub(super) fn draining_since(&self) -> Option<Instant> {
         self.draining.get()
     }
 
     /// Tells every connection that it ends with the answer in hand.
-    pub(super) fn drain(&self) {
-        self.draining.set(true);
+    pub(super) fn drain(&self, now: Instant) {
+        self.draining.set(Some(now));
         for (_, occupied) in self.seats.borrow().iter() {
             occupied.waker.wake_by_ref();
         }
@@ -176,7 +181,7 @@ mod tests {
         let drained = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert_eq!(seats.taken(), 1);
-            seats.drain();
+            seats.drain(begun().0);
             seats.emptied().await;
         };
         tokio::time::timeout(Duration::from_secs(2), async { tokio::join!(connection, drained) }).await.unwrap();

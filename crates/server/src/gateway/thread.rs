@@ -2,15 +2,13 @@
 //! shares nothing that a request would have to wait for.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evergrant_core::ChainName;
 use evergrant_core::gateway::Position;
+use jiff::Timestamp;
 use tokio::io::DuplexStream;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
@@ -20,10 +18,11 @@ use super::plane::{Chain, Plane};
 use super::pool::Pool;
 use super::request::Injected;
 use super::seat::Seats;
+use super::listen::Listener;
 use super::{clock, connection};
 use crate::caller::{CallerTable, Callers};
-use crate::published::{Copied, Published};
-use crate::snapshot::{Current, Snapshots};
+use crate::published::Published;
+use crate::snapshot::Snapshots;
 
 /// One read takes so much at most, in bytes.
 const SCRATCH: usize = 64 * 1024;
@@ -53,54 +52,55 @@ pub(super) struct Thread {
     pub(super) requests: Requests,
     scratch: RefCell<Box<[u8]>>,
     buffers: RefCell<Vec<Vec<u8>>>,
-    view: RefCell<View>,
+    seen: RefCell<(Versions, Rc<Seen>)>,
     batch: RefCell<Vec<u8>>,
     ids: (u64, Cell<u64>),
 }
 
-/// The thread's copies of what is published.
-struct View {
-    plane: Copied<Plane>,
-    snapshots: Copied<BTreeMap<ChainName, Current>>,
-    callers: (u64, Arc<CallerTable>),
+/// What is published, as this thread saw it last: whoever holds it sees one plane, one table of callers and the
+/// access tokens that go with them.
+pub(super) struct Seen {
+    pub(super) plane: Arc<Plane>,
+    pub(super) callers: Arc<CallerTable>,
     /// By the chain's number in the plane.
     live: Vec<Option<Live>>,
+}
+
+/// The numbers of what is published, as they were before [`Seen`] was made.
+#[derive(PartialEq, Eq, Clone, Copy)]
+struct Versions {
+    plane: u64,
+    callers: u64,
+    tokens: u64,
 }
 
 /// A chain's access token, ready to be put into a head.
 #[derive(Debug, Clone)]
 pub(super) struct Live {
     pub(super) position: Position,
-    pub(super) injected: Arc<Injected>,
-    pub(super) shown: Arc<str>,
+    pub(super) injected: Rc<Injected>,
+    pub(super) shown: Rc<str>,
     expires_at_ms: i64,
 }
 
 impl Thread {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let view = View {
-            plane: Copied::of(&shared.plane),
-            snapshots: Copied::of(shared.snapshots.published()),
-            callers: (shared.callers.version(), shared.callers.table()),
-            live: Vec::new(),
-        };
-        let thread = Self {
+        let seen = (Versions::of(&shared), Rc::new(Seen::of(&shared)));
+        Self {
             seats: Rc::new(Seats::default()),
             pool: Pool::default(),
             requests: Requests::new(shared.measures.clone()),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             buffers: RefCell::default(),
-            view: RefCell::new(view),
+            seen: RefCell::new(seen),
             batch: RefCell::new(Vec::new()),
             ids: (rand::random(), Cell::new(0)),
             shared,
-        };
-        thread.view.borrow_mut().revive();
-        thread
+        }
     }
 
     /// Serves what `listener` brings until `ending`, then drains.
-    pub(super) async fn run(self: Rc<Self>, listener: TcpListener, mut ending: watch::Receiver<bool>) {
+    pub(super) async fn run(self: Rc<Self>, listener: Listener, mut ending: watch::Receiver<bool>) {
         let watching = tokio::task::spawn_local({
             let seats = self.seats.clone();
             async move { seats.watch(clock::now).await }
@@ -108,7 +108,7 @@ impl Thread {
         let keeping = tokio::task::spawn_local(self.clone().keep_house());
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
+                accepted = listener.socket.accept() => match accepted {
                     Ok((stream, _)) => self.clone().welcome(stream),
                     // Out of descriptors, mostly: a connection that ends frees one.
                     Err(error) => {
@@ -119,13 +119,16 @@ impl Thread {
                 _ = ending.wait_for(|ending| *ending) => break,
             }
         }
-        // Those that are connected already, and nobody knows of yet, are served: closing would reset them.
-        while let Some(Ok((stream, _))) = futures_util::FutureExt::now_or_never(listener.accept()) {
+        // Those that are connected already, and nobody knows of yet, are served: closing would reset them. A
+        // socket that was handed over goes on without us.
+        while !listener.handed_over
+            && let Some(Ok((stream, _))) = futures_util::FutureExt::now_or_never(listener.socket.accept())
+        {
             self.clone().welcome(stream);
         }
         drop(listener);
-        self.seats.drain();
-        let drain = self.plane().limits.drain;
+        self.seats.drain(clock::now());
+        let drain = self.seen().plane.limits.drain;
         if tokio::time::timeout(drain, self.seats.emptied()).await.is_err() {
             let left = self.seats.taken();
             tracing::warn!(left, "connections are cut: their requests outlasted the drain");
@@ -136,7 +139,7 @@ impl Thread {
     }
 
     fn welcome(self: Rc<Self>, stream: tokio::net::TcpStream) {
-        let most = self.plane().limits.connections;
+        let most = self.seen().plane.limits.connections;
         let open = self.shared.measures.connections().inc();
         let counted = Counted(self.clone());
         if usize::try_from(open).unwrap_or(0) >= most {
@@ -164,23 +167,14 @@ impl Thread {
         }
     }
 
-    /// The plane of now.
-    pub(super) fn plane(&self) -> Arc<Plane> {
-        self.view.borrow_mut().refresh(&self.shared).plane.refresh(&self.shared.plane).1.clone()
-    }
-
-    /// The callers of now.
-    pub(super) fn callers(&self) -> Arc<CallerTable> {
-        self.view.borrow_mut().refresh(&self.shared).callers.1.clone()
-    }
-
-    /// The chain's access token, if it lives.
-    pub(super) fn live(&self, chain: &Chain, plane: &Plane) -> Option<Live> {
-        let (index, _) = plane.chain(&chain.name)?;
-        let now_ms = clock::wall().as_millisecond();
-        let mut view = self.view.borrow_mut();
-        let live = view.refresh(&self.shared).live.get(index)?.as_ref()?;
-        (now_ms < live.expires_at_ms).then(|| live.clone())
+    /// What is published now. While nothing changes it costs a look at three numbers.
+    pub(super) fn seen(&self) -> Rc<Seen> {
+        let now = Versions::of(&self.shared);
+        let mut seen = self.seen.borrow_mut();
+        if seen.0 != now {
+            *seen = (now, Rc::new(Seen::of(&self.shared)));
+        }
+        seen.1.clone()
     }
 
     /// An empty buffer.
@@ -237,36 +231,36 @@ impl Thread {
     }
 }
 
-impl View {
-    fn refresh(&mut self, shared: &Shared) -> &mut Self {
-        let (new_plane, _) = self.plane.refresh(&shared.plane);
-        let (new_tokens, _) = self.snapshots.refresh(shared.snapshots.published());
-        if new_plane || new_tokens {
-            self.revive();
+impl Versions {
+    fn of(shared: &Shared) -> Self {
+        Self {
+            plane: shared.plane.version(),
+            callers: shared.callers.version(),
+            tokens: shared.snapshots.published().version(),
         }
-        let version = shared.callers.version();
-        if self.callers.0 != version {
-            self.callers = (version, shared.callers.table());
-        }
-        self
     }
+}
 
-    fn revive(&mut self) {
-        let tokens = self.snapshots.value().clone();
+impl Seen {
+    fn of(shared: &Shared) -> Self {
+        let plane = shared.plane.current();
+        let tokens = shared.snapshots.published().current();
         let live = |chain: &Arc<Chain>| {
-            let current = tokens.get(&chain.name)?;
-            if !current.present || current.refused || chain.terms.is_some() {
-                return None;
-            }
-            let how = chain.injection();
-            Some(Live {
+            let current = tokens.get(&chain.name).filter(|current| current.present && !current.refused)?;
+            chain.terms.is_none().then(|| Live {
                 position: current.position,
-                injected: Arc::new(Injected::new(how, current.access.expose())),
+                injected: Rc::new(Injected::new(chain.injection(), current.access.expose())),
                 shown: current.access.shown(chain.shown_prefix.as_deref()).into(),
                 expires_at_ms: current.expires_at.as_millisecond(),
             })
         };
-        self.live = self.plane.value().chains.iter().map(live).collect();
+        let live = plane.chains.iter().map(live).collect();
+        Self { plane, callers: shared.callers.table(), live }
+    }
+
+    /// The access token of the chain with this number, if it lives.
+    pub(super) fn live(&self, chain: usize, now: Timestamp) -> Option<&Live> {
+        self.live.get(chain)?.as_ref().filter(|live| now.as_millisecond() < live.expires_at_ms)
     }
 }
 

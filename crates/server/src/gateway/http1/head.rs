@@ -173,6 +173,16 @@ pub fn parse_response<'h, 'b>(
     Ok(Some(Response { status, reason, version, headers, framing, keep_alive, len }))
 }
 
+/// Whether a head may end in what came behind the first `from` bytes. A head that grows byte by byte is looked at
+/// once more only then; what is plainly no head ends at once, at its first byte or its size.
+pub fn head_may_end(bytes: &[u8], from: usize) -> bool {
+    let fresh = &bytes[from.saturating_sub(3).min(bytes.len())..];
+    let ends = |at: usize| matches!(fresh.get(at + 1..), Some([b'\n', ..] | [b'\r', b'\n', ..]));
+    bytes.len() >= MAX_HEAD
+        || bytes.first().is_some_and(|first| !first.is_ascii_graphic())
+        || memchr::memchr_iter(b'\n', fresh).any(ends)
+}
+
 fn whole(
     parsed: Result<httparse::Status<usize>, httparse::Error>,
     bytes: &[u8],

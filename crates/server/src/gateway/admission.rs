@@ -1,0 +1,305 @@
+//! What becomes of a request by its head alone: whose it is, where it goes, with which source, or why not (SPEC §7).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use evergrant_core::Reason;
+use evergrant_core::caller::Scope;
+use evergrant_core::gateway::{
+    Choice, ErrorKind, ErrorShape, Fallback, OwnError, PathRule, Route, Source, choose,
+};
+use jiff::Timestamp;
+
+use super::entry::Entry;
+use super::http1::{BadHead, Framing, MAX_HEADERS, Request, Version, parse_request};
+use super::plane::{Chain, Plane, day_of};
+use super::request::{Injected, Presented, own_head, provider_head};
+use super::thread::{Live, Seen, Thread};
+use super::clock;
+use crate::caller::{KnownCaller, Permit};
+
+/// A request that goes to somebody.
+pub(super) struct Job {
+    /// What its client may be told, and how its body is delimited.
+    pub(super) asked: Asked,
+    /// The head for whoever answers.
+    pub(super) out: Vec<u8>,
+    /// Who serves it; `None`: Evergrant's own routes.
+    pub(super) serving: Option<Serving>,
+}
+
+/// What the head says of the message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) head_len: usize,
+    pub(super) framing: Framing,
+    pub(super) version: Version,
+    pub(super) keep_alive: bool,
+    pub(super) expects_continue: bool,
+    pub(super) to_head: bool,
+    /// The longest body.
+    pub(super) limit: u64,
+}
+
+/// A chain that serves a request.
+pub(super) struct Serving {
+    pub(super) seen: Rc<Seen>,
+    pub(super) chain: Arc<Chain>,
+    /// Its numbers in the plane.
+    pub(super) at: (usize, usize),
+    pub(super) caller: Arc<KnownCaller>,
+    pub(super) with: With,
+    _permit: Permit,
+}
+
+/// The secret that a request is sent with.
+#[derive(Debug, Clone)]
+pub(super) enum With {
+    Chain(Live),
+    Fallback,
+}
+
+/// A request that goes nowhere, with what is known of its message.
+pub(super) struct Refusal {
+    pub(super) asked: Option<Asked>,
+    pub(super) shape: ErrorShape,
+    pub(super) error: OwnError,
+}
+
+impl Serving {
+    pub(super) fn rule(&self) -> &PathRule {
+        &self.chain.rules.paths[self.at.1]
+    }
+
+    fn injected(&self) -> Option<&Injected> {
+        match (&self.with, &self.chain.fallback) {
+            (With::Chain(live), _) => Some(&live.injected),
+            (With::Fallback, Some(fallback)) => Some(&fallback.injected),
+            (With::Fallback, None) => None,
+        }
+    }
+
+    /// Whether the fallback key may serve this caller.
+    pub(super) fn fallback(&self, now: Timestamp) -> Fallback {
+        fallback(&self.chain, &self.caller, now)
+    }
+
+    /// Writes the head for the provider anew, from the client's own.
+    pub(super) fn head(&self, out: &mut Vec<u8>, client_head: &[u8]) {
+        let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        if let Ok(Some(head)) = parse_request(client_head, &mut room) {
+            self.write_head(out, &head);
+        }
+    }
+
+    fn write_head(&self, out: &mut Vec<u8>, head: &Request<'_, '_>) {
+        let (path, query) = split(head.target);
+        let Chain { rules, upstream, .. } = &*self.chain;
+        if let (Route::Forwarded(_, path), Some(injected)) = (rules.route(head.method, path), self.injected()) {
+            provider_head(out, head, (path, query), &upstream.target, injected, rules, self.rule());
+        }
+    }
+}
+
+/// Decides by the head that stands at the beginning of `bytes`. `None`: it is not whole.
+pub(super) fn admit(thread: &Thread, bytes: &[u8], entry: &mut Entry) -> Option<Result<Job, Refusal>> {
+    let seen = thread.seen();
+    let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let head = match parse_request(bytes, &mut room) {
+        Ok(Some(head)) => head,
+        Ok(None) => return None,
+        Err(bad) => return Some(Err(bad_head(&seen.plane, bad))),
+    };
+    let mut asked = Asked {
+        head_len: head.len,
+        framing: head.framing,
+        version: head.version,
+        keep_alive: head.keep_alive,
+        expects_continue: head.expects_continue,
+        to_head: head.method == "HEAD",
+        limit: u64::MAX,
+    };
+    let presented = Presented::of(head.headers);
+    entry.begin(head.method, presented.request_id, || thread.new_id());
+    let path = split(head.target).0;
+    let Some(shape) = seen.plane.route_of(path) else {
+        let mut out = thread.buffer();
+        own_head(&mut out, &head);
+        return Some(Ok(Job { asked, out, serving: None }));
+    };
+    let served = serve(seen, &head, &presented, entry).and_then(|serving| {
+        asked.limit = serving.rule().body_limit;
+        match head.framing {
+            Framing::Length(length) if length > asked.limit => Err(too_large(asked.limit)),
+            Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => Ok(serving),
+        }
+    });
+    Some(match served {
+        Ok(serving) => {
+            let mut out = thread.buffer();
+            serving.write_head(&mut out, &head);
+            Ok(Job { asked, out, serving: Some(serving) })
+        }
+        Err(error) => Err(Refusal { asked: Some(asked), shape, error }),
+    })
+}
+
+fn split(target: &str) -> (&str, &str) {
+    target.split_at(target.find('?').unwrap_or(target.len()))
+}
+
+fn serve(
+    seen: Rc<Seen>,
+    head: &Request<'_, '_>,
+    presented: &Presented<'_>,
+    entry: &mut Entry,
+) -> Result<Serving, OwnError> {
+    let now = clock::wall();
+    if let Some(variable) = presented.key.and_then(|key| seen.plane.provider_token(key)) {
+        return Err(provider_token(variable));
+    }
+    let caller = seen.callers.authorize(presented.key, Scope::Gateway, now).map_err(unauthorized)?.clone();
+    entry.caller = Some(caller.clone());
+    let Some((number, chain)) = seen.plane.chain(&caller.caller.chain) else {
+        return Err(OwnError::lasting(
+            ErrorKind::Forbidden,
+            Reason::ChainUnknown,
+            format!("the chain {} of this caller key is not configured here", caller.caller.chain),
+        ));
+    };
+    let chain = chain.clone();
+    entry.chain = Some(chain.clone());
+    let path = split(head.target).0;
+    let Route::Forwarded(rule, _) = chain.rules.route(head.method, path) else {
+        return Err(not_forwarded(&chain, head.method));
+    };
+    entry.rule = Some(rule);
+    let permit = caller.admit(clock::age()).map_err(|limit| {
+        let message = match limit.reason {
+            Reason::ConcurrencyLimited => "this caller key has as many requests in flight as it may",
+            _ => "this caller key sends more requests a minute than it may",
+        };
+        OwnError::passing(ErrorKind::TooMany, limit.reason, message, Some(limit.retry_after_secs()))
+    })?;
+    let live = seen.live(number, now);
+    let fallback = fallback(&chain, &caller, now);
+    let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();
+    let with = match choose(live.map(|live| live.position), fallback, on) {
+        Choice::Oauth(_) => live.cloned().map(With::Chain).ok_or(Reason::NoSource),
+        Choice::Fallback => spend_fallback(&chain, &caller, now).map(|()| With::Fallback),
+        Choice::None(reason) => Err(reason),
+    };
+    let with = with.map_err(|reason| no_source(&chain, reason))?;
+    entry.serve(&chain, &with);
+    Ok(Serving { seen, chain, at: (number, rule), caller, with, _permit: permit })
+}
+
+fn fallback(chain: &Chain, caller: &KnownCaller, now: Timestamp) -> Fallback {
+    match &chain.fallback {
+        None => Fallback::Absent,
+        Some(_) if !caller.caller.fallback => Fallback::NotForCaller,
+        Some(fallback) if !fallback.key.uses.left(day_of(now), fallback.key.max_requests_per_day) => Fallback::UsedUp,
+        Some(_) => Fallback::Ready,
+    }
+}
+
+/// One more request for the fallback key, said aloud: it costs money, and says that something is wrong.
+pub(super) fn spend_fallback(chain: &Chain, caller: &KnownCaller, now: Timestamp) -> Result<(), Reason> {
+    let Some(fallback) = &chain.fallback else { return Err(Reason::NoSource) };
+    let spent = fallback.key.uses.take(day_of(now), fallback.key.max_requests_per_day);
+    if !spent.allowed {
+        return Err(Reason::FallbackUsedUp);
+    }
+    let (chain, caller, key) = (&chain.name, &caller.caller.name, &fallback.shown);
+    tracing::warn!(reason = %Reason::GatewayUsingFallbackKey, %chain, %caller, %key, "the fallback key serves a request");
+    if let Some(percent) = spent.reached {
+        tracing::warn!(
+            reason = %Reason::FallbackBudget, %chain, percent,
+            "so much of today's requests for the fallback key is used up; when all are, requests fail with 429"
+        );
+    }
+    Ok(())
+}
+
+fn no_source(chain: &Chain, reason: Reason) -> OwnError {
+    let message = chain.why_not(reason);
+    match reason {
+        Reason::FallbackUsedUp => OwnError::passing(ErrorKind::TooMany, reason, message, Some(60)),
+        _ if chain.terms.is_some() => OwnError::lasting(ErrorKind::Unavailable, Reason::TermsNotAccepted, message),
+        _ => OwnError::passing(ErrorKind::Unavailable, reason, message, Some(5)),
+    }
+}
+
+fn unauthorized(reason: Reason) -> OwnError {
+    let (kind, message) = match reason {
+        Reason::CallerMissing => (
+            ErrorKind::Unauthorized,
+            "no caller key came with the request: send one as X-CM-API-Key, x-api-key or Authorization: Bearer \
+             (`evergrant keys create` makes one)",
+        ),
+        Reason::CallerRevoked => (ErrorKind::Unauthorized, "this caller key was revoked: ask its operator for another"),
+        Reason::CallerExpired => (ErrorKind::Unauthorized, "this caller key has expired: ask its operator for another"),
+        Reason::ScopeMissing => (
+            ErrorKind::Forbidden,
+            "this caller key lacks the scope gateway: it is not made for requests to the API",
+        ),
+        _ => (
+            ErrorKind::Unauthorized,
+            "this caller key is not known here: check that it was copied whole (`evergrant keys list` shows all)",
+        ),
+    };
+    OwnError::lasting(kind, reason, message)
+}
+
+fn provider_token(variable: &str) -> OwnError {
+    OwnError::lasting(
+        ErrorKind::Unauthorized,
+        Reason::ProviderTokenPresented,
+        format!(
+            "what was presented is a token or key of the provider; Evergrant takes its own caller keys only: set \
+             {variable} to one of them (`evergrant keys create` makes one)"
+        ),
+    )
+}
+
+fn not_forwarded(chain: &Chain, method: &str) -> OwnError {
+    let mut paths: Vec<_> = chain.rules.paths.iter().filter(|rule| rule.method.is_none()).map(|rule| &*rule.path).collect();
+    paths.sort_unstable();
+    let route = &chain.rules.route;
+    OwnError::lasting(
+        ErrorKind::NotFound,
+        Reason::NotForwarded,
+        format!("{} to this path is not forwarded; below {route} these are: {}", shown_method(method), paths.join(", ")),
+    )
+}
+
+fn shown_method(method: &str) -> &str {
+    if method.len() <= 16 { method } else { "a request" }
+}
+
+pub(super) fn too_large(limit: u64) -> OwnError {
+    OwnError::lasting(
+        ErrorKind::TooLarge,
+        Reason::RequestTooLarge,
+        format!("the body is larger than the {} MiB that this path takes", limit >> 20),
+    )
+}
+
+fn bad_head(plane: &Plane, bad: BadHead) -> Refusal {
+    let kind = match bad {
+        BadHead::TooLarge => ErrorKind::HeadTooLarge,
+        BadHead::Version => ErrorKind::Version,
+        BadHead::Expectation => ErrorKind::Expectation,
+        BadHead::Syntax(_) | BadHead::Framing(_) | BadHead::Target | BadHead::Host => ErrorKind::BadRequest,
+    };
+    let error = OwnError::lasting(kind, Reason::BadRequest, bad.to_string());
+    Refusal { asked: None, shape: plane.shape(), error }
+}
+
+/// What served, for logs and metrics.
+pub(super) fn source_of(chain: &Chain, with: &With) -> Source {
+    match with {
+        With::Chain(_) => chain.source,
+        With::Fallback => Source::Fallback,
+    }
+}

@@ -1,0 +1,139 @@
+//! What is known of a request when it is over: one line of the access log, and its counters (SPEC §7).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use evergrant_core::Reason;
+use evergrant_core::gateway::Source;
+
+use super::access_log::Line;
+use super::admission::{With, source_of};
+use super::clock;
+use super::plane::Chain;
+use super::thread::Thread;
+use crate::caller::KnownCaller;
+
+/// One request, as it goes along.
+pub(super) struct Entry {
+    begun: Instant,
+    pub(super) request_id: String,
+    method: &'static str,
+    pub(super) chain: Option<Arc<Chain>>,
+    /// The number of the path's rule.
+    pub(super) rule: Option<usize>,
+    pub(super) caller: Option<Arc<KnownCaller>>,
+    source: Source,
+    shown: String,
+    pub(super) reason: Option<Reason>,
+    pub(super) status: u16,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// When its head was ready for whoever answers.
+    pub(super) ready: Option<Instant>,
+    /// When the answer's head was there, and when the client's was ready.
+    pub(super) answered: Option<(Instant, Instant)>,
+    /// It is for Evergrant's own routes.
+    pub(super) own: bool,
+}
+
+/// What nginx made the custom for a client that went away before its answer.
+const CLIENT_GONE: u16 = 499;
+
+impl Entry {
+    pub(super) fn new() -> Self {
+        Self {
+            begun: clock::now(),
+            request_id: String::new(),
+            method: "",
+            chain: None,
+            rule: None,
+            caller: None,
+            source: Source::None,
+            shown: String::new(),
+            reason: None,
+            status: CLIENT_GONE,
+            bytes_in: 0,
+            bytes_out: 0,
+            ready: None,
+            answered: None,
+            own: false,
+        }
+    }
+
+    /// The head was read.
+    pub(super) fn begin(&mut self, method: &str, request_id: Option<&str>, new_id: impl FnOnce() -> String) {
+        const METHODS: [&str; 7] = ["POST", "GET", "HEAD", "DELETE", "PUT", "PATCH", "OPTIONS"];
+        self.method = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
+        self.request_id = request_id.map_or_else(new_id, str::to_owned);
+    }
+
+    /// It has an id at least, though its head could not be read.
+    pub(super) fn name(&mut self, new_id: impl FnOnce() -> String) {
+        if self.request_id.is_empty() {
+            self.request_id = new_id();
+        }
+    }
+
+    /// A source serves it, for now.
+    pub(super) fn serve(&mut self, chain: &Chain, with: &With) {
+        self.source = source_of(chain, with);
+        self.shown.clear();
+        self.shown.push_str(match (with, &chain.fallback) {
+            (With::Chain(live), _) => &live.shown,
+            (With::Fallback, Some(fallback)) => &fallback.shown,
+            (With::Fallback, None) => "",
+        });
+    }
+
+    /// Nothing served it: the answer is our own.
+    pub(super) fn unserved(&mut self, status: u16, reason: Reason) {
+        self.source = Source::None;
+        self.shown.clear();
+        (self.status, self.reason) = (status, Some(reason));
+    }
+
+    /// It is over.
+    pub(super) fn finish(self, thread: &Thread) {
+        if self.own {
+            return;
+        }
+        let ended = clock::now();
+        let first_byte = self.ready.zip(self.answered).map(|(ready, (came, _))| came.duration_since(ready));
+        let ready = self.ready.unwrap_or(ended).duration_since(self.begun);
+        let passed_on = self.answered.map_or(Duration::ZERO, |(came, passed_on)| passed_on.duration_since(came));
+        let overhead = ready + passed_on;
+        let chain = self.chain.as_ref().map_or("", |chain| chain.name.as_str());
+        let route = match (&self.chain, self.rule) {
+            (Some(chain), Some(rule)) => chain.rules.paths[rule].path.as_str(),
+            _ => "",
+        };
+        let caller = self.caller.as_ref().map(|known| &known.caller);
+        let name = caller.map_or("", |caller| caller.name.as_str());
+        thread.requests.count(chain, route, name, self.status, self.source);
+        if self.source != Source::None {
+            thread.shared.measures.request(overhead, first_byte);
+        }
+        thread.log(&Line {
+            at: clock::wall(),
+            request_id: &self.request_id,
+            caller: name,
+            key: caller.map(|caller| caller.id),
+            chain,
+            method: self.method,
+            route,
+            status: self.status,
+            source: self.source.as_str(),
+            shown: &self.shown,
+            reason: self.reason.map(Reason::as_str),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            first_byte_us: first_byte.map_or(0, |first_byte| micros(first_byte)),
+            took_us: micros(ended.duration_since(self.begun)),
+            overhead_us: micros(overhead),
+        });
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,549 @@
+//! A request on its way: to a connection, once more where that is harmless, to another source where the first is
+//! refused; and the answer back (SPEC §7).
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use evergrant_core::Reason;
+use evergrant_core::gateway::{ErrorKind, Meaning, Next, OwnError, Refused, Source, next};
+
+use super::admission::{Asked, Job, Serving, With, spend_fallback, too_large};
+use super::body::{Body, Kept};
+use super::clock;
+use super::entry::Entry;
+use super::exchange::{Client, Downward, Fault, Recode, Upward, poll_read};
+use super::http1::{BadHead, Framing, MAX_HEADERS, Response, Version, head_may_end, parse_response};
+use super::plane::Limits;
+use super::request::trailer_allowed;
+use super::response::{Connection, client_head};
+use super::thread::Thread;
+use super::told;
+use crate::stream::Stream;
+
+/// What becomes of the client's connection behind an answer.
+#[derive(Debug)]
+pub(super) enum After {
+    /// The next request may come.
+    Stays,
+    /// It closes. What the client still sends is read for a moment, so that it gets to read the answer.
+    Closes,
+    /// It is cut: the answer in hand has no end.
+    Cut,
+    /// Nothing of an answer was sent yet: this error is.
+    Failed(OwnError),
+}
+
+/// A request and whoever answers it.
+struct Flight {
+    stream: Stream,
+    reused: bool,
+    up: Upward,
+    /// What came of the answer and was not dealt with.
+    got: Vec<u8>,
+    to_head: bool,
+}
+
+/// Sends the request and passes the answer on.
+pub(super) async fn forward(thread: &Thread, client: &mut Client, mut job: Job, entry: &mut Entry) -> After {
+    let seen = thread.seen();
+    let limits = &seen.plane.limits;
+    let asked = job.asked;
+    let mut up = upward(thread, client, &mut job);
+    entry.ready = Some(clock::now());
+    let mut tried = Tried::default();
+    loop {
+        let (stream, reused) = match connect(thread, client, job.serving.as_ref(), tried.fresh, limits).await {
+            Ok(connected) => connected,
+            Err(after) => return after.into_after(entry),
+        };
+        if asked.expects_continue && !tried.continued && !up.ended {
+            tried.continued = true;
+            if client.ahead.is_empty()
+                && let Err(fault) = client.send(b"HTTP/1.1 100 Continue\r\n\r\n", limits.client).await
+            {
+                return fault.before_answer(&asked, entry);
+            }
+        }
+        let mut flight = Flight { stream, reused, up, got: thread.buffer(), to_head: asked.to_head };
+        match flight.answer_head(thread, client, limits).await {
+            Ok(()) => {}
+            // The provider closed a connection that was idle, just when it was taken.
+            Err(Fault::Closed { silent: true }) if flight.reused && flight.up.kept.bytes().is_some() => {
+                tried.fresh = true;
+                thread.give_back(flight.got);
+                up = flight.up.again(job.serving.as_ref(), asked.head_len);
+                continue;
+            }
+            Err(fault) => return fault.before_answer(&asked, entry),
+        }
+        if let Some(serving) = &mut job.serving {
+            match flight.judge(thread, client, serving, &mut tried, limits, entry).await {
+                Ok(None) => {}
+                Ok(Some(with)) => {
+                    serving.with = with;
+                    entry.serve(&serving.chain, &serving.with);
+                    up = flight.leave(thread, serving).again(Some(serving), asked.head_len);
+                    continue;
+                }
+                Err(fault) => return fault.before_answer(&asked, entry),
+            }
+        }
+        return flight.pass_on(thread, client, &job, entry, limits).await;
+    }
+}
+
+/// What was tried for a request already.
+#[derive(Default)]
+struct Tried {
+    /// Only a fresh connection is good enough.
+    fresh: bool,
+    /// The client was told to send its body.
+    continued: bool,
+    asked: bool,
+    replayed: bool,
+}
+
+/// The request's way up, with its head and what came with it.
+fn upward(thread: &Thread, client: &mut Client, job: &mut Job) -> Upward {
+    let Asked { head_len, framing, limit, .. } = job.asked;
+    let mut kept = match &job.serving {
+        Some(serving) => Kept::new(&serving.seen.plane.budget, thread.buffer()),
+        None => Kept::none(),
+    };
+    kept.push(&client.ahead[..head_len]);
+    client.consume(thread, head_len);
+    Upward {
+        body: Body::new(framing, trailer_allowed),
+        ended: framing == Framing::None,
+        sent: false,
+        out: std::mem::take(&mut job.out),
+        at: 0,
+        kept,
+        content: 0,
+        limit,
+        refused: false,
+    }
+}
+
+/// Why there is no connection.
+enum NoConnection {
+    ClientGone,
+    Failed(String),
+}
+
+impl NoConnection {
+    fn into_after(self, entry: &mut Entry) -> After {
+        match self {
+            Self::ClientGone => {
+                entry.reason = Some(Reason::ClientGone);
+                After::Cut
+            }
+            Self::Failed(why) => After::Failed(OwnError::passing(
+                ErrorKind::BadGateway,
+                Reason::UpstreamUnreachable,
+                format!("the provider cannot be reached: {why}"),
+                Some(1),
+            )),
+        }
+    }
+}
+
+async fn connect(
+    thread: &Thread,
+    client: &mut Client,
+    serving: Option<&Serving>,
+    fresh: bool,
+    limits: &Limits,
+) -> Result<(Stream, bool), NoConnection> {
+    let Some(serving) = serving else {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        return match thread.shared.own.send(theirs) {
+            Ok(()) => Ok((Stream::Memory(ours), false)),
+            Err(_) => Err(NoConnection::Failed("it is ending".into())),
+        };
+    };
+    let upstream = &serving.chain.upstream;
+    if !fresh && let Some(stream) = thread.pool.take(upstream, clock::now()) {
+        return Ok((stream, true));
+    }
+    let opening = upstream.client.open(&upstream.url, limits.connect);
+    match client.unless_gone(thread, opening).await {
+        None => Err(NoConnection::ClientGone),
+        Some(Err(why)) => Err(NoConnection::Failed(why)),
+        Some(Ok(stream)) => Ok((stream, false)),
+    }
+}
+
+impl Flight {
+    /// Sends the request and waits until a whole head has come, or something is wrong.
+    async fn answer_head(&mut self, thread: &Thread, client: &mut Client, limits: &Limits) -> Result<(), Fault> {
+        let mut progress = Progress::default();
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(fault)) = self.poll_up(cx, thread, client) {
+                return Poll::Ready(Err(fault));
+            }
+            loop {
+                match self.poll_got(cx, thread) {
+                    Poll::Ready(Ok(from)) if head_may_end(&self.got, from) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
+                    Poll::Pending => break,
+                }
+            }
+            let (limit, fault) = if self.up.sent || self.up.refused {
+                (limits.answer, Fault::Timeout)
+            } else if self.up.waits_for_answerer() {
+                (limits.client, Fault::Timeout)
+            } else {
+                (limits.client, Fault::ClientSlow)
+            };
+            progress.check(client, (self.up.sent, self.up.content + self.up.at as u64), limit, fault)
+        })
+        .await
+    }
+
+    /// Sends on; once the request is sent whole, notices that the client goes.
+    fn poll_up(&mut self, cx: &mut Context<'_>, thread: &Thread, client: &mut Client) -> Poll<Result<(), Fault>> {
+        if !self.up.sent && !self.up.refused {
+            match self.up.poll(cx, thread, client, &mut self.stream) {
+                Poll::Ready(Ok(())) => self.up.sent = true,
+                Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        match client.poll_gone(cx, thread) {
+            Poll::Ready(()) => Poll::Ready(Err(Fault::ClientGone)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Reads more of the answer. Returns how much there was before.
+    fn poll_got(&mut self, cx: &mut Context<'_>, thread: &Thread) -> Poll<Result<usize, Fault>> {
+        let from = self.got.len();
+        thread.scratch(|room| match poll_read(&mut self.stream, cx, room) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(Fault::Closed { silent: from == 0 })),
+            Poll::Ready(Ok(read)) => {
+                self.got.extend_from_slice(&room[..read]);
+                Poll::Ready(Ok(from))
+            }
+        })
+    }
+
+    /// What an answer says of the source: `Some`, if the request is sent once more, with that.
+    async fn judge(
+        &mut self,
+        thread: &Thread,
+        client: &mut Client,
+        serving: &Serving,
+        tried: &mut Tried,
+        limits: &Limits,
+        entry: &mut Entry,
+    ) -> Result<Option<With>, Fault> {
+        let With::Chain(live) = &serving.with else { return Ok(None) };
+        let chain = &serving.chain;
+        if chain.source != Source::Oauth {
+            return Ok(None);
+        }
+        let status = self.skip_interim(thread, client, limits).await?;
+        if !chain.rules.tells(status) {
+            return Ok(None);
+        }
+        self.read_told(thread, client, limits).await?;
+        let meaning = chain.rules.meaning(status, &told::text(&self.got, self.to_head));
+        if meaning == Meaning::GrantRefused && let Some(renewer) = &chain.renewer {
+            entry.reason = Some(Reason::GrantRefused);
+            renewer.grant_refused(live.position);
+        }
+        let used = live.position;
+        loop {
+            let refused = Refused { used, asked: tried.asked, replayed: tried.replayed };
+            let now = clock::wall();
+            let seen = thread.seen();
+            let live = seen.plane.chain(&chain.name).and_then(|(number, _)| seen.live(number, now));
+            let held = self.up.kept.bytes().is_some();
+            let position = live.map(|live| live.position);
+            let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();
+            match next(meaning, refused, position, held, serving.fallback(now), on) {
+                Next::PassOn => return Ok(None),
+                Next::PassOnAndTell => {
+                    if let Some(renewer) = &chain.renewer {
+                        thread.shared.measures.forced(&chain.name);
+                        drop(renewer.refused(used));
+                    }
+                    return Ok(None);
+                }
+                Next::Ask => {
+                    tried.asked = true;
+                    let Some(renewer) = &chain.renewer else { continue };
+                    thread.shared.measures.forced(&chain.name);
+                    if client.unless_gone(thread, renewer.refused(used)).await.is_none() {
+                        return Err(Fault::ClientGone);
+                    }
+                }
+                Next::Replay => {
+                    tried.replayed = true;
+                    thread.shared.measures.replayed(&chain.name);
+                    return Ok(live.cloned().map(With::Chain));
+                }
+                Next::FallBack => {
+                    if spend_fallback(chain, &serving.caller, now).is_ok() {
+                        thread.shared.measures.fell_back(&chain.name);
+                        return Ok(Some(With::Fallback));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Skips what comes before the answer proper (1xx). Returns its status; 0 for a head that cannot be read.
+    async fn skip_interim(&mut self, thread: &Thread, client: &mut Client, limits: &Limits) -> Result<u16, Fault> {
+        loop {
+            match self.head(|head| (head.status, head.len)) {
+                Ok((100 | 102..=199, len)) => {
+                    self.got.drain(..len);
+                    if !head_may_end(&self.got, 0) {
+                        self.answer_head(thread, client, limits).await?;
+                    }
+                }
+                Ok((status, _)) => return Ok(status),
+                Err(bad) => return Err(Fault::BadAnswer(bad)),
+            }
+        }
+    }
+
+    fn head<T>(&self, with: impl FnOnce(&Response<'_, '_>) -> T) -> Result<T, BadHead> {
+        let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        match parse_response(&self.got, &mut room, self.to_head)? {
+            Some(head) => Ok(with(&head)),
+            None => Err(BadHead::Syntax("the head does not end where it seems to")),
+        }
+    }
+
+    /// Reads the body of a telling answer, as far as it is looked at.
+    async fn read_told(&mut self, thread: &Thread, client: &mut Client, limits: &Limits) -> Result<(), Fault> {
+        let mut progress = Progress::default();
+        let to_head = self.to_head;
+        poll_fn(|cx| {
+            loop {
+                if told::is_enough(&self.got, to_head) {
+                    return Poll::Ready(Ok(()));
+                }
+                if let Poll::Ready(Err(Fault::ClientGone)) = self.poll_up(cx, thread, client) {
+                    return Poll::Ready(Err(Fault::ClientGone));
+                }
+                match self.poll_got(cx, thread) {
+                    Poll::Ready(Ok(_)) => {}
+                    // It says what it says as far as it came; passing it on finds the end again.
+                    Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
+                    Poll::Pending => return progress.check(client, self.got.len(), limits.told, Fault::Timeout),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Leaves this answer for another one. Its connection is kept if nothing more comes on it.
+    fn leave(self, thread: &Thread, serving: &Serving) -> Upward {
+        let whole = told::is_whole(&self.got, self.to_head);
+        let keep = self.head(|head| head.keep_alive).unwrap_or(false);
+        if whole && keep && self.up.sent {
+            thread.pool.put(&serving.chain.upstream, self.stream, clock::now());
+        }
+        thread.give_back(self.got);
+        self.up
+    }
+
+    /// Passes the answer on, to its end.
+    async fn pass_on(
+        mut self,
+        thread: &Thread,
+        client: &mut Client,
+        job: &Job,
+        entry: &mut Entry,
+        limits: &Limits,
+    ) -> After {
+        let asked = &job.asked;
+        match self.skip_interim(thread, client, limits).await {
+            Ok(101) => return Fault::BadAnswer(BadHead::Syntax("it switches protocols")).before_answer(asked, entry),
+            Ok(_) => {}
+            Err(fault) => return fault.before_answer(asked, entry),
+        }
+        if let Some(room) = self.up.kept.let_go() {
+            thread.give_back(room);
+        }
+        let came = clock::now();
+        let (mut down, keep, mut after) = match self.begin_down(thread, asked, entry) {
+            Ok(begun) => begun,
+            Err(fault) => return fault.before_answer(asked, entry),
+        };
+        entry.answered = Some((came, clock::now()));
+        let ended = self.stream_down(thread, client, &mut down, limits).await;
+        (entry.bytes_in, entry.bytes_out) = (self.up.content, down.content);
+        match ended {
+            Ok(()) => {
+                if keep && self.up.sent && !down.excess && let Some(serving) = &job.serving {
+                    thread.pool.put(&serving.chain.upstream, self.stream, clock::now());
+                }
+                if !self.up.ended {
+                    after = After::Closes;
+                }
+            }
+            Err(fault) => {
+                entry.reason = Some(fault.reason());
+                after = After::Cut;
+            }
+        }
+        thread.give_back(down.out);
+        thread.give_back(self.up.out);
+        after
+    }
+
+    /// Writes the client's head, and takes what came of the body with the answerer's.
+    fn begin_down(
+        &mut self,
+        thread: &Thread,
+        asked: &Asked,
+        entry: &mut Entry,
+    ) -> Result<(Downward, bool, After), Fault> {
+        let old = asked.version == Version::Http10;
+        let closes = !asked.keep_alive || thread.seats.draining() || !self.up.ended;
+        let mut out = thread.buffer();
+        let begun = self.head(|head| {
+            let unbounded = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
+            let closes = closes || old && unbounded;
+            let connection = match (closes, old) {
+                (true, _) => Connection::Closes,
+                (false, true) => Connection::KeepAlive,
+                (false, false) => Connection::Stays,
+            };
+            let recode = Recode::of(head.framing, asked.version);
+            client_head(&mut out, head, &entry.request_id, connection, recode);
+            entry.status = head.status;
+            let body = Body::new(head.framing, |_| true);
+            let ended = head.framing == Framing::None;
+            let after = if closes { After::Closes } else { After::Stays };
+            (body, ended, recode, head.len, head.keep_alive, after)
+        });
+        let (body, ended, recode, len, keep, after) = begun.map_err(Fault::BadAnswer)?;
+        let mut down = Downward { body, ended, out, at: 0, content: 0, recode, excess: false };
+        let got = std::mem::take(&mut self.got);
+        if ended {
+            down.excess = got.len() > len;
+        } else {
+            down.take(&got[len..])?;
+        }
+        thread.give_back(got);
+        Ok((down, keep, after))
+    }
+
+    async fn stream_down(
+        &mut self,
+        thread: &Thread,
+        client: &mut Client,
+        down: &mut Downward,
+        limits: &Limits,
+    ) -> Result<(), Fault> {
+        let mut progress = Progress::default();
+        poll_fn(|cx| {
+            // An answer may come before the request is whole; the client's end is noticed in any case.
+            match self.poll_up(cx, thread, client) {
+                Poll::Ready(Err(Fault::ClientGone)) => return Poll::Ready(Err(Fault::ClientGone)),
+                // The rest of the request is not worth the answer.
+                Poll::Ready(Err(_)) => self.up.refused = true,
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+            if let Poll::Ready(ended) = down.poll(cx, thread, client, &mut self.stream) {
+                return Poll::Ready(ended);
+            }
+            let (limit, fault) = if down.out.is_empty() {
+                (limits.stream_idle, Fault::Timeout)
+            } else {
+                (limits.client, Fault::ClientSlow)
+            };
+            let moved = (down.content, down.at, self.up.content);
+            progress.check(client, moved, limit, fault)
+        })
+        .await
+    }
+}
+
+/// Nothing moves for too long: then it is over.
+#[derive(Default)]
+struct Progress<T>(Option<T>);
+
+impl<T: PartialEq> Progress<T> {
+    fn check<R>(
+        &mut self,
+        client: &Client,
+        moved: T,
+        limit: std::time::Duration,
+        fault: Fault,
+    ) -> Poll<Result<R, Fault>> {
+        let now = clock::now();
+        if self.0.as_ref() != Some(&moved) {
+            self.0 = Some(moved);
+            client.seat.until(now + limit);
+        } else if client.seat.timed_out(now) {
+            return Poll::Ready(Err(fault));
+        }
+        Poll::Pending
+    }
+}
+
+impl Upward {
+    /// From its beginning, for another connection or another source.
+    fn again(mut self, serving: Option<&Serving>, head_len: usize) -> Self {
+        self.out.clear();
+        (self.at, self.sent, self.refused) = (0, false, false);
+        if let (Some(kept), Some(serving)) = (self.kept.bytes(), serving) {
+            serving.head(&mut self.out, &kept[..head_len]);
+            self.out.extend_from_slice(&kept[head_len..]);
+        }
+        self
+    }
+
+    fn waits_for_answerer(&self) -> bool {
+        self.at < self.out.len()
+    }
+}
+
+impl Fault {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::ClientGone => Reason::ClientGone,
+            Self::ClientSlow => Reason::SlowClient,
+            Self::BadRequest(_) => Reason::BadRequest,
+            Self::TooLarge => Reason::RequestTooLarge,
+            Self::Closed { .. } => Reason::UpstreamClosed,
+            Self::BadAnswer(_) | Self::BadAnswerChunk(_) => Reason::UpstreamMalformed,
+            Self::Timeout => Reason::UpstreamTimeout,
+        }
+    }
+
+    /// Nothing of an answer was sent: the client is told.
+    fn before_answer(self, asked: &Asked, entry: &mut Entry) -> After {
+        let reason = self.reason();
+        let (kind, message) = match self {
+            Self::ClientGone => {
+                entry.reason = Some(reason);
+                return After::Cut;
+            }
+            Self::TooLarge => return After::Failed(too_large(asked.limit)),
+            Self::ClientSlow => (ErrorKind::Timeout, "the request's body did not come in time".to_owned()),
+            Self::BadRequest(bad) => (ErrorKind::BadRequest, bad.to_string()),
+            Self::Closed { .. } => {
+                (ErrorKind::BadGateway, "the provider closed the connection without an answer".to_owned())
+            }
+            Self::BadAnswer(bad) => (ErrorKind::BadGateway, format!("the provider's answer cannot be passed on: {bad}")),
+            Self::BadAnswerChunk(bad) => {
+                (ErrorKind::BadGateway, format!("the provider's answer cannot be passed on: {bad}"))
+            }
+            Self::Timeout => (ErrorKind::GatewayTimeout, "the provider did not answer in time".to_owned()),
+        };
+        After::Failed(match kind {
+            ErrorKind::BadRequest => OwnError::lasting(kind, reason, message),
+            _ => OwnError::passing(kind, reason, message, None),
+        })
+    }
+}
