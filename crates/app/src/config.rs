@@ -6,6 +6,7 @@ mod document;
 mod environment;
 mod fault;
 mod file;
+mod gateway;
 mod profile;
 mod resolve;
 mod settings;

@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod config;
+mod gateway;
 mod host;
 mod keys;
 mod logs;

@@ -1,20 +1,22 @@
 //! `evergrant serve`: starts the parts, answers signals, and lets an exchange in flight finish.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::admin::{self, Admin, ChainNames};
+use evergrant_server::gateway::{Gateway, Parts};
 use evergrant_server::{Callers, Wake, World, probe};
 use evergrant_store::{State, watch};
 use futures_channel::mpsc::{self, UnboundedSender};
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::cli::Global;
 use crate::config::{self, Environment, Loaded, ProbeSettings, Settings};
+use crate::gateway::{self, Uses};
 use crate::host::{Chain, Host};
 use crate::output;
 
@@ -29,39 +31,53 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) -> ExitCode {
     let host = match Host::open(&loaded.settings) {
-        Ok(host) => host,
+        Ok(host) => Arc::new(host),
         Err(why) => return output::failed(why),
     };
-    let listener = match TcpListener::bind(loaded.settings.listen).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            return output::failed(format!(
-                "cannot listen on {}: {error}; set [http] listen, or end what listens there",
-                loaded.settings.listen
-            ));
-        }
+    let settings = &loaded.settings;
+    let ready = gateway::bind(settings).and_then(|bound| Ok((bound, gateway::acceptor(settings)?)));
+    let (bound, tls) = match ready {
+        Ok(ready) => ready,
+        Err(why) => return output::failed(why),
     };
-    let address = listener.local_addr().unwrap_or(loaded.settings.listen);
     let callers = match Callers::load(&host.state).await {
         Ok(callers) => callers,
         Err(error) => return output::failed(error),
     };
     let follow = tokio::spawn(callers.clone().follow(host.world.clone()));
-    let chains = ChainNames::default();
-    let admin =
-        Admin { world: host.world.clone(), metrics: host.metrics.clone(), callers, chains: chains.clone() };
-    chains.set(names(&loaded.settings));
-    let router = admin::router(admin);
-    let http = tokio::spawn(async move { axum::serve(listener, router).await });
     let running = match Running::start(&host, &loaded.settings) {
         Ok(running) => running,
         Err(why) => return output::failed(why),
     };
+    let uses = Uses::default();
+    uses.save(&host).await;
+    let parts = Parts {
+        plane: gateway::plane(&host, &loaded.settings, &running.chains, &uses),
+        snapshots: host.snapshots.clone(),
+        callers: callers.clone(),
+        metrics: host.metrics.clone(),
+        access_log: loaded.settings.gateway.access_log.clone(),
+        tls,
+    };
+    let (gateway, own_routes) = match Gateway::start(bound, parts) {
+        Ok(started) => started,
+        Err(error) => return output::failed(format!("the gateway cannot be started: {error}")),
+    };
+    let chains = ChainNames::default();
+    chains.set(names(&loaded.settings));
+    let admin =
+        Admin { world: host.world.clone(), metrics: host.metrics.clone(), callers, chains: chains.clone() };
+    let router = admin::router(admin);
+    let http = tokio::spawn(async move { axum::serve(own_routes, router).await });
+    let saving = tokio::spawn(uses.clone().keep_saving(host.clone()));
     let shown: Vec<_> = names(&loaded.settings).map(String::from).collect();
+    let address = gateway.address();
     tracing::info!(%address, chains = shown.join(","), version = env!("CARGO_PKG_VERSION"), "serving");
     notify(&[NotifyState::Ready]);
-    let deadline = until_told_to_end(&host, running, loaded.settings, &chains, global, env).await;
-    notify(&[NotifyState::Stopping]);
+    let serving = Serving { host: &host, gateway, chains, uses: uses.clone() };
+    let deadline = serving.until_told_to_end(running, loaded.settings, global, env).await;
+    saving.abort();
+    uses.save(&host).await;
     http.abort();
     follow.abort();
     if tokio::time::timeout(deadline + SETTLE, host.world.settled()).await.is_err() {
@@ -77,45 +93,66 @@ fn names(settings: &Settings) -> impl Iterator<Item = ChainName> {
     settings.chains.iter().map(|chain| chain.name.clone())
 }
 
-/// Answers signals. Returns the longest deadline of the chains that ran last.
-async fn until_told_to_end(
-    host: &Host,
-    mut running: Running,
-    mut settings: Settings,
-    chains: &ChainNames,
-    global: &Global,
-    env: &Environment,
-) -> Duration {
-    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
-        tracing::error!("signals cannot be received; serving until killed");
-        std::future::pending::<()>().await;
-        return Duration::ZERO;
-    };
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                notify(&[NotifyState::Reloading]);
-                if let Some(fresh) = reload(&settings, global, env) {
-                    match Running::start(host, &fresh) {
-                        Ok(next) => {
-                            std::mem::replace(&mut running, next).stop();
-                            settings = fresh;
-                            chains.set(names(&settings));
-                            tracing::info!(reason = %Reason::ConfigReloaded, "the configuration was read again");
+/// What runs from start to end.
+struct Serving<'h> {
+    host: &'h Host,
+    gateway: Gateway,
+    chains: ChainNames,
+    uses: Uses,
+}
+
+impl Serving<'_> {
+    /// Answers signals, and ends what serves. Returns the longest deadline of the chains that ran last.
+    async fn until_told_to_end(
+        self,
+        mut running: Running,
+        mut settings: Settings,
+        global: &Global,
+        env: &Environment,
+    ) -> Duration {
+        let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
+            tracing::error!("signals cannot be received; serving until killed");
+            std::future::pending::<()>().await;
+            return Duration::ZERO;
+        };
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    notify(&[NotifyState::Reloading]);
+                    self.gateway.reopen_log();
+                    if let Some(fresh) = reload(&settings, global, env) {
+                        match self.take_up(&mut running, &fresh) {
+                            Ok(()) => settings = fresh,
+                            Err(why) => {
+                                tracing::error!(reason = %Reason::ConfigRejected, why, "the old configuration stays");
+                            }
                         }
-                        Err(why) => tracing::error!(reason = %Reason::ConfigRejected, why, "the old configuration stays"),
                     }
+                    notify(&[NotifyState::Ready]);
                 }
-                notify(&[NotifyState::Ready]);
             }
         }
+        tracing::info!("ending; requests and an exchange in flight are let finish");
+        notify(&[NotifyState::Stopping]);
+        running.stop();
+        self.gateway.end().await;
+        settings.chains.iter().map(|chain| chain.policy.deadline).max().unwrap_or_default()
     }
-    tracing::info!("ending; an exchange in flight is let finish");
-    running.stop();
-    settings.chains.iter().map(|chain| chain.policy.deadline).max().unwrap_or_default()
+
+    /// Goes on with another configuration.
+    fn take_up(&self, running: &mut Running, fresh: &Settings) -> Result<(), String> {
+        let tls = gateway::acceptor(fresh)?;
+        let next = Running::start(self.host, fresh)?;
+        self.gateway.set_plane(gateway::plane(self.host, fresh, &next.chains, &self.uses));
+        self.gateway.set_tls(tls);
+        self.chains.set(names(fresh));
+        std::mem::replace(running, next).stop();
+        tracing::info!(reason = %Reason::ConfigReloaded, "the configuration was read again");
+        Ok(())
+    }
 }
 
 /// Reads the configuration again; a faulty one is refused whole.
@@ -136,10 +173,20 @@ fn reload(old: &Settings, global: &Global, env: &Environment) -> Option<Settings
         tracing::warn!(%warning, "configuration");
     }
     let mut fresh = loaded.settings;
-    if (&fresh.state_dir, fresh.listen) != (&old.state_dir, old.listen) {
-        tracing::warn!("addresses and the state folder change at the next start only");
+    let fixed = |settings: &Settings| {
+        let gateway = &settings.gateway;
+        (settings.state_dir.clone(), settings.listen, gateway.threads, gateway.access_log.clone())
+    };
+    if fixed(&fresh) != fixed(old) {
+        tracing::warn!("addresses, threads, the access log and the state folder change at the next start only");
         fresh.state_dir.clone_from(&old.state_dir);
         fresh.listen = old.listen;
+        fresh.gateway.threads = old.gateway.threads;
+        fresh.gateway.access_log.clone_from(&old.gateway.access_log);
+    }
+    if fresh.tls.is_some() != old.tls.is_some() {
+        tracing::warn!("TLS is switched on or off at the next start only");
+        fresh.tls.clone_from(&old.tls);
     }
     Some(fresh)
 }
@@ -152,6 +199,7 @@ fn notify(states: &[NotifyState<'_>]) {
 
 /// The loops of one configuration.
 struct Running {
+    chains: Vec<Chain>,
     wakes: Vec<UnboundedSender<Wake>>,
     /// Loops that may be ended anywhere: they hold nothing that a look does.
     others: Vec<JoinHandle<()>>,
@@ -177,10 +225,12 @@ impl Running {
                 )));
             }
         }
+        let pairs = settings.chains.iter().cloned().zip(chains.iter().cloned()).collect();
+        others.push(tokio::spawn(gateway::check_fallback_keys(pairs)));
         let retention = (settings.retention.events, settings.retention.rotations);
         others.push(tokio::spawn(housekeeping(host.state.clone(), chains.clone(), retention)));
         let watch = watch_files(&chains, wakes.clone());
-        Ok(Self { wakes, others, _watch: watch })
+        Ok(Self { chains, wakes, others, _watch: watch })
     }
 
     fn stop(self) {

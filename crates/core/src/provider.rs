@@ -30,6 +30,7 @@ mod claude {
     pub(super) const ROUTE: &str = "/v1/anthropic";
     pub(super) const API_KEY_HEADER: &str = "x-api-key";
     pub(super) const CLIENT_VARIABLE: &str = "ANTHROPIC_API_KEY";
+    pub(super) const FALLBACK_VARIABLE: &str = "ANTHROPIC_FALLBACK_KEY";
     /// Method, path, whether what lies below belongs to it, the longest body in MiB.
     pub(super) const PATHS: [(Option<&str>, &str, bool, u64); 7] = [
         (None, "/v1/messages/count_tokens", false, 32),
@@ -271,6 +272,7 @@ fn claude_gateway() -> Rules {
             answer(429, &[], Meaning::RateLimited),
         ],
         client_variable: claude::CLIENT_VARIABLE.into(),
+        fallback_variable: Some(claude::FALLBACK_VARIABLE.into()),
     }
 }
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
@@ -51,6 +52,9 @@ use access_log::Log;
 use measure::Measures;
 use thread::{Shared, Thread};
 
+/// So much longer than a drain the end may take, for the log.
+const BEHIND_DRAIN: Duration = Duration::from_secs(5);
+
 /// What the gateway works with.
 pub struct Parts {
     /// The chains and their rules.
@@ -78,6 +82,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     ending: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
+    log_writer: Option<JoinHandle<()>>,
     address: SocketAddr,
 }
 
@@ -91,12 +96,13 @@ impl Gateway {
     /// Starts its threads. What is asked of Evergrant itself comes out of [`OwnRoutes`].
     pub fn start(bound: Bound, parts: Parts) -> io::Result<(Self, OwnRoutes)> {
         let (own, incoming) = mpsc::unbounded_channel();
+        let (log, log_writer) = Log::open(&parts.access_log)?;
         let shared = Arc::new(Shared {
             plane: Published::new(parts.plane),
             snapshots: parts.snapshots,
             callers: parts.callers,
             measures: Measures::new(&parts.metrics),
-            log: Log::open(&parts.access_log)?,
+            log,
             tls: Published::new(parts.tls),
             own,
         });
@@ -118,7 +124,7 @@ impl Gateway {
             };
             threads.push(std::thread::Builder::new().name(format!("gateway-{number}")).spawn(run)?);
         }
-        Ok((Self { shared, ending, threads, address }, OwnRoutes { incoming }))
+        Ok((Self { shared, ending, threads, log_writer, address }, OwnRoutes { incoming }))
     }
 
     /// Where it listens.
@@ -144,10 +150,18 @@ impl Gateway {
     /// Takes no more connections, lets the requests in hand end (30 s at most), and returns.
     pub async fn end(self) {
         self.ending.send_replace(true);
-        let threads = self.threads;
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
-        if !joined.await.unwrap_or(false) {
-            tracing::error!("a thread of the gateway has panicked");
+        let Self { shared, threads, log_writer, .. } = self;
+        let limit = shared.plane.current().limits.drain + BEHIND_DRAIN;
+        let join = move || {
+            let whole = threads.into_iter().fold(true, |whole, thread| thread.join().is_ok() && whole);
+            // With the last end of the log its writer ends.
+            drop(shared);
+            log_writer.is_none_or(|writer| writer.join().is_ok()) && whole
+        };
+        match tokio::time::timeout(limit, tokio::task::spawn_blocking(join)).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false) | Err(_)) => tracing::error!("a thread of the gateway has panicked"),
+            Err(_) => tracing::warn!("the last lines of the access log are not waited for: nobody takes them"),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod probe;
 pub mod published;
 pub mod snapshot;
 mod stream;
+pub mod tls;
 pub mod token;
 pub mod tokio_world;
 pub mod world;

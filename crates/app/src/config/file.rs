@@ -19,6 +19,8 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     /// Where Evergrant listens.
     pub(crate) http: Http,
+    /// Requests to providers' APIs, with the chains' access tokens.
+    pub(crate) gateway: Gateway,
     /// The chains: named slots that each hold one grant. Without any: one chain, `claude`.
     pub(crate) chains: BTreeMap<String, Chain>,
     /// The regular proof that the access tokens work.
@@ -93,14 +95,92 @@ impl LogLevel {
 pub(crate) struct Http {
     /// Address and port. Port 0: any that is free. A change needs a restart.
     pub(crate) listen: String,
-    /// A proxy in front of Evergrant ends TLS. Needed for an address that is not loopback.
+    /// A proxy in front of Evergrant ends TLS. Needed for an address that is not loopback, unless TLS is served
+    /// directly.
     pub(crate) behind_proxy: bool,
+    /// The certificate chain (PEM) for TLS, a path; with it goes `tls_key`. `SIGHUP` reads both again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of the certificate, a path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8787".into(), behind_proxy: false }
+        Self { listen: "127.0.0.1:8787".into(), behind_proxy: false, tls_cert: None, tls_key: None }
     }
+}
+
+/// Requests to providers' APIs: a caller key in, the chain's access token out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Gateway {
+    /// Threads that serve requests; 0: one for each core. A change needs a restart.
+    #[schemars(range(min = 0, max = 256))]
+    pub(crate) threads: u64,
+    /// Where each request is logged, as one JSON object a line: `"-"` is standard output, `"off"` nowhere, anything
+    /// else a file (`SIGHUP` opens it anew). A change needs a restart.
+    pub(crate) access_log: String,
+    /// Memory for copies of requests, which a refused token may need to be sent again, in MiB. What does not fit
+    /// is not sent again.
+    #[schemars(range(min = 0, max = 65_536))]
+    pub(crate) replay_mib: u64,
+    /// Open connections of clients at most.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(crate) max_connections: u64,
+    /// How long a request may take that is in hand when the server ends, in seconds.
+    #[schemars(range(min = 0, max = 3600))]
+    pub(crate) drain_secs: u64,
+    /// The API key that serves while a chain cannot.
+    pub(crate) fallback: Fallback,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        let fallback = Fallback::default();
+        Self {
+            threads: 0,
+            access_log: "-".into(),
+            replay_mib: 64,
+            max_connections: 20_000,
+            drain_secs: 30,
+            fallback,
+        }
+    }
+}
+
+/// The API key that serves while a chain cannot: `ANTHROPIC_FALLBACK_KEY` for chains of the provider `claude`, or
+/// a chain's `fallback_key_file`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Fallback {
+    /// When it serves. `rate_limited` and `grant_refused` cost money in ordinary operation.
+    pub(crate) on: Vec<FallbackOn>,
+    /// So many requests a day (UTC) at most, of each chain; then they fail with 429. Without it: no end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub(crate) max_requests_per_day: Option<u64>,
+}
+
+impl Default for Fallback {
+    fn default() -> Self {
+        Self { on: vec![FallbackOn::Unauthorized, FallbackOn::Exhausted], max_requests_per_day: None }
+    }
+}
+
+/// When the fallback key serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FallbackOn {
+    /// The access token is refused, and renewing it did not help.
+    Unauthorized,
+    /// The chain has no live access token.
+    Exhausted,
+    /// The API answers 429.
+    RateLimited,
+    /// The API says that the grant may not do what was asked.
+    GrantRefused,
 }
 
 /// One chain. Its name: 1 to 64 of `a-z`, `0-9`, `-` and `_`, a letter or digit first.
@@ -131,6 +211,10 @@ pub(crate) struct Chain {
     pub(crate) deadline_secs: u64,
     /// Whether the directory locks of the provider's own client are taken around the auth file.
     pub(crate) client_locks: ClientLocks,
+    /// A file with the API key that serves while this chain cannot, a path; it goes before the environment's.
+    /// `SIGHUP` reads it again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fallback_key_file: Option<PathBuf>,
 }
 
 impl Default for Chain {
@@ -144,6 +228,7 @@ impl Default for Chain {
             min_exchange_interval_secs: 60,
             deadline_secs: 30,
             client_locks: ClientLocks::Auto,
+            fallback_key_file: None,
         }
     }
 }
@@ -263,6 +348,30 @@ pub(crate) struct Provider {
     /// Certificates (PEM) that are trusted for this provider besides the public ones, a path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ca_file: Option<PathBuf>,
+    /// How the gateway forwards to its API. Without it, and without a profile that has it: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gateway: Option<Forwarding>,
+}
+
+/// How the gateway forwards to a provider's API: access tokens go as `authorization: Bearer`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Forwarding {
+    /// What clients put before the API's paths, and what is taken off: for example `/v1/acme`.
+    pub(crate) route: String,
+    /// The API's paths that are forwarded, with all below them; every other one is 404.
+    pub(crate) paths: Vec<String>,
+    /// The longest request body, in MiB.
+    #[serde(default = "default_body_mib")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub(crate) body_mib: u64,
+    /// The header that API keys go in, as they are; without it they go as access tokens do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) api_key_header: Option<String>,
+}
+
+fn default_body_mib() -> u64 {
+    32
 }
 
 /// How the token URL wants its request.

@@ -93,6 +93,9 @@ fn one(
     add_headers(&mut profile.token_headers, &provider.headers);
     add_headers(&mut profile.api_headers, &provider.api_headers);
     keep_terms(&mut profile, builtin);
+    if let Some(forwarding) = &provider.gateway {
+        profile.gateway = Some(super::gateway::rules(name, forwarding, resolve)?);
+    }
     let ca_file = resolve.path(&mut provider.ca_file, &at("ca_file"))?;
     if let Some(path) = &ca_file
         && let Err(error) = std::fs::File::open(path)

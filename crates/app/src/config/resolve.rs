@@ -17,7 +17,7 @@ use super::file::{Chain, ClientLocks, Config};
 use super::profile::{self, Resolved};
 use super::settings::{ChainSettings, LogSettings, ProbeSettings, RetentionSettings, Settings};
 use super::structure::Places;
-use super::{Environment, source};
+use super::{Environment, gateway, source};
 
 const DAY_SECS: u64 = 24 * 3600;
 
@@ -40,6 +40,11 @@ impl Resolve<'_> {
             Some(place @ Place::File(_)) => self.faults.add_at(Some(place), fault),
             Some(Place::Variable(_)) | None => self.faults.add(fault),
         }
+    }
+
+    /// A variable of the environment that is no field, if it holds anything.
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
     }
 
     /// Makes a path absolute, in place. The outer `None`: it is faulty. The inner one: it is not set.
@@ -96,7 +101,9 @@ pub(crate) fn resolve(
         raw.chains.insert("claude".into(), Chain::default());
     }
     let state_dir = state_dir(raw, &mut resolve);
+    let tls = gateway::tls(raw, &mut resolve);
     let listen = listen(raw, &mut resolve);
+    let gateway = gateway::settings(raw, &mut resolve);
     let profiles = profile::resolve_all(&mut raw.providers, &mut resolve);
     let mut chains = Some(Vec::new());
     for (name, chain) in &mut raw.chains {
@@ -119,6 +126,8 @@ pub(crate) fn resolve(
         state_dir: state_dir?,
         listen: listen?,
         behind_proxy: raw.http.behind_proxy,
+        tls: tls?,
+        gateway: gateway?,
         log: LogSettings { format: raw.log.format, level: raw.log.level },
         chains: chains?,
         probe: ProbeSettings {
@@ -154,9 +163,11 @@ fn listen(raw: &Config, resolve: &mut Resolve<'_>) -> Option<SocketAddr> {
         resolve.fault(&keys, Fault::error(message).help(help));
         return None;
     };
-    if !address.ip().to_canonical().is_loopback() && !raw.http.behind_proxy {
+    let secured = raw.http.behind_proxy || raw.http.tls_cert.is_some();
+    if !address.ip().to_canonical().is_loopback() && !secured {
         let message = format!("listen is {address}, which others can reach without TLS");
-        let help = "listen on 127.0.0.1, or put a proxy that ends TLS in front and set behind_proxy = true";
+        let help = "listen on 127.0.0.1, set tls_cert and tls_key, or put a proxy that ends TLS in front and set \
+                    behind_proxy = true";
         resolve.fault(&keys, Fault::error(message).help(help));
         return None;
     }
@@ -188,6 +199,7 @@ fn one_chain(
     };
     let auth_file = auth_file(name, chain, profile, resolve);
     let profile = profile?;
+    let fallback_key = gateway::fallback_key(name, chain, profile, resolve);
     let accepted = chain.accept_provider_terms || profile.profile.terms.is_none();
     if !accepted && chain.enabled {
         terms_warning(name, profile, resolve);
@@ -209,6 +221,7 @@ fn one_chain(
         },
         take_client_locks,
         ca_file: profile.ca_file.clone(),
+        fallback_key: fallback_key?,
     })
 }
 

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use evergrant_core::ChainName;
+use evergrant_core::gateway::FallbackOn;
 use evergrant_core::keeper::Policy;
+use evergrant_core::{ApiKey, ChainName};
+use evergrant_server::gateway::{AccessLog, Limits};
 use evergrant_server::probe::MessageProbe;
 use evergrant_store::authfile::TakeClientLocks;
 
@@ -20,6 +22,10 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     /// A proxy in front ends TLS.
     pub(crate) behind_proxy: bool,
+    /// Certificate chain and private key, if TLS is served directly, absolute.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// The data plane.
+    pub(crate) gateway: GatewaySettings,
     /// What is logged, and how.
     pub(crate) log: LogSettings,
     /// The chains that are enabled, by name.
@@ -54,6 +60,23 @@ pub(crate) struct ChainSettings {
     pub(crate) take_client_locks: TakeClientLocks,
     /// Certificates that are trusted besides the public ones, absolute.
     pub(crate) ca_file: Option<PathBuf>,
+    /// What serves while it cannot.
+    pub(crate) fallback_key: Option<ApiKey>,
+}
+
+/// The data plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GatewaySettings {
+    /// How many threads.
+    pub(crate) threads: usize,
+    /// Where requests are logged.
+    pub(crate) access_log: AccessLog,
+    /// Its limits.
+    pub(crate) limits: Limits,
+    /// When the fallback keys serve.
+    pub(crate) fallback_on: FallbackOn,
+    /// How many requests a day they serve at most, for each chain.
+    pub(crate) max_fallbacks_per_day: Option<u64>,
 }
 
 /// The probe.

@@ -22,6 +22,8 @@ pub struct Rules {
     pub answers: Vec<AnswerRule>,
     /// What people set in their clients to our key: `ANTHROPIC_API_KEY`.
     pub client_variable: String,
+    /// The environment variable that may hold the fallback key.
+    pub fallback_variable: Option<String>,
 }
 
 /// A header with a secret, and what goes with it.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use evergrant_core::caller::KeyId;
@@ -40,20 +40,20 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens it and starts its writer.
-    pub(super) fn open(to: &AccessLog) -> io::Result<Self> {
+    /// Opens it and starts its writer, which ends when all ends at the threads are gone.
+    pub(super) fn open(to: &AccessLog) -> io::Result<(Self, Option<JoinHandle<()>>)> {
         let reopen = Arc::new(AtomicBool::new(false));
         let (batches, waiting) = sync_channel(WAITING);
-        match to {
-            AccessLog::Off => return Ok(Self { batches: None, reopen }),
+        let writer = match to {
+            AccessLog::Off => return Ok((Self { batches: None, reopen }, None)),
             AccessLog::Stdout => spawn(move || write_stdout(&waiting))?,
             AccessLog::File(path) => {
                 let (path, reopen) = (path.clone(), reopen.clone());
                 let file = append_to(&path)?;
-                spawn(move || write_file(&waiting, file, &path, &reopen))?;
+                spawn(move || write_file(&waiting, file, &path, &reopen))?
             }
-        }
-        Ok(Self { batches: Some(batches), reopen })
+        };
+        Ok((Self { batches: Some(batches), reopen }, Some(writer)))
     }
 
     /// Whether anybody reads it.
@@ -78,8 +78,8 @@ impl Log {
     }
 }
 
-fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name("access-log".into()).spawn(work).map(drop)
+fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("access-log".into()).spawn(work)
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
