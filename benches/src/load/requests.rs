@@ -22,7 +22,7 @@ use crate::upstream::answer;
 
 /// Bodies are sent from memory up to here; what is longer repeats its last block.
 const IN_MEMORY: usize = 1024 * 1024;
-const BLOCK: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+static BLOCK: [u8; 64 * 1024] = [b'x'; 64 * 1024];
 /// The least that is sent before the measurement begins.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// No answer takes longer.

@@ -118,15 +118,7 @@ async fn stream(line: &mut Line, request: &str, events: u64, tally: &RefCell<Tal
     loop {
         let now = now_ns();
         line.reader.some_body(&mut body, |part| seen.take(part))?;
-        let mut tally = tally.borrow_mut();
-        for written in seen.times.drain(..) {
-            if seen.count == 0 {
-                tally.first.record(now - sent);
-            }
-            seen.count += 1;
-            tally.delay.record(now.saturating_sub(written));
-        }
-        drop(tally);
+        seen.count_into(&mut tally.borrow_mut(), sent, now);
         if body.is_over() {
             break;
         }
@@ -148,6 +140,16 @@ pub(super) struct Events {
 }
 
 impl Events {
+    fn count_into(&mut self, tally: &mut Tally, sent: u64, now: u64) {
+        for written in self.times.drain(..) {
+            if self.count == 0 {
+                tally.first.record(now - sent);
+            }
+            self.count += 1;
+            tally.delay.record(now.saturating_sub(written));
+        }
+    }
+
     pub(super) fn take(&mut self, content: &[u8]) {
         self.part.extend(content);
         let mut start = 0;
