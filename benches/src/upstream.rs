@@ -32,10 +32,13 @@ const MOST_HEADERS: usize = 64;
 /// The JSON that is answered; the load generator compares.
 #[must_use]
 pub fn answer() -> Vec<u8> {
-    let (before, after) = (
-        "{\"type\":\"message\",\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"",
-        "\"}],\"stop_reason\":\"end_turn\"}",
+    // Some gateways refuse what is no whole message.
+    let before = concat!(
+        r#"{"id":"msg_bench","type":"message","role":"assistant","model":"claude-bench","#,
+        r#""content":[{"type":"text","text":""#
     );
+    let after =
+        r#""}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":9,"output_tokens":9}}"#;
     let filler = "x".repeat(ANSWER_LENGTH - before.len() - after.len());
     [before, &filler, after].concat().into_bytes()
 }
@@ -180,6 +183,10 @@ fn wrong(headers: &[httparse::Header<'_>], expected: &str) -> Option<&'static st
             12 if header.name.eq_ignore_ascii_case(KEY_HEADER) => {
                 return Some("the caller key arrived upstream");
             }
+            // Where others inject it, as an API key.
+            9 if header.name.eq_ignore_ascii_case("x-api-key") => {
+                token = Some(header.value) == expected.strip_prefix("Bearer ").map(str::as_bytes);
+            }
             13 if header.name.eq_ignore_ascii_case("authorization") => {
                 token = header.value == expected.as_bytes();
             }
@@ -288,6 +295,7 @@ mod tests {
         assert_eq!(ask("Authorization: Bearer t\r\nanthropic-beta: b\r\n"), Asked::Json);
         assert!(matches!(ask("Authorization: Bearer u\r\nanthropic-beta: b\r\n"), Asked::Wrong(_)));
         assert!(matches!(ask("authorization: Bearer t\r\n"), Asked::Wrong(_)));
+        assert_eq!(ask("x-api-key: t\r\nanthropic-beta: b\r\n"), Asked::Json);
         let key = "authorization: Bearer t\r\nanthropic-beta: b\r\nX-CM-API-Key: k\r\n";
         assert!(matches!(ask(key), Asked::Wrong(_)));
     }

@@ -10,8 +10,8 @@ use tokio::net::TcpListener;
 const TOKEN: &str = "bench-token";
 
 async fn target(token: &str) -> Target {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let address = listener.local_addr().expect("it is bound");
     tokio::spawn(upstream::serve(listener, Some(TOKEN.into())));
     Target {
         address,

@@ -73,7 +73,7 @@ impl Request {
     fn new(target: &Target, asked: &Requests, number: usize) -> Result<Self> {
         let mut bytes = target.head(if asked.chunked { "?chunked" } else { "" }, number).into_bytes();
         let held = asked.body.min(IN_MEMORY);
-        let body = vec![b'x'; held];
+        let body = content(held);
         if asked.chunked {
             ensure!(held == asked.body, "a body in chunks is at most {IN_MEMORY} bytes long");
             bytes.extend(b"transfer-encoding: chunked\r\n\r\n");
@@ -94,6 +94,16 @@ impl Request {
             left -= block.len();
         }
         Ok(())
+    }
+}
+
+/// A request for a message, padded to a length; where that is too short, nothing but padding.
+fn content(length: usize) -> Vec<u8> {
+    let before = r#"{"model":"claude-bench","max_tokens":16,"messages":[{"role":"user","content":""#;
+    let after = r#""}]}"#;
+    match length.checked_sub(before.len() + after.len()) {
+        Some(padding) => [before, &"x".repeat(padding), after].concat().into_bytes(),
+        None => vec![b'x'; length],
     }
 }
 

@@ -68,12 +68,15 @@ async fn measure(target: &Target, asked: Sse, gate: &mut impl Gate) -> Result<Va
         gate.ready()?;
         (now_ns(), phase(target, &mut lines, asked).await?)
     };
+    let seconds = (now_ns() - started) as f64 / 1e9;
+    let events = tally.delay.0.len();
     Ok(json!({
         "streams": tally.first.0.len(),
-        "events": tally.delay.0.len(),
+        "events": events,
+        "events_per_second": if seconds > 0.0 { events as f64 / seconds } else { 0.0 },
         "errors": tally.faults.count,
         "error": tally.faults.first,
-        "seconds": (now_ns() - started) as f64 / 1e9,
+        "seconds": seconds,
         "first_p50_us": tally.first.quantile_us(0.5),
         "first_p99_us": tally.first.quantile_us(0.99),
         "delay_p50_us": tally.delay.quantile_us(0.5),
