@@ -9,10 +9,11 @@ use anyhow::{Result, bail};
 use crate::run::{is_there, output, root, run, say, shown, succeeds};
 
 /// A program and the packages of Debian that bring it.
-struct Needed {
-    program: &'static str,
-    packages: &'static [&'static str],
-    for_what: &'static str,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Needed {
+    pub(crate) program: &'static str,
+    pub(crate) packages: &'static [&'static str],
+    pub(crate) for_what: &'static str,
 }
 
 const ALWAYS: [Needed; 4] = [
@@ -52,11 +53,7 @@ pub(crate) fn provide(no_install: bool) -> Result<()> {
     if missing.is_empty() {
         say(format_args!("system packages: all there"));
     } else {
-        for needed in &missing {
-            say(format_args!("missing: {} ({})", needed.program, needed.for_what));
-        }
-        let packages = missing.iter().flat_map(|needed| needed.packages.iter().copied()).collect();
-        system_packages(&packages, no_install, &mut to_run)?;
+        install(&missing, no_install, &mut to_run)?;
     }
     if npm_is_up {
         say(format_args!("npm packages: all there"));
@@ -72,6 +69,39 @@ pub(crate) fn provide(no_install: bool) -> Result<()> {
         "something is missing. Run this, then `cargo xtask test` again:\n\n    {}\n",
         to_run.join(" &&\n    ")
     )
+}
+
+/// Brings what a benchmark needs, or says the exact command that does. A service that comes with a package is not
+/// left running.
+pub(crate) fn for_bench(needed: &[Needed]) -> Result<()> {
+    let missing: Vec<_> = needed.iter().filter(|needed| !is_there(needed.program)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut to_run = Vec::new();
+    install(&missing, false, &mut to_run)?;
+    if !to_run.is_empty() {
+        bail!(
+            "something is missing. Run this, then the benchmark again:\n\n    {}\n",
+            to_run.join(" &&\n    ")
+        );
+    }
+    for needed in missing {
+        // It was not there a moment ago: what runs now was started by the installation. Most have no service.
+        let stopped = succeeds(Command::new("service").args([needed.program, "stop"]));
+        if stopped {
+            say(format_args!("{}: the package's service is stopped", needed.program));
+        }
+    }
+    Ok(())
+}
+
+fn install(missing: &[&Needed], no_install: bool, to_run: &mut Vec<String>) -> Result<()> {
+    for needed in missing {
+        say(format_args!("missing: {} ({})", needed.program, needed.for_what));
+    }
+    let packages = missing.iter().flat_map(|needed| needed.packages.iter().copied()).collect();
+    system_packages(&packages, no_install, to_run)
 }
 
 fn system_packages(
@@ -98,7 +128,8 @@ fn system_packages(
         if sudo {
             command.args(["-n", "env"]);
         }
-        command.arg("DEBIAN_FRONTEND=noninteractive").args(arguments);
+        // In that run level services are installed without being started.
+        command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"]).args(arguments);
         command
     };
     run(&mut apt(&["apt-get", "update"]))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
 /// The rooms, the crate of each, and the rooms that it may import.
-const ROOMS: [(&str, &str, &[&str]); 9] = [
+const ROOMS: [(&str, &str, &[&str]); 10] = [
     ("core", "evergrant-core", &[]),
     ("store", "evergrant-store", &["core"]),
     ("server", "evergrant-server", &["store", "core"]),
@@ -14,6 +14,7 @@ const ROOMS: [(&str, &str, &[&str]); 9] = [
     ("lab", "evergrant-lab", &["server", "agent", "store", "core", "standin"]),
     ("app", "evergrant", &["core", "store", "server", "agent", "standin", "lab"]),
     ("proof", "evergrant-proof", &["core", "store", "server", "agent", "standin"]),
+    ("benches", "evergrant-benches", &[]),
     ("xtask", "xtask", &["proof"]),
 ];
 
@@ -157,6 +158,10 @@ fn the_rules_find_what_breaks_them() {
         (package("evergrant-lab", "lab", &[("evergrant", false)]), "lab may not import app"),
         (package("evergrant-proof", "proof", &[("evergrant-lab", false)]), "proof may not import lab"),
         (package("xtask", "xtask", &[("evergrant-core", false)]), "xtask may not import core"),
+        (
+            package("evergrant-benches", "benches", &[("evergrant-server", false)]),
+            "benches may not import server",
+        ),
         (package("evergrant-core", "core", &[("tokio", false)]), "core may not use tokio"),
         (package("evergrant-core", "core", &[("rusqlite", false)]), "core may not use rusqlite"),
         (package("evergrant-attic", "attic", &[]), "evergrant-attic is no room that ARCHITECTURE.md names"),

@@ -1,0 +1,83 @@
+//! `cargo xtask bench gateway`: requests of 2 KB with answers of 1 KB, as fast as they come and at fixed rates.
+
+use anyhow::{Context as _, Result};
+
+use super::Figure;
+use super::peer::{Peer, Site};
+use super::rig::Rig;
+use super::rounds::{OF_REQUESTS, Options, Scenario, alternate, words};
+
+const BENCH: &str = "gateway";
+/// The highest rate first; what load and upstream cannot do without a proxy is not asked with one.
+const RATES: [u64; 6] = [25_000, 22_500, 20_000, 17_500, 15_000, 12_500];
+/// Beyond that the queue grows.
+const SUSTAINED_P50_US: f64 = 2_000.0;
+/// Microseconds that the gateway may add to the median beyond what nginx adds.
+const ADDED_US: f64 = 20.0;
+
+/// Measures and reports.
+pub(super) fn run(options: &Options) -> Result<()> {
+    let (rig, sites) = options.set_up(false)?;
+    let mut figures = Vec::new();
+    let seconds = options.seconds();
+    let scenario = |title: String, load: String, for_slow| Scenario {
+        title,
+        path: "/v1/messages",
+        load: words(&load),
+        counted: ("requests", "request"),
+        columns: &OF_REQUESTS,
+        for_slow,
+    };
+    for connections in [1, 8, 64] {
+        let load = format!("requests --connections {connections} --seconds {seconds}");
+        let title = format!("closed loop, {connections} connections");
+        let outcome = alternate(options, &rig, &sites, &scenario(title, load, true))?;
+        if connections == 64 {
+            figures.extend(outcome.cpu_figures(BENCH, "64_connections", 0.80));
+        }
+    }
+    let top = top_rate(options, &rig)?;
+    for rate in [2_000, 10_000, top] {
+        let load = format!("requests --connections 64 --seconds {seconds} --rate {rate}");
+        let title = format!("{rate} requests a second");
+        let outcome = alternate(options, &rig, &sites, &scenario(title, load, false))?;
+        figures.extend(outcome.cpu_figures(BENCH, &format!("{rate}_per_second"), 1.0));
+        if rate == 2_000 {
+            // What each adds to the direct way is in the same round, so the direct way cancels out.
+            let added = outcome.difference(Peer::Evergrant, Peer::Nginx, 1);
+            figures.extend(added.map(|value| Figure {
+                bench: BENCH,
+                figure: "added_median_latency_vs_nginx_2000_per_second".into(),
+                value,
+                unit: "us",
+                at_most: Some(ADDED_US),
+            }));
+        }
+    }
+    let load = format!("requests --connections 64 --seconds {seconds} --chunked");
+    let title = "closed loop, 64 connections, chunked both ways".to_owned();
+    let outcome = alternate(options, &rig, &sites, &scenario(title, load, false))?;
+    figures.extend(outcome.cpu_figures(BENCH, "64_connections_chunked", 1.0));
+    options.close(&sites, &figures)
+}
+
+/// The highest rate that load and upstream sustain on their core without a proxy.
+fn top_rate(options: &Options, rig: &Rig) -> Result<u64> {
+    let direct = Peer::Direct.start(rig)?;
+    for rate in RATES {
+        if sustains(rig, &direct, rate)? {
+            options.line(&format!(
+                "\nhighest rate that load and upstream sustain by themselves: {rate} a second"
+            ))?;
+            return Ok(rate);
+        }
+    }
+    RATES.last().copied().context("no rate is known")
+}
+
+fn sustains(rig: &Rig, direct: &Site, rate: u64) -> Result<bool> {
+    let load = words(&format!("requests --connections 64 --seconds 1 --rate {rate}"));
+    let load: Vec<&str> = load.iter().map(String::as_str).collect();
+    let measured = rig.load(direct, "/v1/messages", &load)?;
+    Ok(measured.number("unsent")? < 1.0 && measured.number("p50_us")? < SUSTAINED_P50_US)
+}
