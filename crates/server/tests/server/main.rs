@@ -5,6 +5,7 @@
 mod callers;
 mod edits;
 mod fixture;
+mod gateway;
 mod network;
 mod rotation;
 mod simulated_time;

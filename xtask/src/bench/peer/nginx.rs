@@ -20,7 +20,7 @@ pub(super) fn start(rig: &Rig) -> Result<Site> {
     let callers: String = rig.keys().iter().enumerate().map(|(at, key)| format!("{key} c{at};\n")).collect();
     fs::write(folder.join("callers"), callers).context("writing the callers")?;
     // Small answers are buffered, which nginx does best; the upstream says `x-accel-buffering: no` on streams.
-    // `proxy_buffering off` for everything costs it a few per cent. Bodies of requests are passed on as they come.
+    // Bodies of requests are passed on as they come.
     let config = format!(
         r#"user root root;
 daemon off;

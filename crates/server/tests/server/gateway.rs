@@ -1,0 +1,9 @@
+//! The gateway over real sockets: a client and a provider whose every byte the test writes and reads, and the
+//! stand-in where a grant is renewed.
+
+mod ends;
+mod fixture;
+mod http2;
+mod passing;
+mod refusing;
+mod sources;

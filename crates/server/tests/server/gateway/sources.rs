@@ -1,0 +1,343 @@
+//! Which source serves, what a refused token sets off, and how soon the grant serves again (SPEC §7).
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use evergrant_core::gateway::{Position, Source};
+use evergrant_core::keeper::Look;
+use evergrant_core::{AccessToken, Generation, Lineage};
+use evergrant_server::gateway::{Act, ChainRenewer, Limits, Renewer};
+use evergrant_server::snapshot::Current;
+use evergrant_server::Snapshots;
+use evergrant_standin::{Fault, FaultTarget};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::fixture::{ACCESS, Change, FALLBACK, Peer, Rig, answer, fallback, field, ok, soon};
+use crate::fixture::{ACCESS_PREFIX, Fixture, chain, settings};
+
+const NEW: &str = "sk-ant-oat01-test-renewed-0000000000000000";
+
+/// A renewer that does what the test says, and counts.
+#[derive(Default)]
+struct Scripted {
+    snapshots: Mutex<Option<Snapshots>>,
+    /// The token that a renewal gives; `None`: the token lives, as the probe says.
+    gives: Option<&'static str>,
+    /// The grant is dead.
+    dead: bool,
+    asked: AtomicUsize,
+    grant_refused: AtomicUsize,
+}
+
+fn current(access: &str, generation: u64, refused: bool) -> Current {
+    Current {
+        position: (Lineage::FIRST, Generation(generation)),
+        access: AccessToken::parse(access).unwrap(),
+        expires_at: "2200-01-01T00:00:00Z".parse().unwrap(),
+        refused,
+        present: true,
+    }
+}
+
+/// The test's hand on it, and the gateway's.
+struct Shared(Arc<Scripted>);
+
+impl Renewer for Shared {
+    fn refused(&self, (_, generation): Position) -> BoxFuture<'static, ()> {
+        self.0.asked.fetch_add(1, Ordering::SeqCst);
+        if let Some(snapshots) = &*self.0.snapshots.lock().unwrap() {
+            if let Some(token) = self.0.gives {
+                snapshots.put(&chain(), current(token, generation.0 + 1, false));
+            } else if self.0.dead {
+                snapshots.put(&chain(), current(ACCESS, generation.0, true));
+            }
+        }
+        async {}.boxed()
+    }
+
+    fn grant_refused(&self, _: Position) {
+        self.0.grant_refused.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A gateway whose renewer is scripted.
+async fn scripted(renewer: Scripted, with_fallback: bool, limits: Limits) -> (Rig, Arc<Scripted>) {
+    let renewer = Arc::new(renewer);
+    let ours = renewer.clone();
+    let change = Change {
+        limits,
+        chain: Box::new(move |chain| {
+            chain.renewer = Some(Arc::new(Shared(ours)));
+            chain.fallback = with_fallback.then(fallback);
+        }),
+        ..Change::default()
+    };
+    let rig = Rig::with(change).await;
+    *renewer.snapshots.lock().unwrap() = Some(rig.snapshots.clone());
+    (rig, renewer)
+}
+
+/// The provider gets the request with this secret, and answers.
+async fn turn(provider: &mut Peer, secret: &str, answer: &str) {
+    let head = provider.head().await;
+    let bearer = field(&head, "authorization").map(|value| value.trim_start_matches("Bearer "));
+    let presented = (bearer, field(&head, "x-api-key"));
+    let expected = if secret == FALLBACK { (None, Some(secret)) } else { (Some(secret), None) };
+    assert_eq!(presented, expected, "{head}");
+    let beta = field(&head, "anthropic-beta");
+    assert_eq!(beta, if secret == FALLBACK { None } else { Some("oauth-2025-04-20") });
+    assert_eq!(provider.exactly(4).await, b"body");
+    provider.send(answer).await;
+}
+
+const UNAUTHORIZED: &str = "401 Unauthorized";
+
+#[tokio::test]
+async fn a_spurious_401_is_replayed_once_with_the_token_that_lives() {
+    let (rig, renewer) = scripted(Scripted::default(), true, Limits::default()).await;
+    let mut client = rig.client().await;
+    client.send(rig.message("", "body")).await;
+    let mut provider = rig.provider().await;
+    turn(&mut provider, ACCESS, &answer(UNAUTHORIZED, "{}")).await;
+    turn(&mut provider, ACCESS, &ok("served")).await;
+    assert!(client.answer().await.ends_with("served"));
+    assert_eq!(renewer.asked.load(Ordering::SeqCst), 1);
+    // Refused again: the fallback serves.
+    client.send(rig.message("", "body")).await;
+    turn(&mut provider, ACCESS, &answer(UNAUTHORIZED, "{}")).await;
+    turn(&mut provider, ACCESS, &answer(UNAUTHORIZED, "{}")).await;
+    turn(&mut provider, FALLBACK, &ok("by the fallback")).await;
+    assert!(client.answer().await.ends_with("by the fallback"));
+    // And the next one uses the token again.
+    client.send(rig.message("", "body")).await;
+    turn(&mut provider, ACCESS, &ok("served")).await;
+    client.answer().await;
+    let metrics = rig.metrics.text();
+    for (name, count) in [("gateway_fallbacks", 1), ("gateway_replays", 2), ("gateway_forced_renewals", 2)] {
+        let line = format!("evergrant_{name}_total{{chain=\"claude\"}} {count}");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    let log = rig.log().await;
+    let sources: Vec<_> = log.lines().map(|line| line.contains(r#""source":"fallback""#)).collect();
+    assert_eq!(sources, [false, true, false], "{log}");
+    assert!(log.contains("sk-ant-apitest") || log.contains(r#""shown":"sk-ant-api03-t…""#) || log.contains("sk-ant-api03…"), "{log}");
+    assert!(!log.contains(FALLBACK) && !log.contains(ACCESS), "{log}");
+}
+
+#[tokio::test]
+async fn a_dead_token_is_renewed_once_and_the_request_replayed() {
+    let (rig, renewer) = scripted(Scripted { gives: Some(NEW), ..Scripted::default() }, true, Limits::default()).await;
+    let mut client = rig.client().await;
+    client.send(rig.message("", "body")).await;
+    let mut provider = rig.provider().await;
+    turn(&mut provider, ACCESS, &answer("403 Forbidden", r#"{"error":{"message":"token was REVOKED"}}"#)).await;
+    turn(&mut provider, NEW, &ok("served")).await;
+    assert!(client.answer().await.ends_with("served"));
+    assert_eq!(renewer.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_answer_to_an_older_token_is_replayed_without_asking() {
+    let (rig, renewer) = scripted(Scripted::default(), false, Limits::default()).await;
+    let mut client = rig.client().await;
+    client.send(rig.message("", "body")).await;
+    let mut provider = rig.provider().await;
+    provider.head().await;
+    provider.exactly(4).await;
+    rig.put_token(NEW, 2);
+    provider.send(answer(UNAUTHORIZED, "{}")).await;
+    turn(&mut provider, NEW, &ok("served")).await;
+    assert!(client.answer().await.ends_with("served"));
+    assert_eq!(renewer.asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_dead_grant_falls_back_or_passes_its_answer_on() {
+    let refused = r#"{"type":"error","error":{"type":"authentication_error","message":"dead"}}"#;
+    for with_fallback in [true, false] {
+        let (rig, _) = scripted(Scripted { dead: true, ..Scripted::default() }, with_fallback, Limits::default()).await;
+        let mut client = rig.client().await;
+        client.send(rig.message("", "body")).await;
+        let mut provider = rig.provider().await;
+        turn(&mut provider, ACCESS, &answer(UNAUTHORIZED, refused)).await;
+        if with_fallback {
+            turn(&mut provider, FALLBACK, &ok("by the fallback")).await;
+            assert!(client.answer().await.ends_with("by the fallback"));
+            // No live token: the fallback at once.
+            client.send(rig.message("", "body")).await;
+            turn(&mut provider, FALLBACK, &ok("at once")).await;
+            assert!(client.answer().await.ends_with("at once"));
+            let (_, key) = rig.add_caller(|new| new.fallback = false).await;
+            client.send(rig.message("", "body").replace(&rig.key, &key)).await;
+        } else {
+            let answer = client.answer().await;
+            assert!(answer.starts_with("HTTP/1.1 401 ") && answer.ends_with(refused), "as it came: {answer}");
+            client.send(rig.message("", "body")).await;
+        }
+        let answer = client.answer().await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("evergrant status"), "{answer}");
+        assert_eq!(field(&answer, "retry-after"), Some("5"));
+        // The grant is back: the very next request uses it.
+        rig.put_token(NEW, 2);
+        client.send(rig.message("", "body")).await;
+        turn(&mut provider, NEW, &ok("served")).await;
+        assert!(client.answer().await.ends_with("served"));
+    }
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_budget_is_not_replayed_and_the_renewer_is_told() {
+    let limits = Limits { replay_bytes: 200, ..Limits::default() };
+    let (rig, renewer) = scripted(Scripted { gives: Some(NEW), ..Scripted::default() }, true, limits).await;
+    let mut client = rig.client().await;
+    let body = "b".repeat(1000);
+    client.send(rig.message("", &body)).await;
+    let mut provider = rig.provider().await;
+    provider.head().await;
+    provider.exactly(1000).await;
+    provider.send(answer(UNAUTHORIZED, r#"{"as":"it came"}"#)).await;
+    assert!(client.answer().await.ends_with(r#"{"as":"it came"}"#));
+    assert_eq!(renewer.asked.load(Ordering::SeqCst), 1);
+    client.send(rig.message("", "body")).await;
+    turn(&mut provider, NEW, &ok("served")).await;
+    assert!(client.answer().await.ends_with("served"));
+}
+
+#[tokio::test]
+async fn what_a_grant_may_not_do_passes_through_and_is_never_renewed() {
+    for (status, body, noted) in [
+        ("403 Forbidden", r#"{"error":{"message":"OAuth is not allowed for this organization"}}"#, 1),
+        ("403 Forbidden", r#"{"error":{"message":"the scope does not cover this"}}"#, 1),
+        ("400 Bad Request", r#"{"error":{"message":"This credential is not for this API"}}"#, 1),
+        ("400 Bad Request", r#"{"error":{"message":"max_tokens: required"}}"#, 0),
+        ("429 Too Many Requests", "{}", 0),
+        ("529 Overloaded", "{}", 0),
+        ("500 Internal", "{}", 0),
+    ] {
+        let (rig, renewer) = scripted(Scripted { gives: Some(NEW), ..Scripted::default() }, true, Limits::default()).await;
+        let mut client = rig.client().await;
+        client.send(rig.message("", "body")).await;
+        let mut provider = rig.provider().await;
+        turn(&mut provider, ACCESS, &answer(status, body)).await;
+        let passed = client.answer().await;
+        assert!(passed.starts_with(&format!("HTTP/1.1 {status}")) && passed.ends_with(body), "{passed}");
+        let counts = (renewer.asked.load(Ordering::SeqCst), renewer.grant_refused.load(Ordering::SeqCst));
+        assert_eq!(counts, (0, noted), "{status} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_day_s_number_of_fallbacks_ends_with_429() {
+    let change = Change {
+        chain: Box::new(|chain| {
+            let mut key = fallback();
+            key.max_requests_per_day = Some(2);
+            chain.fallback = Some(key);
+        }),
+        ..Change::default()
+    };
+    let rig = Rig::with(change).await;
+    rig.snapshots.withdraw(&chain());
+    let mut client = rig.client().await;
+    let mut provider = None;
+    for _ in 0..2 {
+        client.send(rig.message("", "body")).await;
+        let mut connection = match provider.take() {
+            Some(connection) => connection,
+            None => rig.provider().await,
+        };
+        turn(&mut connection, FALLBACK, &ok("{}")).await;
+        client.answer().await;
+        provider = Some(connection);
+    }
+    client.send(rig.message("", "body")).await;
+    let answer = client.answer().await;
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("max_requests_per_day"), "{answer}");
+    assert_eq!(field(&answer, "x-should-retry"), Some("true"));
+}
+
+#[tokio::test]
+async fn terms_that_are_not_accepted_serve_nothing_and_an_api_key_serves_alone() {
+    let terms = Change {
+        chain: Box::new(|chain| chain.terms = Some("https://terms.invalid".into())),
+        ..Change::default()
+    };
+    let rig = Rig::with(terms).await;
+    let mut client = rig.client().await;
+    client.send(rig.message("", "body")).await;
+    let answer = client.answer().await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("https://terms.invalid"), "{answer}");
+    assert_eq!(field(&answer, "x-should-retry"), Some("false"));
+
+    let rig = Rig::with(Change { chain: Box::new(|chain| chain.source = Source::ApiKey), ..Change::default() }).await;
+    rig.put_token(FALLBACK, 2);
+    let mut client = rig.client().await;
+    client.send(rig.message("", "body")).await;
+    turn(&mut rig.provider().await, FALLBACK, &ok("{}")).await;
+    client.answer().await;
+    assert!(rig.log().await.contains(r#""source":"api_key""#));
+}
+
+/// The whole of it: a stand-in provider, the keeper, the probe.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_requests_with_one_dead_token_cost_one_exchange_and_none_of_them_fails() {
+    let fixture = Fixture::with(settings(), |_| {}).await;
+    fixture.look().await;
+    let keeper = fixture.keeper.clone();
+    let renew: Act = Box::new(move |(lineage, generation)| {
+        let keeper = keeper.clone();
+        async move {
+            keeper.access_refused(lineage, generation).await;
+        }
+        .boxed()
+    });
+    let profile = fixture.keeper.policy().profile.clone();
+    let (snapshots, client) = (fixture.scratch.snapshots.clone(), fixture.world.client().clone());
+    let runtime = tokio::runtime::Handle::current();
+    let note: Act = Box::new(|_| async {}.boxed());
+    let renewer = ChainRenewer::new(chain(), profile.clone(), client, snapshots.clone(), runtime, renew, note);
+    let change = Change {
+        chain: Box::new(move |chain| {
+            chain.api_base = profile.api_base.clone();
+            chain.shown_prefix = Some(ACCESS_PREFIX.into());
+            chain.renewer = Some(Arc::new(renewer));
+        }),
+        threads: 2,
+        ..Change::default()
+    };
+    let rig = Rig::sharing(change, snapshots).await;
+    let request = rig.message("", r#"{"model":"m","max_tokens":1,"messages":[{"role":"user","content":"x"}]}"#);
+    let all = |count: usize| {
+        let (address, request) = (rig.gateway.address(), request.clone());
+        let one = move |_| {
+            let request = request.clone();
+            async move {
+                let mut client = Peer(tokio::net::TcpStream::connect(address).await.unwrap());
+                client.send(request).await;
+                client.answer().await
+            }
+        };
+        futures_util::future::join_all((0..count).map(one))
+    };
+    let exchanges = || fixture.standin.engine().counters().exchanges;
+    assert_eq!(exchanges(), 0);
+    for answer in soon("all answers", all(4)).await {
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    // A 401 that the probe knows nothing of costs no exchange.
+    fixture.standin.engine().push_fault(FaultTarget::Api, Fault::named("spurious_401").unwrap(), 1);
+    for answer in soon("an answer", all(1)).await {
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert_eq!(exchanges(), 0);
+    // Every token is dead: one exchange, whoever asked.
+    let access = fixture.scratch.read()["claudeAiOauth"]["accessToken"].as_str().unwrap().to_owned();
+    assert!(fixture.standin.engine().revoke(&access));
+    for answer in soon("all answers", all(8)).await {
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert_eq!(exchanges(), 1);
+    fixture.assert_alive();
+    assert!(fixture.keeper.look(Look::Due).await.token_valid);
+}
