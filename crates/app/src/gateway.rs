@@ -170,7 +170,9 @@ pub(crate) async fn check_fallback_keys(chains: Vec<(ChainSettings, Chain)>) {
 
 async fn check_fallback_key(settings: &ChainSettings, running: &Chain) {
     let profile = &settings.policy.profile;
-    let (Some(key), Some(rules), Some(path)) = (&settings.fallback_key, &profile.gateway, &profile.round_trip) else {
+    let (Some(key), Some(rules), Some(path)) =
+        (&settings.fallback_key, &profile.gateway, &profile.round_trip)
+    else {
         return;
     };
     let Ok(url) = profile.api_base.join(path) else { return };

@@ -178,7 +178,9 @@ fn reload(old: &Settings, global: &Global, env: &Environment) -> Option<Settings
         (settings.state_dir.clone(), settings.listen, gateway.threads, gateway.access_log.clone())
     };
     if fixed(&fresh) != fixed(old) {
-        tracing::warn!("addresses, threads, the access log and the state folder change at the next start only");
+        tracing::warn!(
+            "addresses, threads, the access log and the state folder change at the next start only"
+        );
         fresh.state_dir.clone_from(&old.state_dir);
         fresh.listen = old.listen;
         fresh.gateway.threads = old.gateway.threads;

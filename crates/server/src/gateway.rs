@@ -161,7 +161,9 @@ impl Gateway {
         match tokio::time::timeout(limit, tokio::task::spawn_blocking(join)).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false) | Err(_)) => tracing::error!("a thread of the gateway has panicked"),
-            Err(_) => tracing::warn!("the last lines of the access log are not waited for: nobody takes them"),
+            Err(_) => {
+                tracing::warn!("the last lines of the access log are not waited for: nobody takes them")
+            }
         }
     }
 }

@@ -141,6 +141,18 @@ impl Engine {
         lived
     }
 
+    /// Revokes one access token and nothing else; says whether it was known.
+    pub fn revoke_access(&mut self, access_token: &str) -> bool {
+        self.grants.revoke_access(access_token)
+    }
+
+    /// Revokes the refresh tokens of a family, whose access tokens live on; says whether it lived.
+    pub fn revoke_refresh(&mut self, refresh_token: &str, now: Timestamp) -> bool {
+        let lived = self.grants.revoke_refresh(refresh_token, now);
+        self.counters.families_revoked_by_hand += u64::from(lived);
+        lived
+    }
+
     /// Revokes every family; says how many lived.
     pub fn revoke_all(&mut self, now: Timestamp) -> u64 {
         let lived = self.grants.revoke_all(now);

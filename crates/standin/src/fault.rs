@@ -309,7 +309,10 @@ impl Fault {
             ("spent_then_500", Self::spent_then(500)),
             ("spurious_401", Self::provider_error(401, "authentication_error", "Invalid bearer token")),
             ("revoked_403", Self::provider_error(403, "permission_error", revoked)),
-            ("organization_403", Self::provider_error(403, "permission_error", "OAuth is not allowed for this organization")),
+            (
+                "organization_403",
+                Self::provider_error(403, "permission_error", "OAuth is not allowed for this organization"),
+            ),
         ]
     }
 }

@@ -378,6 +378,17 @@ impl Grants {
         }
     }
 
+    /// Revokes one access token; says whether it was known.
+    pub(crate) fn revoke_access(&mut self, access_token: &str) -> bool {
+        self.access.remove(&Fingerprint::of(access_token)).is_some()
+    }
+
+    /// Revokes the refresh tokens of a family, whose access tokens live on; says whether it lived.
+    pub(crate) fn revoke_refresh(&mut self, refresh_token: &str, now: Timestamp) -> bool {
+        let family = self.family_of(Fingerprint::of(refresh_token));
+        family.is_some_and(|id| self.revoke_family(id, now, false))
+    }
+
     /// Revokes every family; says how many lived.
     pub(crate) fn revoke_all(&mut self, now: Timestamp) -> u64 {
         let ids: Vec<u64> = self.families.keys().copied().collect();

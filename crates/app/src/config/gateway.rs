@@ -105,7 +105,8 @@ fn api_key(file: &Path) -> Result<ApiKey, String> {
 pub(crate) fn rules(name: &str, given: &Forwarding, resolve: &mut Resolve<'_>) -> Option<Rules> {
     let at = |field| ["providers", name, "gateway", field];
     let route = given.route.trim_end_matches('/');
-    let plain = |path: &str| path.starts_with('/') && !path.contains(['?', '#', '%', '\\']) && !path.contains("//");
+    let plain =
+        |path: &str| path.starts_with('/') && !path.contains(['?', '#', '%', '\\']) && !path.contains("//");
     if !plain(&given.route) || OWN_ROUTES.contains(&route) || route.is_empty() || route.starts_with("/api/") {
         let fault = Fault::error(format!("route cannot be {:?}", given.route));
         let help = "use a path of its own that begins with \"/\", for example \"/v1/acme\"";

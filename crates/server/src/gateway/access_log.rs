@@ -106,7 +106,9 @@ fn write_file(waiting: &Receiver<Vec<u8>>, mut file: File, path: &Path, reopen: 
         if reopen.swap(false, Ordering::Relaxed) {
             match append_to(path) {
                 Ok(fresh) => file = fresh,
-                Err(error) => tracing::warn!(%error, path = %path.display(), "the access log is not opened anew"),
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "the access log is not opened anew")
+                }
             }
         }
         if let Some(batch) = batch

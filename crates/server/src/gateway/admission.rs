@@ -10,12 +10,12 @@ use evergrant_core::gateway::{
 };
 use jiff::Timestamp;
 
+use super::clock;
 use super::entry::Entry;
 use super::http1::{BadHead, Framing, MAX_HEADERS, Request, Version, parse_request};
 use super::plane::{Chain, Plane, day_of};
 use super::request::{Injected, Presented, own_head, provider_head};
 use super::thread::{Live, Seen, Thread};
-use super::clock;
 use crate::caller::{KnownCaller, Permit};
 
 /// A request that goes to somebody.
@@ -95,7 +95,8 @@ impl Serving {
     fn write_head(&self, out: &mut Vec<u8>, head: &Request<'_, '_>) {
         let (path, query) = split(head.target);
         let Chain { rules, upstream, .. } = &*self.chain;
-        if let (Route::Forwarded(_, path), Some(injected)) = (rules.route(head.method, path), self.injected()) {
+        if let (Route::Forwarded(_, path), Some(injected)) = (rules.route(head.method, path), self.injected())
+        {
             provider_head(out, head, (path, query), &upstream.target, injected, rules, self.rule());
         }
     }
@@ -198,7 +199,9 @@ fn fallback(chain: &Chain, caller: &KnownCaller, now: Timestamp) -> Fallback {
     match &chain.fallback {
         None => Fallback::Absent,
         Some(_) if !caller.caller.fallback => Fallback::NotForCaller,
-        Some(fallback) if !fallback.key.uses.left(day_of(now), fallback.key.max_requests_per_day) => Fallback::UsedUp,
+        Some(fallback) if !fallback.key.uses.left(day_of(now), fallback.key.max_requests_per_day) => {
+            Fallback::UsedUp
+        }
         Some(_) => Fallback::Ready,
     }
 }
@@ -225,7 +228,9 @@ fn no_source(chain: &Chain, reason: Reason) -> OwnError {
     let message = chain.why_not(reason);
     match reason {
         Reason::FallbackUsedUp => OwnError::passing(ErrorKind::TooMany, reason, message, Some(60)),
-        _ if chain.terms.is_some() => OwnError::lasting(ErrorKind::Unavailable, Reason::TermsNotAccepted, message),
+        _ if chain.terms.is_some() => {
+            OwnError::lasting(ErrorKind::Unavailable, Reason::TermsNotAccepted, message)
+        }
         _ => OwnError::passing(ErrorKind::Unavailable, reason, message, Some(5)),
     }
 }
@@ -237,8 +242,12 @@ fn unauthorized(reason: Reason) -> OwnError {
             "no caller key came with the request: send one as X-CM-API-Key, x-api-key or Authorization: Bearer \
              (`evergrant keys create` makes one)",
         ),
-        Reason::CallerRevoked => (ErrorKind::Unauthorized, "this caller key was revoked: ask its operator for another"),
-        Reason::CallerExpired => (ErrorKind::Unauthorized, "this caller key has expired: ask its operator for another"),
+        Reason::CallerRevoked => {
+            (ErrorKind::Unauthorized, "this caller key was revoked: ask its operator for another")
+        }
+        Reason::CallerExpired => {
+            (ErrorKind::Unauthorized, "this caller key has expired: ask its operator for another")
+        }
         Reason::ScopeMissing => (
             ErrorKind::Forbidden,
             "this caller key lacks the scope gateway: it is not made for requests to the API",
@@ -263,13 +272,18 @@ fn provider_token(variable: &str) -> OwnError {
 }
 
 fn not_forwarded(chain: &Chain, method: &str) -> OwnError {
-    let mut paths: Vec<_> = chain.rules.paths.iter().filter(|rule| rule.method.is_none()).map(|rule| &*rule.path).collect();
+    let mut paths: Vec<_> =
+        chain.rules.paths.iter().filter(|rule| rule.method.is_none()).map(|rule| &*rule.path).collect();
     paths.sort_unstable();
     let route = &chain.rules.route;
     OwnError::lasting(
         ErrorKind::NotFound,
         Reason::NotForwarded,
-        format!("{} to this path is not forwarded; below {route} these are: {}", shown_method(method), paths.join(", ")),
+        format!(
+            "{} to this path is not forwarded; below {route} these are: {}",
+            shown_method(method),
+            paths.join(", ")
+        ),
     )
 }
 

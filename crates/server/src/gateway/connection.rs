@@ -139,7 +139,8 @@ async fn respond(thread: &Thread, client: &mut Client, waited: Waited) -> After 
     let (asked, shape, error) = match admitted(thread, client, waited, &mut entry) {
         Ok(job) => {
             let asked = job.asked;
-            let shape = job.serving.as_ref().map_or(ErrorShape::Problem, |serving| serving.chain.rules.errors);
+            let shape =
+                job.serving.as_ref().map_or(ErrorShape::Problem, |serving| serving.chain.rules.errors);
             entry.own = job.serving.is_none();
             match forward(thread, client, job, &mut entry).await {
                 // How much of the body was read is not known here.

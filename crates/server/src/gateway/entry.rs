@@ -100,7 +100,8 @@ impl Entry {
         let ended = clock::now();
         let first_byte = self.ready.zip(self.answered).map(|(ready, (came, _))| came.duration_since(ready));
         let ready = self.ready.unwrap_or(ended).duration_since(self.begun);
-        let passed_on = self.answered.map_or(Duration::ZERO, |(came, passed_on)| passed_on.duration_since(came));
+        let passed_on =
+            self.answered.map_or(Duration::ZERO, |(came, passed_on)| passed_on.duration_since(came));
         let overhead = ready + passed_on;
         let chain = self.chain.as_ref().map_or("", |chain| chain.name.as_str());
         let route = match (&self.chain, self.rule) {

@@ -36,7 +36,9 @@ pub(super) enum Fault {
     BadRequest(BadChunk),
     TooLarge,
     /// The answerer closed; `true`: not a byte of an answer had come.
-    Closed { silent: bool },
+    Closed {
+        silent: bool,
+    },
     BadAnswer(BadHead),
     BadAnswerChunk(BadChunk),
     Timeout,
@@ -100,7 +102,12 @@ pub(super) fn poll_read(io: &mut Stream, cx: &mut Context<'_>, room: &mut [u8]) 
 }
 
 /// Writes what waits; ready when nothing does.
-fn poll_drain(io: &mut Stream, cx: &mut Context<'_>, out: &mut Vec<u8>, at: &mut usize) -> Poll<io::Result<()>> {
+fn poll_drain(
+    io: &mut Stream,
+    cx: &mut Context<'_>,
+    out: &mut Vec<u8>,
+    at: &mut usize,
+) -> Poll<io::Result<()>> {
     while *at < out.len() {
         let written = ready!(Pin::new(&mut *io).poll_write(cx, &out[*at..]))?;
         if written == 0 {
@@ -186,7 +193,8 @@ impl Upward {
 
     fn take(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         let content = &mut self.content;
-        let scanned = self.body.take(bytes, |data| *content += data.len() as u64).map_err(Fault::BadRequest)?;
+        let scanned =
+            self.body.take(bytes, |data| *content += data.len() as u64).map_err(Fault::BadRequest)?;
         if self.content > self.limit {
             return Err(Fault::TooLarge);
         }
@@ -304,7 +312,11 @@ impl Client {
     }
 
     /// What `future` comes to, unless the client goes first.
-    pub(super) async fn unless_gone<T>(&mut self, thread: &Thread, future: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn unless_gone<T>(
+        &mut self,
+        thread: &Thread,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut future = Box::pin(future);
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),

@@ -52,7 +52,8 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, mut job: Job, 
     entry.ready = Some(clock::now());
     let mut tried = Tried::default();
     loop {
-        let (stream, reused) = match connect(thread, client, job.serving.as_ref(), tried.fresh, limits).await {
+        let (stream, reused) = match connect(thread, client, job.serving.as_ref(), tried.fresh, limits).await
+        {
             Ok(connected) => connected,
             Err(after) => return after.into_after(entry),
         };
@@ -176,7 +177,12 @@ async fn connect(
 
 impl Flight {
     /// Sends the request and waits until a whole head has come, or something is wrong.
-    async fn answer_head(&mut self, thread: &Thread, client: &mut Client, limits: &Limits) -> Result<(), Fault> {
+    async fn answer_head(
+        &mut self,
+        thread: &Thread,
+        client: &mut Client,
+        limits: &Limits,
+    ) -> Result<(), Fault> {
         let mut progress = Progress::default();
         poll_fn(|cx| {
             if let Poll::Ready(Err(fault)) = self.poll_up(cx, thread, client) {
@@ -203,7 +209,12 @@ impl Flight {
     }
 
     /// Sends on; once the request is sent whole, notices that the client goes.
-    fn poll_up(&mut self, cx: &mut Context<'_>, thread: &Thread, client: &mut Client) -> Poll<Result<(), Fault>> {
+    fn poll_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        thread: &Thread,
+        client: &mut Client,
+    ) -> Poll<Result<(), Fault>> {
         if !self.up.sent && !self.up.refused {
             match self.up.poll(cx, thread, client, &mut self.stream) {
                 Poll::Ready(Ok(())) => self.up.sent = true,
@@ -251,7 +262,9 @@ impl Flight {
         }
         self.read_told(thread, client, limits).await?;
         let meaning = chain.rules.meaning(status, &told::text(&self.got, self.to_head));
-        if meaning == Meaning::GrantRefused && let Some(renewer) = &chain.renewer {
+        if meaning == Meaning::GrantRefused
+            && let Some(renewer) = &chain.renewer
+        {
             entry.reason = Some(Reason::GrantRefused);
             renewer.grant_refused(live.position);
         }
@@ -297,7 +310,12 @@ impl Flight {
     }
 
     /// Skips what comes before the answer proper (1xx). Returns its status; 0 for a head that cannot be read.
-    async fn skip_interim(&mut self, thread: &Thread, client: &mut Client, limits: &Limits) -> Result<u16, Fault> {
+    async fn skip_interim(
+        &mut self,
+        thread: &Thread,
+        client: &mut Client,
+        limits: &Limits,
+    ) -> Result<u16, Fault> {
         loop {
             match self.head(|head| (head.status, head.len)) {
                 Ok((100 | 102..=199, len)) => {
@@ -321,7 +339,12 @@ impl Flight {
     }
 
     /// Reads the body of a telling answer, as far as it is looked at.
-    async fn read_told(&mut self, thread: &Thread, client: &mut Client, limits: &Limits) -> Result<(), Fault> {
+    async fn read_told(
+        &mut self,
+        thread: &Thread,
+        client: &mut Client,
+        limits: &Limits,
+    ) -> Result<(), Fault> {
         let mut progress = Progress::default();
         let to_head = self.to_head;
         poll_fn(|cx| {
@@ -336,7 +359,9 @@ impl Flight {
                     Poll::Ready(Ok(_)) => {}
                     // It says what it says as far as it came; passing it on finds the end again.
                     Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
-                    Poll::Pending => return progress.check(client, self.got.len(), limits.told, Fault::Timeout),
+                    Poll::Pending => {
+                        return progress.check(client, self.got.len(), limits.told, Fault::Timeout);
+                    }
                 }
             }
         })
@@ -365,7 +390,9 @@ impl Flight {
     ) -> After {
         let asked = &job.asked;
         match self.skip_interim(thread, client, limits).await {
-            Ok(101) => return Fault::BadAnswer(BadHead::Syntax("it switches protocols")).before_answer(asked, entry),
+            Ok(101) => {
+                return Fault::BadAnswer(BadHead::Syntax("it switches protocols")).before_answer(asked, entry);
+            }
             Ok(_) => {}
             Err(fault) => return fault.before_answer(asked, entry),
         }
@@ -382,7 +409,11 @@ impl Flight {
         (entry.bytes_in, entry.bytes_out) = (self.up.content, down.content);
         match ended {
             Ok(()) => {
-                if keep && self.up.sent && !down.excess && let Some(serving) = &job.serving {
+                if keep
+                    && self.up.sent
+                    && !down.excess
+                    && let Some(serving) = &job.serving
+                {
                     thread.pool.put(&serving.chain.upstream, self.stream, clock::now());
                 }
                 if !self.up.ended {
@@ -407,11 +438,12 @@ impl Flight {
         entry: &mut Entry,
     ) -> Result<(Downward, bool, After), Fault> {
         let old = asked.version == Version::Http10;
-        let closes = !asked.keep_alive || thread.seats.draining() || !self.up.ended;
+        let closes = !asked.keep_alive || thread.seats.draining();
         let mut out = thread.buffer();
         let begun = self.head(|head| {
             let unbounded = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
-            let closes = closes || old && unbounded;
+            // Whoever is refused before the request is whole will hardly send the rest.
+            let closes = closes || old && unbounded || head.status >= 400 && !self.up.ended;
             let connection = match (closes, old) {
                 (true, _) => Connection::Closes,
                 (false, true) => Connection::KeepAlive,
@@ -535,7 +567,9 @@ impl Fault {
             Self::Closed { .. } => {
                 (ErrorKind::BadGateway, "the provider closed the connection without an answer".to_owned())
             }
-            Self::BadAnswer(bad) => (ErrorKind::BadGateway, format!("the provider's answer cannot be passed on: {bad}")),
+            Self::BadAnswer(bad) => {
+                (ErrorKind::BadGateway, format!("the provider's answer cannot be passed on: {bad}"))
+            }
             Self::BadAnswerChunk(bad) => {
                 (ErrorKind::BadGateway, format!("the provider's answer cannot be passed on: {bad}"))
             }

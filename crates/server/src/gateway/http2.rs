@@ -74,7 +74,10 @@ pub(super) async fn serve(thread: &Rc<Thread>, io: Stream, ahead: Vec<u8>) {
 }
 
 /// One stream, by a connection of its own.
-async fn pass_on(thread: &Rc<Thread>, mut request: Request<Incoming>) -> Result<Response<Incoming>, hyper::Error> {
+async fn pass_on(
+    thread: &Rc<Thread>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Incoming>, hyper::Error> {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let served = thread.clone();
     tokio::task::spawn_local(async move { connection::serve(&served, Stream::Memory(theirs)).await });
@@ -136,7 +139,11 @@ struct Rewound {
 }
 
 impl AsyncRead for Rewound {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let ahead = &self.ahead[self.at..];
         if ahead.is_empty() {
             self.ahead = Vec::new();

@@ -198,7 +198,9 @@ impl Plane {
 
 impl Chain {
     fn new(settings: ChainSettings) -> Self {
-        let ChainSettings { name, rules, api_base: url, client, source, shown_prefix, renewer, terms, .. } = settings;
+        let ChainSettings {
+            name, rules, api_base: url, client, source, shown_prefix, renewer, terms, ..
+        } = settings;
         let base = url.path().trim_end_matches('/').to_owned();
         let target = Target { host: host(&url), base };
         let upstream = Upstream { id: TARGETS.fetch_add(1, Ordering::Relaxed), url, client, target };

@@ -111,7 +111,9 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 fn plain_id(id: &str) -> bool {
-    !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte))
+    !id.is_empty()
+        && id.len() <= MAX_REQUEST_ID
+        && id.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte))
 }
 
 /// Where requests go.
@@ -202,7 +204,8 @@ pub(super) fn provider_head(
             line(out, &[name.as_bytes(), b": ", value.as_bytes()]);
         }
     }
-    if let Some(content_type) = rule.content_type.as_ref().filter(|_| !typed && head.framing != Framing::None) {
+    if let Some(content_type) = rule.content_type.as_ref().filter(|_| !typed && head.framing != Framing::None)
+    {
         line(out, &[b"content-type: ", content_type.0.as_bytes()]);
     }
     out.extend_from_slice(&injected.line);
@@ -212,7 +215,9 @@ pub(super) fn provider_head(
 /// Writes a head for Evergrant's own routes: as it came, but for what is about the connection.
 pub(super) fn own_head(out: &mut Vec<u8>, head: &Request<'_, '_>) {
     line(out, &[head.method.as_bytes(), b" ", head.target.as_bytes(), b" HTTP/1.1"]);
-    if head.version == Version::Http10 && !head.headers.iter().any(|header| Field::of(header.name) == Field::Host) {
+    if head.version == Version::Http10
+        && !head.headers.iter().any(|header| Field::of(header.name) == Field::Host)
+    {
         line(out, &[b"host: localhost"]);
     }
     for header in head.headers.iter().filter(|header| Field::of(header.name) != Field::Hop) {
@@ -254,7 +259,9 @@ impl<'b> Nominated<'b> {
     pub(super) fn of(headers: &[Header<'b>]) -> Self {
         let mut names = Vec::new();
         for header in headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection")) {
-            let usual = |word: &&[u8]| word.eq_ignore_ascii_case(b"close") || word.eq_ignore_ascii_case(b"keep-alive");
+            let usual = |word: &&[u8]| {
+                word.eq_ignore_ascii_case(b"close") || word.eq_ignore_ascii_case(b"keep-alive")
+            };
             names.extend(super::http1::list(header.value).filter(|word| !usual(word)));
         }
         Self(names)

@@ -184,6 +184,8 @@ mod tests {
             seats.drain(begun().0);
             seats.emptied().await;
         };
-        tokio::time::timeout(Duration::from_secs(2), async { tokio::join!(connection, drained) }).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(2), async { tokio::join!(connection, drained) })
+            .await
+            .unwrap();
     }
 }

@@ -13,12 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::access_log::{BATCH, Line, Log};
+use super::listen::Listener;
 use super::measure::{Measures, Requests};
 use super::plane::{Chain, Plane};
 use super::pool::Pool;
 use super::request::Injected;
 use super::seat::Seats;
-use super::listen::Listener;
 use super::{clock, connection};
 use crate::caller::{CallerTable, Callers};
 use crate::published::Published;

@@ -87,7 +87,8 @@ mod tests {
     use super::*;
 
     fn answer(coding: &str, body: &[u8]) -> Vec<u8> {
-        let head = format!("HTTP/1.1 403 F\r\ncontent-encoding: {coding}\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head =
+            format!("HTTP/1.1 403 F\r\ncontent-encoding: {coding}\r\ncontent-length: {}\r\n\r\n", body.len());
         [head.as_bytes(), body].concat()
     }
 
@@ -137,6 +138,9 @@ mod tests {
         let cut = format!("{head}3\r\nrev\r\n4\r\no");
         assert_eq!(text(cut.as_bytes(), false), "revo");
         assert!(!is_enough(cut.as_bytes(), false));
-        assert!(is_enough(b"HTTP/1.1 401 U\r\ncontent-length: 9\r\n\r\n", true), "an answer to HEAD has no body");
+        assert!(
+            is_enough(b"HTTP/1.1 401 U\r\ncontent-length: 9\r\n\r\n", true),
+            "an answer to HEAD has no body"
+        );
     }
 }

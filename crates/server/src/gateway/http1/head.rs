@@ -104,12 +104,16 @@ pub fn parse_request<'h, 'b>(
     let Some(len) = whole(request.parse(bytes), bytes)? else {
         return Ok(None);
     };
-    let httparse::Request { method: Some(method), path: Some(target), version: Some(version), headers } = request
+    let httparse::Request { method: Some(method), path: Some(target), version: Some(version), headers } =
+        request
     else {
         return Err(BadHead::Syntax("the request line is not whole"));
     };
     let version = if version == 1 { Version::Http11 } else { Version::Http10 };
-    if !target.starts_with('/') || target.starts_with("//") || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !target.starts_with('/')
+        || target.starts_with("//")
+        || !target.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         return Err(BadHead::Target);
     }
     let mut hosts = 0;

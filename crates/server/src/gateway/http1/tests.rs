@@ -96,7 +96,8 @@ fn heads_are_bounded() {
 fn an_answer_is_framed_by_its_status_its_fields_and_its_request() {
     let framing = |text: &str, to_head: bool| {
         let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        parse_response(text.as_bytes(), &mut room, to_head).map(|head| head.map(|head| (head.framing, head.keep_alive)))
+        parse_response(text.as_bytes(), &mut room, to_head)
+            .map(|head| head.map(|head| (head.framing, head.keep_alive)))
     };
     for (text, to_head, expected) in [
         ("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", false, (Framing::Length(3), true)),

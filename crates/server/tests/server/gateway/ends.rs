@@ -91,7 +91,11 @@ async fn a_pooled_connection_that_was_closed_costs_no_request() {
 
 #[tokio::test]
 async fn a_provider_that_is_silent_or_away_is_said_to_be() {
-    let limits = Limits { answer: Duration::from_millis(200), stream_idle: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits {
+        answer: Duration::from_millis(200),
+        stream_idle: Duration::from_millis(200),
+        ..Limits::default()
+    };
     let rig = Rig::with(Change { limits, ..Change::default() }).await;
     let mut client = rig.client().await;
     client.send(rig.message("", "{}")).await;

@@ -104,10 +104,22 @@ impl Rig {
             access_log: AccessLog::File(folder.path().join("access.log")),
             tls: change.tls,
         };
-        let bound = change.bound.unwrap_or_else(|| Bound::bind("127.0.0.1:0".parse().unwrap(), change.threads).unwrap());
+        let bound = change
+            .bound
+            .unwrap_or_else(|| Bound::bind("127.0.0.1:0".parse().unwrap(), change.threads).unwrap());
         let (gateway, own_routes) = Gateway::start(bound, parts).unwrap();
         let own_routes = Some(own_routes);
-        let mut rig = Self { gateway, own_routes, upstream, snapshots, callers, world, metrics, key: String::new(), folder };
+        let mut rig = Self {
+            gateway,
+            own_routes,
+            upstream,
+            snapshots,
+            callers,
+            world,
+            metrics,
+            key: String::new(),
+            folder,
+        };
         rig.key = rig.add_caller(|_| {}).await.1;
         rig
     }
@@ -153,8 +165,12 @@ impl Rig {
 
     /// A request with a caller key, `fields` and a body.
     pub(crate) fn request(&self, line: &str, fields: &str, body: &str) -> String {
-        let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
-        format!("{line} HTTP/1.1\r\nhost: gateway\r\nx-cm-api-key: {}\r\n{fields}{length}\r\n{body}", self.key)
+        let length =
+            if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+        format!(
+            "{line} HTTP/1.1\r\nhost: gateway\r\nx-cm-api-key: {}\r\n{fields}{length}\r\n{body}",
+            self.key
+        )
     }
 
     pub(crate) fn message(&self, fields: &str, body: &str) -> String {
@@ -183,7 +199,9 @@ impl Peer {
             while !got.ends_with(end.as_bytes()) {
                 match self.0.read_u8().await {
                     Ok(byte) => got.push(byte),
-                    Err(error) => panic!("{error} before {end:?}, behind {:?}", String::from_utf8_lossy(&got)),
+                    Err(error) => {
+                        panic!("{error} before {end:?}, behind {:?}", String::from_utf8_lossy(&got))
+                    }
                 }
             }
         };
@@ -242,7 +260,10 @@ pub(crate) fn ok(body: &str) -> String {
 }
 
 pub(crate) fn answer(status: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 pub(crate) fn fallback() -> FallbackKey {

@@ -13,7 +13,8 @@ use super::fixture::{Change, Rig, field, ok, soon};
 type Sender = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
 
 async fn speak(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Sender {
-    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
@@ -98,7 +99,8 @@ async fn tls_offers_both_and_a_reload_changes_the_certificate() {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(trusted.cert.der().clone()).unwrap();
         let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let mut config = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
         let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));

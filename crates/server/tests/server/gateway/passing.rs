@@ -12,7 +12,13 @@ async fn a_request_gets_the_access_token_and_loses_what_says_who_asks() {
                    X-Mine: mine\r\nKeep-Alive: timeout=5\r\nUpgrade: mine\r\n";
     let public = "anthropic-version: 2025-01-01\r\nanthropic-beta: a, b\r\nanthropic-odd: c\r\nAccept: d\r\n\
                   User-Agent: e\r\nX-Request-ID: f-1\r\nContent-Type: application/json; charset=utf-8\r\n";
-    client.send(rig.request("POST /v1/anthropic/v1/messages?beta=true&x=%2B", &format!("{private}{public}"), "{}")).await;
+    client
+        .send(rig.request(
+            "POST /v1/anthropic/v1/messages?beta=true&x=%2B",
+            &format!("{private}{public}"),
+            "{}",
+        ))
+        .await;
     let mut provider = rig.provider().await;
     let head = provider.head().await;
     assert!(head.starts_with("POST /v1/messages?beta=true&x=%2B HTTP/1.1\r\n"), "{head}");
@@ -39,14 +45,20 @@ async fn a_request_gets_the_access_token_and_loses_what_says_who_asks() {
         .send("HTTP/1.1 307 Elsewhere\r\nLocation: /v2\r\nContent-Encoding: gzip\r\nSet-Cookie: g\r\nContent-Length: 3\r\nrequest-id: r\r\nConnection: x-hop\r\nx-hop: h\r\n\r\n\x1f\x02\x03")
         .await;
     let head = client.head().await;
-    assert!(head.starts_with("HTTP/1.1 307 Elsewhere\r\nLocation: /v2\r\nContent-Encoding: gzip\r\n"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 307 Elsewhere\r\nLocation: /v2\r\nContent-Encoding: gzip\r\n"),
+        "{head}"
+    );
     assert_eq!(field(&head, "x-request-id"), Some("f-1"));
     assert_eq!(field(&head, "request-id"), Some("r"));
     assert_eq!(field(&head, "x-hop"), None);
     assert_eq!(client.exactly(3).await, b"\x1f\x02\x03");
     let log = rig.log().await;
     let line: serde_json::Value = serde_json::from_str(log.trim()).unwrap();
-    assert_eq!((&line["status"], &line["source"], &line["route"]), (&307.into(), &"oauth".into(), &"/v1/messages".into()));
+    assert_eq!(
+        (&line["status"], &line["source"], &line["route"]),
+        (&307.into(), &"oauth".into(), &"/v1/messages".into())
+    );
     assert_eq!((&line["caller"], &line["request_id"]), (&"a test".into(), &"f-1".into()));
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&2.into(), &3.into()));
     assert_eq!(line["shown"], "sk-ant-oat01-test…");
@@ -112,6 +124,7 @@ async fn an_open_ended_answer_becomes_chunks_so_that_its_end_can_be_told() {
     client.send(rig.message("", "{}")).await;
     let mut provider = rig.provider().await;
     provider.head().await;
+    provider.exactly(2).await;
     provider.send("HTTP/1.1 200 OK\r\n\r\nabc").await;
     let head = client.head().await;
     assert_eq!(field(&head, "transfer-encoding"), Some("chunked"), "{head}");
@@ -132,9 +145,15 @@ async fn clients_of_http_1_0_get_no_chunks_and_a_close() {
     let mut provider = rig.provider().await;
     assert!(provider.head().await.starts_with("POST /v1/messages HTTP/1.1\r\n"));
     provider.exactly(2).await;
-    provider.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").await;
+    provider
+        .send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+        .await;
     let head = client.head().await;
-    assert_eq!((field(&head, "transfer-encoding"), field(&head, "connection")), (None, Some("close")), "{head}");
+    assert_eq!(
+        (field(&head, "transfer-encoding"), field(&head, "connection")),
+        (None, Some("close")),
+        "{head}"
+    );
     assert_eq!(client.rest().await.unwrap(), b"abcde");
     let mut client = rig.client().await;
     let request = rig.message("connection: keep-alive\r\n", "{}").replacen("HTTP/1.1", "HTTP/1.0", 1);
@@ -161,7 +180,10 @@ async fn an_expectation_is_met_once_the_caller_is_known() {
     assert_eq!(provider.exactly(body.len()).await, body.as_bytes());
     provider.send("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n").await;
     provider.send(ok("{}")).await;
-    assert!(client.answer().await.starts_with("HTTP/1.1 200 OK\r\n"), "what comes before the answer is skipped");
+    assert!(
+        client.answer().await.starts_with("HTTP/1.1 200 OK\r\n"),
+        "what comes before the answer is skipped"
+    );
 
     let mut stranger = rig.client().await;
     stranger.send(head.replace(&rig.key, "evg_unknown")).await;
@@ -198,7 +220,8 @@ async fn answers_without_a_body_end_with_their_head() {
 async fn requests_that_are_sent_ahead_are_answered_in_their_order() {
     let rig = Rig::new().await;
     let mut client = rig.client().await;
-    let both = rig.message("", "one") + &rig.message("", "two") + &rig.request("GET /v1/anthropic/v1/x", "", "");
+    let both =
+        rig.message("", "one") + &rig.message("", "two") + &rig.request("GET /v1/anthropic/v1/x", "", "");
     client.send(both).await;
     let mut provider = rig.provider().await;
     for body in ["one", "two"] {
@@ -215,7 +238,8 @@ async fn requests_that_are_sent_ahead_are_answered_in_their_order() {
 async fn what_is_not_the_gateways_goes_to_evergrant_itself() {
     let mut rig = Rig::new().await;
     let own = rig.own_routes.take().unwrap();
-    let router = axum::Router::new().route("/own", axum::routing::post(|body: String| async move { body + "!" }));
+    let router =
+        axum::Router::new().route("/own", axum::routing::post(|body: String| async move { body + "!" }));
     tokio::spawn(async move { axum::serve(own, router).await });
     let mut client = rig.client().await;
     for _ in 0..2 {

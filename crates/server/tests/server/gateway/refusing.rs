@@ -45,7 +45,6 @@ async fn what_two_readers_might_split_differently_is_refused() {
         ("a blank line first", format!("\r\n{}", head(""))),
         ("absolute form", head("").replace("POST /", "POST http://gateway/")),
         ("two slashes first", head("").replace("POST /", "POST //")),
-        ("a fragment", head("").replace("/messages ", "/messages#x ")),
         ("8-bit in the target", head("").replace("/messages ", "/mess\u{e4}ges ")),
         ("a blank in the target", head("").replace("/messages ", "/messages x ")),
         ("no host", head("").replace("host: gateway\r\n", "")),
@@ -99,6 +98,7 @@ async fn paths_that_somebody_might_read_differently_are_not_forwarded() {
         "/api/hello",
         "",
         "/v1/models;x/../../organizations",
+        "/v1/models#x",
     ] {
         client.send(rig.request(&format!("GET /v1/anthropic{path}"), "", "")).await;
         let answer = client.answer().await;
@@ -127,8 +127,8 @@ async fn broken_chunks_end_the_request_and_reach_nobody_whole() {
         let answer = client.answer().await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{what}: {answer}");
         let mut provider = rig.provider().await;
-        let came = provider.rest().await.unwrap_or_else(|cut| cut);
-        assert!(!came.ends_with(b"0\r\n\r\n"), "{what}: {}", String::from_utf8_lossy(&came));
+        let came = String::from_utf8(provider.rest().await.unwrap_or_else(|cut| cut)).unwrap();
+        assert!(!came.contains("\r\n0\r\n"), "{what}: {came}");
     }
 }
 
@@ -202,7 +202,10 @@ async fn callers_are_told_what_is_wrong_with_their_key() {
         assert!(client.answer().await.starts_with("HTTP/1.1 200 "), "{place}");
     }
     let log = rig.log().await;
-    assert!(!log.contains("sk-ant-api03-test") && !log.contains(ACCESS) && !log.contains("evg_nobody"), "{log}");
+    assert!(
+        !log.contains("sk-ant-api03-test") && !log.contains(ACCESS) && !log.contains("evg_nobody"),
+        "{log}"
+    );
 }
 
 #[tokio::test]
@@ -249,8 +252,8 @@ async fn bodies_beyond_the_limit_are_refused_by_their_length_or_while_they_come(
     client.send("1\r\nx\r\n").await;
     let mut provider = rig.provider().await;
     assert!(client.head().await.starts_with("HTTP/1.1 413 "));
-    let came = provider.rest().await.unwrap_or_else(|cut| cut);
-    assert!(!came.ends_with(b"0\r\n\r\n"));
+    let came = String::from_utf8(provider.rest().await.unwrap_or_else(|cut| cut)).unwrap();
+    assert!(!came.contains("\r\n0\r\n"), "{came}");
 }
 
 #[tokio::test]
