@@ -69,10 +69,17 @@ fn section(
         out.push_str(&format!("{intro}\n\n"));
     }
     out.push_str("| field | value | default | variable | meaning |\n| --- | --- | --- | --- | --- |\n");
+    let mut sections = Vec::new();
     for field in fields {
         let Some(part) = member(schema, field) else {
             continue;
         };
+        let allowed = Allowed::of(part);
+        let table = allowed.table.filter(|table| !allowed.is_value() && member_names(table).next().is_some());
+        if let Some(table) = table {
+            sections.push((*field, text_of(part), table));
+            continue;
+        }
         let default = match part.get("default") {
             None | Some(Json::Null) => "-".to_owned(),
             Some(Json::Object(map)) if map.is_empty() => "-".to_owned(),
@@ -93,6 +100,11 @@ fn section(
         let _ = writeln!(out, "| {} |", row.join(" | "));
     }
     page.push_str(&out);
+    for (name, intro, table) in sections {
+        let path = [path, &[name]].concat();
+        let fields: Vec<_> = member_names(table).collect();
+        section(page, &format!("`[{}]`", path.join(".")), Some(&intro), table, &fields, &path);
+    }
 }
 
 fn text_of(schema: &Json) -> String {

@@ -115,7 +115,13 @@ impl Walk<'_> {
             DeValue::Boolean(value) => allowed.boolean(*value),
             DeValue::Float(_) => Err(allowed.wrong("a fraction")),
             DeValue::Datetime(_) => Err(allowed.wrong("a date")),
-            DeValue::Array(_) => Err(allowed.wrong("an array")),
+            DeValue::Array(list) => match allowed.items {
+                Some(items) => {
+                    let sound: Vec<_> = list.iter().filter_map(|item| self.value(item, items, path)).collect();
+                    return (sound.len() == list.len()).then_some(toml::Value::Array(sound));
+                }
+                None => Err(allowed.wrong("an array")),
+            },
         };
         match checked {
             Ok(value) => Some(value),
@@ -182,6 +188,8 @@ pub(crate) struct Allowed<'a> {
     number: Option<(i64, i64)>,
     /// The schema of the table that it may be.
     pub(crate) table: Option<&'a Json>,
+    /// The schema of the members of the list that it may be.
+    items: Option<&'a Json>,
 }
 
 /// What is wrong with a value: completes "KEY …".
@@ -237,6 +245,7 @@ impl<'a> Allowed<'a> {
                         Some((bound("minimum").unwrap_or(i64::MIN), bound("maximum").unwrap_or(i64::MAX)));
                 }
                 "object" => self.table = Some(schema),
+                "array" => self.items = schema.get("items"),
                 _ => {}
             }
         }
@@ -244,7 +253,7 @@ impl<'a> Allowed<'a> {
 
     /// It may be something else than a table.
     pub(crate) fn is_value(&self) -> bool {
-        self.any_text || self.boolean || self.number.is_some() || !self.words.is_empty()
+        self.any_text || self.boolean || self.number.is_some() || !self.words.is_empty() || self.items.is_some()
     }
 
     /// Checks a string.
@@ -276,8 +285,13 @@ impl<'a> Allowed<'a> {
         if self.boolean { Ok(toml::Value::Boolean(value)) } else { Err(self.wrong("true or false")) }
     }
 
-    /// Checks the value of a variable, which is always text.
+    /// Checks the value of a variable, which is always text; a list has commas.
     pub(crate) fn variable(&self, raw: &str) -> Result<toml::Value, Wrong> {
+        if let Some(items) = self.items {
+            let of_item = Self::of(items);
+            let words = raw.split(',').map(str::trim).filter(|word| !word.is_empty());
+            return words.map(|word| of_item.variable(word)).collect::<Result<_, _>>().map(toml::Value::Array);
+        }
         let typed = match (self.boolean, self.number) {
             (true, _) => raw.parse().ok().map(|value| self.boolean(value)),
             (false, Some(_)) => raw.parse().ok().map(|number| self.number(number)),
@@ -322,6 +336,9 @@ impl<'a> Allowed<'a> {
                 [only] if !self.words.is_empty() => format!("{{ {only} = … }}"),
                 _ => "a table".into(),
             });
+        }
+        if let Some(items) = self.items {
+            kinds.push(format!("a list of {}", Self::of(items).expected()));
         }
         match &kinds[..] {
             [] => "absent".into(),

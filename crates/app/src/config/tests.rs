@@ -1,6 +1,7 @@
 //! What sound files and variables become.
 
 mod faults;
+mod gateway;
 
 use std::path::Path;
 
