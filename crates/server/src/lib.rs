@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod caller;
+pub mod gateway;
 pub mod http;
 pub mod keeper;
 pub mod metrics;

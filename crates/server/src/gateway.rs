@@ -1,0 +1,3 @@
+//! The gateway (SPEC §7).
+
+pub mod http1;
