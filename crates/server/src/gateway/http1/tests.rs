@@ -34,6 +34,8 @@ fn a_body_is_framed_in_one_way_or_the_request_is_refused() {
         "content-length: 1 1\r\n",
         "content-length:\r\n",
         "content-length: 99999999999999999999\r\n",
+        "content-length: 18446744073709551615\r\n",
+        "content-length: 1152921504606846976\r\n",
         "content-length: 1\r\ntransfer-encoding: chunked\r\n",
         "transfer-encoding: chunked\r\ncontent-length: 1\r\n",
         "transfer-encoding: gzip, chunked\r\n",
@@ -64,6 +66,10 @@ fn the_request_line_is_a_method_a_path_and_a_version() {
         "GET //a/ HTTP/1.1",
         "GET * HTTP/1.1",
         "CONNECT a:1 HTTP/1.1",
+        "CONNECT /a HTTP/1.1",
+        "GET /a#b HTTP/1.1",
+        "GET /<a> HTTP/1.1",
+        "GET /?`a HTTP/1.1",
         "GET /a b HTTP/1.1",
         "GET  / HTTP/1.1",
         "GET /\u{e4} HTTP/1.1",
@@ -96,7 +102,8 @@ fn heads_are_bounded() {
 fn an_answer_is_framed_by_its_status_its_fields_and_its_request() {
     let framing = |text: &str, to_head: bool| {
         let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        parse_response(text.as_bytes(), &mut room, to_head).map(|head| head.map(|head| (head.framing, head.keep_alive)))
+        parse_response(text.as_bytes(), &mut room, to_head)
+            .map(|head| head.map(|head| (head.framing, head.keep_alive)))
     };
     for (text, to_head, expected) in [
         ("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", false, (Framing::Length(3), true)),
@@ -116,6 +123,7 @@ fn an_answer_is_framed_by_its_status_its_fields_and_its_request() {
         "HTTP/1.1 200 OK\ncontent-length: 3\n\n",
         "HTTP/1.1 200 OK\r\nx: a\r\n b\r\n\r\n",
         "HTTP/1.1 099 OK\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\n\r\n",
         "ICY 200 OK\r\n\r\n",
     ] {
         assert!(framing(text, false).is_err(), "{text:?}");
@@ -174,6 +182,9 @@ fn chunks_end_where_they_say() {
     }
     let long = format!("0\r\nx: {}\r\n\r\n", "a".repeat(9000));
     assert!(dechunk(long.as_bytes(), 100).is_err());
+    let many = |fields| format!("0\r\n{}\r\n", "x: 1\r\n".repeat(fields));
+    assert!(dechunk(many(MAX_HEADERS).as_bytes(), 100).is_ok());
+    assert!(dechunk(many(MAX_HEADERS + 1).as_bytes(), 100).is_err());
 }
 
 proptest! {
