@@ -23,7 +23,7 @@ pub struct Scanned {
 }
 
 /// Where in the coding the next byte stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Chunked {
     at: At,
     /// Of the size line: the size so far; of a chunk: what is left of it.
