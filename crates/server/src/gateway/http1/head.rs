@@ -47,7 +47,7 @@ pub enum BadHead {
     #[error("the end of the message is not clear: {0}")]
     Framing(&'static str),
     /// The target is not a path.
-    #[error("the request target must be a path that begins with a single '/', without any of # < > `")]
+    #[error("the request target must be a path that begins with a single '/', without any of # < > ` \"")]
     Target,
     /// RFC 9112 §3.2.
     #[error("a request has exactly one host field")]
@@ -255,6 +255,10 @@ impl Fields {
                     fields.chunked = true;
                 }
                 10 if header.name.eq_ignore_ascii_case("connection") => {
+                    // Who cannot read the list does not know whether the connection stays.
+                    if !header.value.is_ascii() {
+                        return Err(BadHead::Syntax("a connection field that is no list of words"));
+                    }
                     for word in list(header.value) {
                         fields.close |= word.eq_ignore_ascii_case(b"close");
                         fields.keep_alive |= word.eq_ignore_ascii_case(b"keep-alive");
@@ -282,9 +286,9 @@ pub(in crate::gateway) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|word| !word.is_empty())
 }
 
-/// A fragment would be cut off by the next reader, and brackets are in no path or query (RFC 9112 §3.2.1).
+/// A fragment would be cut off by the next reader, and brackets and quotes are in no path or query (RFC 9112 §3.2.1).
 fn in_target(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !b"#<>`".contains(&byte)
+    byte.is_ascii_graphic() && !b"#<>`\"".contains(&byte)
 }
 
 /// Digits only, and not more than [`MAX_LENGTH`].

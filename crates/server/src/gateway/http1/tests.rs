@@ -54,6 +54,7 @@ fn a_body_is_framed_in_one_way_or_the_request_is_refused() {
         ": 1\r\n",
         "host: b\r\n",
         "expect: 200-ok\r\n",
+        "connection: keep-alive, \u{e4}\r\n",
     ] {
         assert!(request(&with(fields)).is_err(), "{fields:?}");
     }
@@ -70,6 +71,7 @@ fn the_request_line_is_a_method_a_path_and_a_version() {
         "GET /a#b HTTP/1.1",
         "GET /<a> HTTP/1.1",
         "GET /?`a HTTP/1.1",
+        "GET /?\"a\" HTTP/1.1",
         "GET /a b HTTP/1.1",
         "GET  / HTTP/1.1",
         "GET /\u{e4} HTTP/1.1",

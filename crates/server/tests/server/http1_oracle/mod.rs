@@ -253,7 +253,8 @@ fn our_body(framing: Framing, bytes: &[u8], cut: usize, found: &mut Found) -> Re
 fn trailers(body: &[u8]) -> Fields {
     let mut at = 0;
     loop {
-        let line = at + memchr::memchr(b'\r', &body[at..]).expect("a size line ends with CR");
+        let cr = body[at..].iter().position(|byte| *byte == b'\r');
+        let line = at + cr.expect("a size line ends with CR");
         let size = std::str::from_utf8(&body[at..line]).expect("a size is ASCII");
         let size = usize::from_str_radix(size, 16).expect("a size is a hexadecimal number");
         at = line + 2;
