@@ -1,6 +1,6 @@
 //! What the targets run: the checks of the server's tests, each over whatever bytes libFuzzer thinks of.
 
-#[path = "../../crates/server/tests/server/http1_oracle.rs"]
+#[path = "../../crates/server/tests/server/http1_oracle/mod.rs"]
 mod http1_oracle;
 
 /// One request's head.
