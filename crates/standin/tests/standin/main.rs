@@ -6,6 +6,7 @@ mod api;
 mod client;
 mod exchange;
 mod faults;
+mod objects;
 mod property;
 mod reuse;
 mod sockets;
