@@ -9,4 +9,5 @@ mod faults;
 mod objects;
 mod property;
 mod reuse;
+mod sdk;
 mod sockets;
