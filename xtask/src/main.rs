@@ -1,10 +1,11 @@
-//! The habits of the house as commands: `cargo xtask test|audit|bench`, and what proves the rotation protocol:
+//! The habits of the house as commands: `cargo xtask test|audit|bench|fuzz`, and what proves the rotation protocol:
 //! `cargo xtask model|sim|crash-states|torture`.
 
 mod audit;
 mod bench;
 #[cfg(feature = "proof")]
 mod crash_states;
+mod fuzz;
 #[cfg(feature = "proof")]
 mod model;
 mod prerequisites;
@@ -59,6 +60,8 @@ enum Command {
     #[cfg(not(feature = "proof"))]
     #[command(external_subcommand)]
     Proof(Vec<OsString>),
+    /// Search for bytes in which our HTTP/1.1 parser and hyper find different messages.
+    Fuzz(fuzz::Options),
     /// Measure what is claimed.
     Bench {
         #[command(subcommand)]
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Torture(options) => torture::run(&options),
         #[cfg(not(feature = "proof"))]
         Command::Proof(words) => proof::run(&words),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Bench { bench } => bench::run(bench),
     };
     match done {

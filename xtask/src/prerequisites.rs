@@ -1,4 +1,7 @@
-//! What the tests need besides Rust: Debian's packages, and the pinned packages of npm in `tests-npm`.
+//! What the tests need besides Rust: Debian's packages, the pinned packages of npm in `tests-npm`, and those of PyPI in
+//! `tests-python`.
+
+mod python;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,6 +44,12 @@ const FOR_NPM: [Needed; 2] = [
     },
 ];
 
+const FOR_PYTHON: Needed = Needed {
+    program: "python3",
+    packages: &["python3", "python3-venv", "ca-certificates"],
+    for_what: "runs the provider's official SDK",
+};
+
 /// Brings what is missing, or says the exact command that does.
 pub(crate) fn provide(no_install: bool) -> Result<()> {
     let npm_is_up = npm_is_up();
@@ -48,7 +57,11 @@ pub(crate) fn provide(no_install: bool) -> Result<()> {
     if !npm_is_up {
         needed.extend(&FOR_NPM);
     }
-    let missing: Vec<_> = needed.into_iter().filter(|needed| !is_there(needed.program)).collect();
+    let mut missing: Vec<_> = needed.into_iter().filter(|needed| !is_there(needed.program)).collect();
+    let python_is_up = python::is_up();
+    if !python_is_up && !python::can_begin() {
+        missing.push(&FOR_PYTHON);
+    }
     let mut to_run = Vec::new();
     if missing.is_empty() {
         say(format_args!("system packages: all there"));
@@ -61,6 +74,13 @@ pub(crate) fn provide(no_install: bool) -> Result<()> {
         to_run.push(shown(&npm_ci()));
     } else {
         npm_packages()?;
+    }
+    if python_is_up {
+        say(format_args!("Python packages: all there"));
+    } else if no_install || !to_run.is_empty() {
+        to_run.extend(python::to_run());
+    } else {
+        python::provide()?;
     }
     if to_run.is_empty() {
         return Ok(());

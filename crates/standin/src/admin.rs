@@ -27,6 +27,9 @@ GET    settings   the settings
 PATCH  settings   a JSON merge patch of them: {\"reuse\": {\"class\": \"grace\", \"secs\": 30}}
 GET    exchanges  the log of the token endpoint, tokens as fingerprints
 GET    calls      the log of the API
+GET    streams    how many were begun, how many were dropped
+POST   streams    {\"hold\": true|false} streamed answers stop before their next event, or go on;
+                  {\"go\": NUMBER} lets so many events go
 GET    state      families, counters
 GET    clock      the stand-in's time
 POST   clock      {\"advance_secs\": NUMBER} moves it
@@ -45,6 +48,13 @@ struct Revoke {
 #[serde(deny_unknown_fields)]
 struct Advance {
     advance_secs: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum OfStreams {
+    Hold(bool),
+    Go(u64),
 }
 
 /// One rule or several. Not an untagged enum, whose errors would not name what is wrong.
@@ -120,6 +130,15 @@ fn json_answer(handle: &Handle, method: &str, path: &str, body: &[u8]) -> Result
         }
         ("GET", "exchanges") => Ok(json!({"exchanges": handle.exchanges()})),
         ("GET", "calls") => Ok(json!({"calls": handle.sightings()})),
+        ("GET", "streams") => Ok(streams(handle)),
+        ("POST", "streams") => {
+            match serde_json::from_slice(body)? {
+                OfStreams::Hold(true) => handle.hold_streams(),
+                OfStreams::Hold(false) => handle.release_streams(),
+                OfStreams::Go(events) => handle.let_events_go(events),
+            }
+            Ok(streams(handle))
+        }
         ("GET", "state") => Ok(serde_json::to_value(handle.state())?),
         ("GET", "clock") => Ok(clock(handle, SignedDuration::ZERO)),
         ("POST", "clock") => {
@@ -128,6 +147,11 @@ fn json_answer(handle: &Handle, method: &str, path: &str, body: &[u8]) -> Result
         }
         _ => Err(Mistake::Call),
     }
+}
+
+fn streams(handle: &Handle) -> Value {
+    let streams = handle.streams();
+    json!({"begun": streams.begun, "dropped": streams.dropped})
 }
 
 fn clock(handle: &Handle, by: SignedDuration) -> Value {

@@ -1,5 +1,10 @@
-//! The API that the access tokens open: roles, models, messages plain and streamed, greetings (SPEC §7, §8). It takes a
-//! Bearer access token with the capability, or an API key, and never both.
+//! The API that the access tokens open: roles, models, messages plain and streamed, batches, files, greetings (SPEC §7,
+//! §8). It takes a Bearer access token with the capability, or an API key, and never both.
+
+mod batches;
+mod files;
+mod multipart;
+mod objects;
 
 use std::time::Duration;
 
@@ -17,6 +22,10 @@ use crate::plan::Plan;
 use crate::reply::{Body, Reply};
 use crate::settings::{Settings, Streaming};
 
+pub use objects::ObjectRules;
+pub(crate) use objects::Objects;
+use objects::Owner;
+
 /// One API call in hand.
 struct Visit<'a> {
     call: &'a Call<'a>,
@@ -27,6 +36,19 @@ struct Visit<'a> {
 impl Visit<'_> {
     fn error(&self, status: u16, kind: &str, message: &str) -> Reply {
         Reply::api_error(status, kind, message, &self.id, self.now)
+    }
+
+    fn invalid(&self, message: &str) -> Reply {
+        self.error(400, "invalid_request_error", message)
+    }
+
+    fn not_allowed(&self) -> Reply {
+        self.error(405, "invalid_request_error", "this method is not allowed here")
+    }
+
+    /// An identifier of what this call makes.
+    fn named(&self, prefix: &str) -> String {
+        self.id.replacen("req_", prefix, 1)
     }
 
     fn json(&self, body: &Value) -> Reply {
@@ -46,7 +68,7 @@ impl Engine {
         rng: &mut R,
     ) -> Reply {
         let visit = Visit { call, id: request_id(rng), now };
-        let (source, presented) = caller_of(call);
+        let (source, presented) = caller_of(call, &self.settings.api_keys);
         let reply = if plan.skip {
             Reply::new(200, "application/json", "", now)
         } else {
@@ -112,7 +134,7 @@ impl Engine {
         }))
     }
 
-    fn api(&self, visit: &Visit<'_>, source: Source, presented: Option<&str>) -> Reply {
+    fn api(&mut self, visit: &Visit<'_>, source: Source, presented: Option<&str>) -> Reply {
         if let Err(refused) = self.check_caller(visit, source, presented) {
             return refused;
         }
@@ -128,7 +150,9 @@ impl Engine {
                 }
             }
             ("POST", "/v1/messages" | "/v1/messages/count_tokens") => self.messages(visit),
-            _ => visit.error(405, "invalid_request_error", "this method is not allowed here"),
+            _ if within(path, batches::PATH) => self.batches(visit, Owner::of(source, presented)),
+            _ if within(path, files::PATH) => self.files(visit, Owner::of(source, presented)),
+            _ => visit.not_allowed(),
         }
     }
 
@@ -190,47 +214,76 @@ impl Engine {
 
     fn messages(&self, visit: &Visit<'_>) -> Reply {
         let call = visit.call;
-        if let Err(said) = check_message_headers(&self.settings, call) {
-            return visit.error(400, "invalid_request_error", &said);
+        if let Err(said) = check_headers(&self.settings, call, true) {
+            return visit.invalid(&said);
         }
         let Ok(request) = serde_json::from_slice::<Value>(call.body) else {
-            return visit.error(400, "invalid_request_error", "the body is not JSON");
+            return visit.invalid("the body is not JSON");
         };
         let counting = call.path().ends_with("/count_tokens");
-        let needed: &[&str] =
-            if counting { &["model", "messages"] } else { &["model", "max_tokens", "messages"] };
-        if let Some(missing) = needed.iter().find(|name| request.get(**name).is_none()) {
-            return visit.error(400, "invalid_request_error", &format!("{missing}: Field required"));
+        if let Err(said) = check_message(&request, counting) {
+            return visit.invalid(&said);
         }
         if counting {
             return visit.json(&json!({"input_tokens": call.body.len() / 4}));
         }
-        let mut message = json!({
-            "id": visit.id.replacen("req_", "msg_", 1),
-            "type": "message",
-            "role": "assistant",
-            "model": request["model"],
-            "content": [],
-            "stop_reason": null,
-            "stop_sequence": null,
-            "usage": {"input_tokens": call.body.len() / 4, "output_tokens": 1},
-        });
+        let mut message = message(&visit.named("msg_"), &request, call.body.len());
         if request["stream"] == true {
+            message["content"] = json!([]);
+            message["stop_reason"] = Value::Null;
             return stream(visit, &message, self.settings.streaming);
         }
-        message["content"] = json!([{"type": "text", "text": "Hello from the stand-in provider."}]);
-        message["stop_reason"] = "end_turn".into();
         visit.json(&message)
     }
 }
 
-fn check_message_headers(settings: &Settings, call: &Call<'_>) -> Result<(), String> {
-    if let Some(name) = &settings.version_header
-        && call.header(name).is_none()
-    {
-        return Err(format!("{name}: header is required"));
+/// Whether a path is `of`, or beneath it.
+pub(crate) fn within(path: &str, of: &str) -> bool {
+    path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether a path leads to batches or files.
+pub(crate) fn keeps_objects(path: &str) -> bool {
+    within(path, batches::PATH) || within(path, files::PATH)
+}
+
+/// The answer to a request that has all that it needs.
+fn message(id: &str, request: &Value, request_bytes: usize) -> Value {
+    json!({
+        "id": id,
+        "type": "message",
+        "role": "assistant",
+        "model": request["model"],
+        "content": [{"type": "text", "text": "Hello from the stand-in provider."}],
+        "stop_reason": "end_turn",
+        "stop_sequence": null,
+        "usage": {"input_tokens": request_bytes / 4, "output_tokens": 1},
+    })
+}
+
+/// What a request for a message needs, or for a count of its tokens.
+fn check_message(request: &Value, counting: bool) -> Result<(), String> {
+    let needed: &[&str] =
+        if counting { &["model", "messages"] } else { &["model", "max_tokens", "messages"] };
+    if let Some(missing) = needed.iter().find(|name| request.get(**name).is_none()) {
+        return Err(format!("{missing}: Field required"));
     }
-    if call.media_type().as_deref() != Some("application/json") {
+    if !counting && request["max_tokens"].as_u64().unwrap_or(0) == 0 {
+        return Err("max_tokens: Input should be greater than or equal to 1".into());
+    }
+    Ok(())
+}
+
+fn check_version(settings: &Settings, call: &Call<'_>) -> Result<(), String> {
+    match &settings.version_header {
+        Some(name) if call.header(name).is_none() => Err(format!("{name}: header is required")),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_headers(settings: &Settings, call: &Call<'_>, with_json: bool) -> Result<(), String> {
+    check_version(settings, call)?;
+    if with_json && call.media_type().as_deref() != Some("application/json") {
         return Err("content-type: application/json is required".into());
     }
     Ok(())
@@ -272,8 +325,9 @@ fn model(name: &str) -> Value {
     json!({"type": "model", "id": name, "display_name": name, "created_at": "2025-01-01T00:00:00Z"})
 }
 
-/// What a call authenticates with: API key and Bearer token, whichever stand there.
-fn caller_of<'a>(call: &Call<'a>) -> (Source, Option<&'a str>) {
+/// What a call authenticates with: API key and Bearer token, whichever stand there. Newer clients of the provider send
+/// API keys as Bearer too.
+fn caller_of<'a>(call: &Call<'a>, api_keys: &[String]) -> (Source, Option<&'a str>) {
     let key = call.header("x-api-key");
     let bearer = call.header("authorization").and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
@@ -281,6 +335,7 @@ fn caller_of<'a>(call: &Call<'a>) -> (Source, Option<&'a str>) {
     });
     match (bearer, key) {
         (Some(_), Some(_)) => (Source::Both, None),
+        (Some(token), None) if api_keys.iter().any(|key| key == token) => (Source::ApiKey, Some(token)),
         (Some(token), None) => (Source::Oauth, Some(token)),
         (None, Some(key)) => (Source::ApiKey, Some(key)),
         (None, None) => (Source::None, None),

@@ -5,6 +5,7 @@ use rand::Rng;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::api::{Objects, keeps_objects};
 use crate::call::{Call, TokenRequest};
 use crate::fault::{Fault, FaultTarget, Rule};
 use crate::fingerprint::Fingerprint;
@@ -23,6 +24,7 @@ pub struct Engine {
     pub(crate) counters: Counters,
     pub(crate) exchanges: Bounded<Exchange>,
     pub(crate) sightings: Bounded<Sighting>,
+    pub(crate) objects: Objects,
     queue: Queue,
 }
 
@@ -33,7 +35,7 @@ pub enum Endpoint {
     Token,
     /// The roles endpoint.
     Probe,
-    /// The API: models and messages.
+    /// The API: models, messages, batches, files.
     Api,
     /// `/` and `/api/hello`; no fault ever befalls them.
     Greeting,
@@ -108,6 +110,7 @@ impl Engine {
             counters: Counters::default(),
             exchanges: Bounded::new(),
             sightings: Bounded::new(),
+            objects: Objects::default(),
             queue: Queue::default(),
         }
     }
@@ -259,6 +262,7 @@ impl Engine {
             Endpoint::Greeting
         } else if matches!(path, "/v1/models" | "/v1/messages" | "/v1/messages/count_tokens")
             || path.starts_with("/v1/models/")
+            || keeps_objects(path)
         {
             Endpoint::Api
         } else {

@@ -75,6 +75,15 @@ pub enum Fault {
         /// Seconds, negative into the past.
         secs: i64,
     },
+    /// What the answer says of trying again, beside its `Retry-After`; for clients that obey it.
+    Retry {
+        /// `x-should-retry`.
+        #[serde(default)]
+        should: Option<bool>,
+        /// `retry-after-ms`.
+        #[serde(default)]
+        after_millis: Option<u64>,
+    },
 }
 
 /// The body of a scripted answer.
@@ -235,6 +244,7 @@ impl Fault {
             Self::NotAToken { .. } => "not_a_token".into(),
             Self::HugeBody { .. } => "huge_body".into(),
             Self::DateSkew { .. } => "date_skew".into(),
+            Self::Retry { .. } => "retry".into(),
         }
     }
 

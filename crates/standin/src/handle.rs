@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::call::Call;
 use crate::engine::{Arrival, Engine, State};
 use crate::fault::{Fault, FaultTarget, Rule};
+use crate::gate::Gate;
 use crate::grants::AccessState;
 use crate::log::{Counters, Exchange, Sighting};
 use crate::login::{Login, LoginOptions};
@@ -28,6 +29,7 @@ struct Shared {
     offset_millis: AtomicI64,
     streams_begun: AtomicU64,
     streams_dropped: AtomicU64,
+    gate: Gate,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,7 @@ impl Handle {
             offset_millis: AtomicI64::new(0),
             streams_begun: AtomicU64::new(0),
             streams_dropped: AtomicU64::new(0),
+            gate: Gate::open(),
         }))
     }
 
@@ -159,6 +162,25 @@ impl Handle {
             begun: self.0.streams_begun.load(Ordering::Relaxed),
             dropped: self.0.streams_dropped.load(Ordering::Relaxed),
         }
+    }
+
+    /// Holds every streamed answer back before its next event.
+    pub fn hold_streams(&self) {
+        self.0.gate.set(Some(0));
+    }
+
+    /// Lets so many events of held streams go, whichever stream has them.
+    pub fn let_events_go(&self, events: u64) {
+        self.0.gate.let_go(events);
+    }
+
+    /// Ends what [`Handle::hold_streams`] began.
+    pub fn release_streams(&self) {
+        self.0.gate.set(None);
+    }
+
+    pub(crate) fn gate(&self) -> Gate {
+        self.0.gate.clone()
     }
 
     /// Answers a call in process, as if it had come over the wire.

@@ -11,6 +11,7 @@ mod call;
 mod engine;
 mod fault;
 mod fingerprint;
+mod gate;
 mod grants;
 mod handle;
 mod log;
@@ -23,6 +24,7 @@ mod token;
 mod transport;
 
 pub use admin::{INDEX, PREFIX as ADMIN_PREFIX};
+pub use api::ObjectRules;
 pub use call::{Call, TokenRequest};
 pub use engine::{Arrival, Endpoint, Engine, FamilyState, State};
 pub use fault::{Fault, FaultBody, FaultTarget, Rule};

@@ -83,7 +83,7 @@ pub struct Sighting {
 pub enum Source {
     /// A Bearer access token.
     Oauth,
-    /// An API key.
+    /// An API key, in `x-api-key` or as Bearer.
     ApiKey,
     /// Both, which is refused.
     Both,

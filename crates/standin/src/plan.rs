@@ -81,6 +81,8 @@ pub(crate) struct Plan {
     pad_to_bytes: usize,
     skew_secs: i64,
     transport: Option<Transport>,
+    /// Headers that the answer has besides.
+    headers: Vec<(&'static str, String)>,
 }
 
 #[derive(Debug, Clone)]
@@ -135,6 +137,10 @@ impl Plan {
             }
             Fault::HugeBody { bytes } => self.pad_to_bytes = *bytes,
             Fault::DateSkew { secs } => self.skew_secs += secs,
+            Fault::Retry { should, after_millis } => {
+                self.headers.extend(should.map(|should| ("x-should-retry", should.to_string())));
+                self.headers.extend(after_millis.map(|millis| ("retry-after-ms", millis.to_string())));
+            }
         }
     }
 
@@ -149,6 +155,7 @@ impl Plan {
             bytes.truncate(bytes.len().saturating_sub(self.missing_bytes));
             reply.body = Body::Whole(bytes.into());
         }
+        reply.headers.extend(self.headers.into_iter().map(|(name, value)| (name, value.into())));
         reply.date = reply.date.checked_add(SignedDuration::from_secs(self.skew_secs)).unwrap_or(reply.date);
         reply.delay += self.after;
         if let Some(transport) = self.transport {

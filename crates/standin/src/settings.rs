@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::api::ObjectRules;
+
 /// How the stand-in behaves. Serialises to and from JSON; unknown members are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -56,7 +58,7 @@ pub struct Settings {
     pub organization_uuid: String,
     /// Assertions that the JWT bearer grant accepts, compared as strings.
     pub assertions: Vec<String>,
-    /// Keys that the API accepts in `x-api-key`.
+    /// Keys that the API accepts, in `x-api-key` or as Bearer.
     pub api_keys: Vec<String>,
     /// The header that calls of `/v1/messages*` must carry; `null` requires none.
     pub version_header: Option<String>,
@@ -66,6 +68,8 @@ pub struct Settings {
     pub models: Vec<String>,
     /// Shape and pace of streamed messages.
     pub streaming: Streaming,
+    /// How long batches take, and what can be done with files.
+    pub objects: ObjectRules,
     /// Whether the API log keeps the request headers (those that hold a secret only as a fingerprint).
     pub record_headers: bool,
     /// Entries kept in the log of exchanges and in that of API calls, each.
@@ -110,6 +114,7 @@ impl Default for Settings {
             revoked_status: 401,
             models: vec!["stand-in-large".into(), "stand-in-small".into()],
             streaming: Streaming::default(),
+            objects: ObjectRules::default(),
             record_headers: false,
             log_kept: 4096,
             spent_kept: 4096,

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,8 @@ pub(crate) struct Sending {
     cut: bool,
     /// Announced length; absent where the body is chunked.
     length: Option<u64>,
+    /// A stream's next event may have to wait for a test's word.
+    held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Told when a stream is dropped before its end.
     stream_of: Option<Handle>,
 }
@@ -47,7 +49,7 @@ impl Sending {
             handle.stream_begun();
         }
         let wait = (cut && frames.is_empty()).then(|| Box::pin(sleep(FLUSH)));
-        Self { frames, gap, wait, cut, length, stream_of }
+        Self { frames, gap, wait, cut, length, held: None, stream_of }
     }
 }
 
@@ -73,6 +75,11 @@ impl HttpBody for Sending {
                 return Poll::Pending;
             }
             this.wait = None;
+        }
+        if let Some(handle) = this.stream_of.as_ref().filter(|_| !this.frames.is_empty()) {
+            let held = this.held.get_or_insert_with(|| Box::pin(handle.gate().pass()));
+            ready!(held.as_mut().poll(cx));
+            this.held = None;
         }
         if let Some(frame) = this.frames.pop_front() {
             let pause = match (this.frames.is_empty(), this.cut) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const HOME: &str = "crates/core/src/provider.rs";
-const SEARCHED: [&str; 5] = ["crates", "benches", "xtask", "tests-npm", "deploy"];
+const SEARCHED: [&str; 7] = ["crates", "benches", "xtask", "fuzz", "tests-npm", "tests-python", "deploy"];
 const SOURCES: [&str; 8] = ["rs", "toml", "sql", "mjs", "js", "json", "html", "service"];
 /// What is nobody's source: fetched, built, or copied from real input.
 const SKIPPED: [&str; 3] = ["node_modules", "target", "fixtures"];

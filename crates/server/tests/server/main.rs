@@ -6,6 +6,8 @@ mod callers;
 mod edits;
 mod fixture;
 mod gateway;
+mod http1_beside_hyper;
+mod http1_oracle;
 mod network;
 mod rotation;
 mod simulated_time;

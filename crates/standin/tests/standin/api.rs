@@ -41,6 +41,7 @@ fn callers_are_told_apart() {
         (&[auth], 401, Source::Oauth),
         (&[("authorization", "Bearer bogus"), cap], 401, Source::Oauth),
         (&[key], 200, Source::ApiKey),
+        (&[("authorization", "Bearer key-1")], 200, Source::ApiKey),
         (&[("x-api-key", "key-2")], 401, Source::ApiKey),
         (&[auth, key, cap], 400, Source::Both),
         (&[cap], 401, Source::None),

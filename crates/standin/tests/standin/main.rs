@@ -6,6 +6,8 @@ mod api;
 mod client;
 mod exchange;
 mod faults;
+mod objects;
 mod property;
 mod reuse;
+mod sdk;
 mod sockets;

@@ -260,7 +260,7 @@ async fn the_index_lists_calls_that_are_there() {
         Some((method.to_owned(), words.next()?.to_owned()))
     });
     let calls: Vec<_> = calls.collect();
-    assert_eq!(calls.len(), 12);
+    assert_eq!(calls.len(), 14);
     for (method, call) in calls {
         assert_ne!(admin(&standin, &method, &call, Value::Null).await.status, 404, "{method} {call}");
     }

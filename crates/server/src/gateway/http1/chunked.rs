@@ -3,6 +3,8 @@
 
 /// The longest trailer section, in bytes.
 const MAX_TRAILERS: usize = 8 * 1024;
+/// The most trailer fields.
+const MAX_TRAILER_FIELDS: usize = super::MAX_HEADERS;
 /// More digits than any chunk of ours needs: 2^60 bytes.
 const MAX_DIGITS: u8 = 15;
 
@@ -28,6 +30,7 @@ pub struct Chunked {
     left: u64,
     digits: u8,
     trailers: usize,
+    trailer_fields: usize,
     /// The trailer field in hand.
     line: Vec<u8>,
     trailer_allowed: fn(&[u8]) -> bool,
@@ -48,7 +51,15 @@ enum At {
 impl Chunked {
     /// At the first byte of the body. `trailer_allowed` says which trailer fields may pass, by name.
     pub fn new(trailer_allowed: fn(&[u8]) -> bool) -> Self {
-        Self { at: At::Size, left: 0, digits: 0, trailers: 0, line: Vec::new(), trailer_allowed }
+        Self {
+            at: At::Size,
+            left: 0,
+            digits: 0,
+            trailers: 0,
+            trailer_fields: 0,
+            line: Vec::new(),
+            trailer_allowed,
+        }
     }
 
     /// Reads on; `data` gets the data of the chunks, without their framing.
@@ -108,6 +119,10 @@ impl Chunked {
             (At::TrailerLf, b'\n') if self.line.is_empty() => At::Ended,
             (At::TrailerLf, b'\n') => {
                 self.check_trailer()?;
+                self.trailer_fields += 1;
+                if self.trailer_fields > MAX_TRAILER_FIELDS {
+                    return Err(BadChunk("more than 128 trailer fields"));
+                }
                 self.line.clear();
                 At::Trailer
             }

@@ -6,6 +6,8 @@ use httparse::Header;
 pub const MAX_HEAD: usize = 64 * 1024;
 /// The most header fields.
 pub const MAX_HEADERS: usize = 128;
+/// The longest body, in bytes: as much as chunks may hold, and far from where counting overflows.
+const MAX_LENGTH: u64 = (1 << 60) - 1;
 
 /// HTTP/1.0 or HTTP/1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +47,7 @@ pub enum BadHead {
     #[error("the end of the message is not clear: {0}")]
     Framing(&'static str),
     /// The target is not a path.
-    #[error("the request target must be a path that begins with a single '/'")]
+    #[error("the request target must be a path that begins with a single '/', without any of # < > ` \"")]
     Target,
     /// RFC 9112 §3.2.
     #[error("a request has exactly one host field")]
@@ -110,10 +112,10 @@ pub fn parse_request<'h, 'b>(
         return Err(BadHead::Syntax("the request line is not whole"));
     };
     let version = if version == 1 { Version::Http11 } else { Version::Http10 };
-    if !target.starts_with('/')
-        || target.starts_with("//")
-        || !target.bytes().all(|byte| byte.is_ascii_graphic())
-    {
+    if method == "CONNECT" {
+        return Err(BadHead::Syntax("CONNECT asks for a tunnel, in which no messages follow"));
+    }
+    if !target.starts_with('/') || target.starts_with("//") || !target.bytes().all(in_target) {
         return Err(BadHead::Target);
     }
     let mut hosts = 0;
@@ -159,6 +161,9 @@ pub fn parse_response<'h, 'b>(
     };
     if status < 100 {
         return Err(BadHead::Syntax("a status has three digits, the first from 1 to 9"));
+    }
+    if status == 101 {
+        return Err(BadHead::Syntax("another protocol, which nobody asked for, follows 101"));
     }
     let version = if version == 1 { Version::Http11 } else { Version::Http10 };
     let fields = Fields::read(headers, |_| Ok(()))?;
@@ -260,6 +265,10 @@ impl Fields {
                     fields.chunked = true;
                 }
                 10 if header.name.eq_ignore_ascii_case("connection") => {
+                    // Who cannot read the list does not know whether the connection stays.
+                    if !header.value.is_ascii() {
+                        return Err(BadHead::Syntax("a connection field that is no list of words"));
+                    }
                     for word in list(header.value) {
                         fields.close |= word.eq_ignore_ascii_case(b"close");
                         fields.keep_alive |= word.eq_ignore_ascii_case(b"keep-alive");
@@ -287,12 +296,17 @@ pub(in crate::gateway) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|word| !word.is_empty())
 }
 
-/// Digits only, and not more than fit.
+/// A fragment would be cut off by the next reader, and brackets and quotes are in no path or query (RFC 9112 §3.2.1).
+fn in_target(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"#<>`\"".contains(&byte)
+}
+
+/// Digits only, and not more than [`MAX_LENGTH`].
 fn length(value: &[u8]) -> Result<u64, BadHead> {
     let bad = BadHead::Framing("content-length is not a number");
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(bad);
     }
     let text = std::str::from_utf8(value).map_err(|_| bad)?;
-    text.parse().map_err(|_| bad)
+    text.parse().ok().filter(|length| *length <= MAX_LENGTH).ok_or(bad)
 }

@@ -34,6 +34,8 @@ fn a_body_is_framed_in_one_way_or_the_request_is_refused() {
         "content-length: 1 1\r\n",
         "content-length:\r\n",
         "content-length: 99999999999999999999\r\n",
+        "content-length: 18446744073709551615\r\n",
+        "content-length: 1152921504606846976\r\n",
         "content-length: 1\r\ntransfer-encoding: chunked\r\n",
         "transfer-encoding: chunked\r\ncontent-length: 1\r\n",
         "transfer-encoding: gzip, chunked\r\n",
@@ -52,6 +54,7 @@ fn a_body_is_framed_in_one_way_or_the_request_is_refused() {
         ": 1\r\n",
         "host: b\r\n",
         "expect: 200-ok\r\n",
+        "connection: keep-alive, \u{e4}\r\n",
     ] {
         assert!(request(&with(fields)).is_err(), "{fields:?}");
     }
@@ -64,6 +67,11 @@ fn the_request_line_is_a_method_a_path_and_a_version() {
         "GET //a/ HTTP/1.1",
         "GET * HTTP/1.1",
         "CONNECT a:1 HTTP/1.1",
+        "CONNECT /a HTTP/1.1",
+        "GET /a#b HTTP/1.1",
+        "GET /<a> HTTP/1.1",
+        "GET /?`a HTTP/1.1",
+        "GET /?\"a\" HTTP/1.1",
         "GET /a b HTTP/1.1",
         "GET  / HTTP/1.1",
         "GET /\u{e4} HTTP/1.1",
@@ -117,6 +125,7 @@ fn an_answer_is_framed_by_its_status_its_fields_and_its_request() {
         "HTTP/1.1 200 OK\ncontent-length: 3\n\n",
         "HTTP/1.1 200 OK\r\nx: a\r\n b\r\n\r\n",
         "HTTP/1.1 099 OK\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\n\r\n",
         "ICY 200 OK\r\n\r\n",
     ] {
         assert!(framing(text, false).is_err(), "{text:?}");
@@ -175,6 +184,9 @@ fn chunks_end_where_they_say() {
     }
     let long = format!("0\r\nx: {}\r\n\r\n", "a".repeat(9000));
     assert!(dechunk(long.as_bytes(), 100).is_err());
+    let many = |fields| format!("0\r\n{}\r\n", "x: 1\r\n".repeat(fields));
+    assert!(dechunk(many(MAX_HEADERS).as_bytes(), 100).is_ok());
+    assert!(dechunk(many(MAX_HEADERS + 1).as_bytes(), 100).is_err());
 }
 
 proptest! {
