@@ -52,7 +52,7 @@ use access_log::Log;
 use measure::Measures;
 use thread::{Shared, Thread};
 
-/// So much longer than a drain the end may take, for the log.
+/// So much longer than a drain the end of its threads may take, and so long the rest of the log.
 const BEHIND_DRAIN: Duration = Duration::from_secs(5);
 
 /// What the gateway works with.
@@ -152,18 +152,20 @@ impl Gateway {
         self.ending.send_replace(true);
         let Self { shared, threads, log_writer, .. } = self;
         let limit = shared.plane.current().limits.drain + BEHIND_DRAIN;
-        let join = move || {
-            let whole = threads.into_iter().fold(true, |whole, thread| thread.join().is_ok() && whole);
-            // With the last end of the log its writer ends.
-            drop(shared);
-            log_writer.is_none_or(|writer| writer.join().is_ok()) && whole
+        // With the last end of the log its writer ends.
+        drop(shared);
+        let join = |threads: Vec<JoinHandle<()>>| {
+            tokio::task::spawn_blocking(move || {
+                threads.into_iter().fold(true, |whole, thread| thread.join().is_ok() && whole)
+            })
         };
-        match tokio::time::timeout(limit, tokio::task::spawn_blocking(join)).await {
+        match tokio::time::timeout(limit, join(threads)).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false) | Err(_)) => tracing::error!("a thread of the gateway has panicked"),
-            Err(_) => {
-                tracing::warn!("the last lines of the access log are not waited for: nobody takes them")
-            }
+            Err(_) => tracing::error!("a thread of the gateway does not end"),
+        }
+        if tokio::time::timeout(BEHIND_DRAIN, join(log_writer.into_iter().collect())).await.is_err() {
+            tracing::warn!("the last lines of the access log are not waited for: nobody takes them");
         }
     }
 }

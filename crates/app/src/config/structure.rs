@@ -117,7 +117,8 @@ impl Walk<'_> {
             DeValue::Datetime(_) => Err(allowed.wrong("a date")),
             DeValue::Array(list) => match allowed.items {
                 Some(items) => {
-                    let sound: Vec<_> = list.iter().filter_map(|item| self.value(item, items, path)).collect();
+                    let sound: Vec<_> =
+                        list.iter().filter_map(|item| self.value(item, items, path)).collect();
                     return (sound.len() == list.len()).then_some(toml::Value::Array(sound));
                 }
                 None => Err(allowed.wrong("an array")),
@@ -253,7 +254,11 @@ impl<'a> Allowed<'a> {
 
     /// It may be something else than a table.
     pub(crate) fn is_value(&self) -> bool {
-        self.any_text || self.boolean || self.number.is_some() || !self.words.is_empty() || self.items.is_some()
+        self.any_text
+            || self.boolean
+            || self.number.is_some()
+            || !self.words.is_empty()
+            || self.items.is_some()
     }
 
     /// Checks a string.
@@ -290,7 +295,10 @@ impl<'a> Allowed<'a> {
         if let Some(items) = self.items {
             let of_item = Self::of(items);
             let words = raw.split(',').map(str::trim).filter(|word| !word.is_empty());
-            return words.map(|word| of_item.variable(word)).collect::<Result<_, _>>().map(toml::Value::Array);
+            return words
+                .map(|word| of_item.variable(word))
+                .collect::<Result<_, _>>()
+                .map(toml::Value::Array);
         }
         let typed = match (self.boolean, self.number) {
             (true, _) => raw.parse().ok().map(|value| self.boolean(value)),

@@ -3,9 +3,11 @@
 
 mod crash;
 mod files;
+mod gateway;
 mod input;
 mod keys;
 mod network;
+mod notices;
 mod oidc;
 mod secrets;
 mod serving;

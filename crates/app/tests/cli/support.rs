@@ -30,7 +30,7 @@ pub(crate) async fn standin() -> StandIn {
 /// The configuration of a chain of the stand-in.
 pub(crate) fn configuration(standin: &StandIn, auth_file: &Path, more: &str) -> String {
     format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\n\n[probe]\nenabled = false\n\n\
+        "[http]\nlisten = \"127.0.0.1:0\"\n\n[gateway]\naccess_log = \"off\"\n\n[probe]\nenabled = false\n\n\
          [providers.stand-in]\nextends = \"claude\"\ntoken_url = \"{}\"\napi_base = \"{}\"\nprobe_url = \"{}\"\n\n\
          [chains.claude]\nprovider = \"stand-in\"\naccept_provider_terms = true\n\
          min_exchange_interval_secs = 0\nauth_file = \"{}\"\n{more}",

@@ -391,7 +391,8 @@ impl Flight {
         let asked = &job.asked;
         match self.skip_interim(thread, client, limits).await {
             Ok(101) => {
-                return Fault::BadAnswer(BadHead::Syntax("it switches protocols")).before_answer(asked, entry);
+                return Fault::BadAnswer(BadHead::Syntax("it switches protocols"))
+                    .before_answer(asked, entry);
             }
             Ok(_) => {}
             Err(fault) => return fault.before_answer(asked, entry),

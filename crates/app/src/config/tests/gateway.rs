@@ -66,7 +66,8 @@ api_key_header = "X-Key"
     let loaded = sound(text);
     let rules = loaded.settings.chains[0].policy.profile.gateway.as_ref().unwrap();
     assert_eq!(rules.route, "/v1/own");
-    let paths: Vec<_> = rules.paths.iter().map(|rule| (rule.path.as_str(), rule.below, rule.body_limit)).collect();
+    let paths: Vec<_> =
+        rules.paths.iter().map(|rule| (rule.path.as_str(), rule.below, rule.body_limit)).collect();
     assert_eq!(paths, [("/things", true, 4 << 20), ("/v2/others", true, 4 << 20)]);
     let api_key = Injection { header: "x-key".into(), before: String::new(), append: None };
     assert_eq!((rules.oauth.header.as_str(), &rules.api_key), ("authorization", &api_key));
@@ -87,7 +88,10 @@ fn faults_of_the_gateway_say_what_to_do() {
         ("[gateway.fallback]\nmax_requests_per_day = 0".to_owned(), "max_requests_per_day must be"),
         ("[http]\ntls_cert = \"cert.pem\"".to_owned(), "tls_cert is of no use without tls_key"),
         ("[http]\nlisten = \"0.0.0.0:8787\"".to_owned(), "which others can reach without TLS"),
-        ("[chains.claude]\nfallback_key_file = \"none\"".to_owned(), "fallback_key_file /etc/eg/none cannot be read"),
+        (
+            "[chains.claude]\nfallback_key_file = \"none\"".to_owned(),
+            "fallback_key_file /etc/eg/none cannot be read",
+        ),
         (of_own("route = \"v1\"\npaths = []"), "route cannot be \"v1\""),
         (of_own("route = \"/metrics\"\npaths = []"), "route cannot be \"/metrics\""),
         (of_own("route = \"/\"\npaths = []"), "route cannot be \"/\""),
