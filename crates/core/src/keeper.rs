@@ -61,6 +61,8 @@ pub const TICK: Duration = Duration::from_secs(15 * 60);
 pub const AGAIN_AFTER_FAULT: Duration = Duration::from_secs(5);
 /// How soon to look again after somebody else held the lock.
 pub const BUSY_AGAIN: Duration = Duration::from_secs(2);
+/// The same while the chain has no live access token: requests wait for it (SPEC §7).
+pub const BUSY_WITHOUT_TOKEN_AGAIN: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests;

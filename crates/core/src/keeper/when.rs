@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{AGAIN_AFTER_FAULT, BUSY_AGAIN, Policy, Report, TICK};
+use super::{AGAIN_AFTER_FAULT, BUSY_AGAIN, BUSY_WITHOUT_TOKEN_AGAIN, Policy, Report, TICK};
 use crate::chain::{Kind, Record, Standing};
 use crate::provider::ReuseClass;
 use crate::reason::Reason;
@@ -77,7 +77,9 @@ pub fn next_look(
     now: Timestamp,
 ) -> (Timestamp, Reason) {
     if report.reason == Reason::LeaseHeld {
-        return (now + BUSY_AGAIN, Reason::LeaseHeld);
+        // What the other one does may bring back what serves.
+        let again = if report.token_valid { BUSY_AGAIN } else { BUSY_WITHOUT_TOKEN_AGAIN };
+        return (now + again, Reason::LeaseHeld);
     }
     match report.error {
         Some(Reason::TermsNotAccepted) => return (now + TICK, Reason::Tick),
