@@ -76,6 +76,14 @@ impl Snapshots {
         });
     }
 
+    /// Forgets a chain, for another one that will have its name: its positions begin anew.
+    pub fn forget(&self, chain: &ChainName) {
+        self.0.replace(|chains| {
+            let mut chains = chains.clone();
+            chains.remove(chain).map(|_| chains)
+        });
+    }
+
     /// The chain's access token.
     pub fn current(&self, chain: &ChainName) -> Option<Current> {
         self.0.current().get(chain).cloned()
