@@ -6,6 +6,7 @@ mod document;
 mod environment;
 mod fault;
 mod file;
+mod kind;
 mod profile;
 mod resolve;
 mod settings;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use document::{reference, schema, show};
 pub(crate) use fault::{Fault, Severity};
 pub(crate) use file::{Config, LogFormat};
-pub(crate) use settings::{ChainSettings, LogSettings, ProbeSettings, Settings};
+pub(crate) use settings::{ChainSettings, LogSettings, ProbeSettings, Settings, Way};
 
 use evergrant_core::Reason;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::admin::{self, Admin, ChainNames};
-use evergrant_server::{Callers, Wake, World, probe};
+use evergrant_server::{Callers, Renewable, Wake, World, probe};
 use evergrant_store::{State, watch};
 use futures_channel::mpsc::{self, UnboundedSender};
 use sd_notify::NotifyState;
@@ -13,9 +13,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use crate::chain::{Chain, Renewal};
 use crate::cli::Global;
-use crate::config::{self, Environment, Loaded, ProbeSettings, Settings};
-use crate::host::{Chain, Host};
+use crate::config::{self, ChainSettings, Environment, Loaded, ProbeSettings, Settings};
+use crate::host::Host;
 use crate::output;
 
 /// The look behind the watch, for changes that it misses.
@@ -99,6 +100,8 @@ async fn until_told_to_end(
             _ = hangup.recv() => {
                 notify(&[NotifyState::Reloading]);
                 if let Some(fresh) = reload(&settings, global, env) {
+                    let new = fresh.chains.iter().filter(|chain| known(&settings, &chain.name).is_none());
+                    new.for_each(|chain| host.snapshots.forget(&chain.name));
                     match Running::start(host, &fresh) {
                         Ok(next) => {
                             std::mem::replace(&mut running, next).stop();
@@ -141,7 +144,19 @@ fn reload(old: &Settings, global: &Global, env: &Environment) -> Option<Settings
         fresh.state_dir.clone_from(&old.state_dir);
         fresh.listen = old.listen;
     }
+    for chain in &mut fresh.chains {
+        let (name, kind) = (chain.name.clone(), chain.kind());
+        // Positions never go backwards, and those of another kind begin elsewhere.
+        if let Some(old) = known(old, &name).filter(|old| old.kind() != kind) {
+            tracing::warn!(chain = %name, "the kind of a chain changes at the next start only; it stays as it was");
+            *chain = old.clone();
+        }
+    }
     Some(fresh)
+}
+
+fn known<'a>(settings: &'a Settings, name: &ChainName) -> Option<&'a ChainSettings> {
+    settings.chains.iter().find(|chain| chain.name == *name)
 }
 
 fn notify(states: &[NotifyState<'_>]) {
@@ -166,9 +181,11 @@ impl Running {
         for chain in &chains {
             let (wake, woken) = mpsc::unbounded();
             wakes.push(wake.clone());
-            let (keeper, own_wake) = (chain.keeper.clone(), wake.clone());
-            tokio::spawn(async move { keeper.run(woken, own_wake).await });
-            others.push(tokio::spawn(look_at_file(wake)));
+            let (kept, own_wake) = (chain.clone(), wake.clone());
+            tokio::spawn(async move { kept.run(woken, own_wake).await });
+            if chain.watched_file().is_some() {
+                others.push(tokio::spawn(look_at_file(wake)));
+            }
             if settings.probe.enabled {
                 others.push(tokio::spawn(probe_loop(
                     chain.clone(),
@@ -194,21 +211,21 @@ impl Running {
 }
 
 fn watch_files(chains: &[Chain], wakes: Vec<UnboundedSender<Wake>>) -> Option<watch::Watch> {
-    let files: Vec<_> = chains.iter().map(|chain| chain.keeper.vault().path().to_owned()).collect();
+    let files: Vec<_> = chains.iter().filter_map(Chain::watched_file).collect();
     let changed = move || {
         for wake in &wakes {
             let _ = wake.unbounded_send(Wake::FileChanged);
         }
     };
     watch::watch(&files, changed)
-        .inspect_err(|error| tracing::warn!(%error, "auth files are looked at every 5 s only"))
+        .inspect_err(|error| tracing::warn!(%error, "files are looked at every 5 s only"))
         .ok()
 }
 
 async fn look_at_file(wake: UnboundedSender<Wake>) {
     loop {
         tokio::time::sleep(LOOK_AT_FILES).await;
-        // The keeper compares: a file that did not change costs it one look at its date.
+        // Whoever wakes up compares: a file that did not change costs one look at it.
         if wake.unbounded_send(Wake::FileChanged).is_err() {
             return;
         }
@@ -220,10 +237,9 @@ async fn probe_loop(chain: Chain, snapshots: evergrant_server::Snapshots, settin
     loop {
         tokio::time::sleep(wait).await;
         wait = settings.every;
-        let live =
-            snapshots.current(chain.keeper.chain()).is_some_and(|current| current.usable(chain.world.now()));
+        let live = snapshots.current(chain.chain()).is_some_and(|current| current.usable(chain.world.now()));
         if live {
-            probe::probe(&chain.keeper, &chain.world, &snapshots, settings.message.as_ref()).await;
+            probe::probe(&chain, &chain.world, &snapshots, settings.message.as_ref()).await;
         }
     }
 }
@@ -242,7 +258,10 @@ async fn housekeeping(
             Err(error) => tracing::warn!(%error, "old events could not be forgotten"),
         }
         for chain in &chains {
-            chain.keeper.forget_replaced(now - rotations).await;
+            match &chain.renewal {
+                Renewal::Keeper(keeper) => keeper.forget_replaced(now - rotations).await,
+                Renewal::Minter(_) | Renewal::ApiKey(_) => {}
+            }
         }
     }
 }

@@ -305,9 +305,9 @@ impl<W: World> Minter<W> {
         if !self.0.snapshots.put(&self.0.chain, next) {
             tracing::debug!(chain = %self.0.chain, "a newer access token is published already");
         }
-        let kind = self.0.grounds.kind().as_str();
         let detail = json!({
-            "access_fingerprint": tokens.access.fingerprint(), "expires_at": minted.expires_at, "kind": kind,
+            "access_fingerprint": tokens.access.fingerprint(), "kind": self.grounds().kind().as_str(),
+            "expires_at": minted.expires_at, "renew_at": minted.renew_at,
         });
         Some(self.event(EventKind::Committed, Reason::Renewed, minted.position, minted.minted_at, detail))
     }

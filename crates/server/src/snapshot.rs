@@ -90,7 +90,7 @@ impl Snapshots {
     }
 
     /// For readers that look at every request.
-    pub(crate) fn published(&self) -> &Published<BTreeMap<ChainName, Current>> {
+    pub fn published(&self) -> &Published<BTreeMap<ChainName, Current>> {
         &self.0
     }
 }
