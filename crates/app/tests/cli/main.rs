@@ -5,6 +5,7 @@ mod crash;
 mod files;
 mod input;
 mod keys;
+mod kinds;
 mod network;
 mod oidc;
 mod secrets;

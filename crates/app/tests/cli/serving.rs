@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use crate::support::{Home, Running, lives, standin, wait_until};
 
 /// A server whose log lines can be waited for.
-struct Server {
-    running: Running,
+pub(crate) struct Server {
+    pub(crate) running: Running,
     lines: Receiver<Value>,
 }
 
 impl Server {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         command.env("EVERGRANT_LOG__FORMAT", "json").env("EVERGRANT_LOG__LEVEL", "debug");
         let mut running = Running::start(command);
         let stderr = BufReader::new(running.0.stderr.take().unwrap());
@@ -36,7 +36,7 @@ impl Server {
     }
 
     /// The next line whose member says so.
-    fn line(&self, member: &str, says: &str) -> Value {
+    pub(crate) fn line(&self, member: &str, says: &str) -> Value {
         loop {
             let line = self.lines.recv_timeout(Duration::from_secs(30));
             let line = line.unwrap_or_else(|_| panic!("no line with {member} = {says}"));
@@ -46,13 +46,13 @@ impl Server {
         }
     }
 
-    fn base(&self) -> String {
+    pub(crate) fn base(&self) -> String {
         let line = self.line("message", "serving");
         format!("http://{}", line["address"].as_str().unwrap())
     }
 }
 
-async fn get(url: &str) -> (u16, String) {
+pub(crate) async fn get(url: &str) -> (u16, String) {
     let client = evergrant_server::http::HttpClient::new(None).unwrap();
     let reply = client.call(http::Method::GET, &url.parse().unwrap(), &[], Default::default()).await.unwrap();
     (reply.status, String::from_utf8(reply.body).unwrap())
