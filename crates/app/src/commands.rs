@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use evergrant_core::Reason;
 use evergrant_core::authfile::{self, MAX_LEN, Reading};
 use evergrant_core::gateway::Source;
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{Look, Report};
 use evergrant_core::probe::Verdict;
+use evergrant_core::{ApiKey, Reason};
 use evergrant_server::keeper::{Import, Refused};
 use evergrant_server::probe::MessageProbe;
 use evergrant_server::renewable::Pass;
@@ -187,8 +187,11 @@ fn file_warnings(loaded: &Loaded) -> Vec<Fault> {
                 unusable.map(|unusable| unusable.to_string()).into_iter().collect()
             }
             Way::ApiKey { api_key_file } => {
-                let unusable = secret_file::api_key(api_key_file).err();
-                unusable.map(|unusable| unusable.to_string()).into_iter().collect()
+                let key = secret_file::api_key(api_key_file).map_err(|unusable| unusable.to_string());
+                let place = |key: ApiKey| chain.policy.profile.api_key_place(key.expose());
+                let shown = api_key_file.display();
+                let wrong = key.and_then(|key| place(key).map_err(|wrong| format!("{shown} {wrong}"))).err();
+                wrong.into_iter().collect()
             }
         };
         let of_chain = |what: String| Fault::warning(format!("chain {:?}: {what}", chain.name.as_str()));

@@ -10,7 +10,7 @@ use evergrant_store::{State, watch};
 use futures_channel::mpsc::{self, UnboundedSender};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::chain::{Chain, Renewal};
@@ -60,8 +60,10 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     };
     let shown: Vec<_> = names(&loaded.settings).map(String::from).collect();
     tracing::info!(%address, chains = shown.join(","), version = env!("CARGO_PKG_VERSION"), "serving");
+    // Before anybody is told that it is ready: a signal right after that must not end it.
+    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     notify(&[NotifyState::Ready]);
-    let deadline = until_told_to_end(&host, running, loaded.settings, &chains, global, env).await;
+    let deadline = until_told_to_end(&host, running, loaded.settings, &chains, global, env, signals).await;
     notify(&[NotifyState::Stopping]);
     http.abort();
     follow.abort();
@@ -86,8 +88,8 @@ async fn until_told_to_end(
     chains: &ChainNames,
     global: &Global,
     env: &Environment,
+    signals: [std::io::Result<Signal>; 3],
 ) -> Duration {
-    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
         tracing::error!("signals cannot be received; serving until killed");
         std::future::pending::<()>().await;

@@ -8,8 +8,8 @@ use evergrant_core::event::{Event, EventKind};
 use evergrant_core::keeper::Report;
 use evergrant_core::{ChainName, Reason, api_key};
 use evergrant_server::{Renewable, World};
+use evergrant_store::State;
 use evergrant_store::state::Numbered;
-use evergrant_store::{State, secret_file};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -36,8 +36,8 @@ pub(crate) async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<E
             Renewal::Keeper(keeper) => keeper.glance(),
             Renewal::Minter(_) => (of_ledger(chain.chain(), &events, now), None),
             Renewal::ApiKey(key) => {
-                let found = secret_file::api_key(key.file()).map_err(|error| error.to_string());
-                (of_file(chain.chain(), found.map(|key| key.fingerprint()), &events, now), None)
+                let found = key.peek().map(|key| key.fingerprint());
+                (of_file(chain.chain(), found, &events, now), None)
             }
         };
         if !report.token_valid {

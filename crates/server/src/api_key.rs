@@ -150,6 +150,12 @@ impl<W: World> ApiKeyChain<W> {
                 tracing::warn!(file = %shown, why, "the API key is open to others; take that from them")
             }
         }
+        self.peek()
+    }
+
+    /// The key that the file holds, without changing anything; or why it holds none.
+    pub fn peek(&self) -> Result<ApiKey, String> {
+        let (file, shown) = (&self.0.file, self.0.file.display());
         let key = secret_file::api_key(file).map_err(|error| error.to_string())?;
         self.0.profile.api_key_place(key.expose()).map_err(|wrong| format!("{shown} {wrong}"))?;
         Ok(key)
