@@ -23,6 +23,9 @@ const EVENTS_SHOWN: usize = 5;
 /// So far back the ledger is read for the last access token: probes lie between.
 const EVENTS_READ: usize = 2_000;
 
+/// What an exchange came to.
+const EXCHANGED: [EventKind; 2] = [EventKind::Committed, EventKind::Unspent];
+
 /// Shows all chains.
 pub(crate) async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<ExitCode, String> {
     let mut shown = Vec::new();
@@ -101,10 +104,10 @@ fn kind(chain: &Chain, record: Option<&Record>) -> Option<&'static str> {
 
 /// A chain whose access token lives in the memory of the process that minted it.
 fn of_ledger(chain: &ChainName, events: &[Numbered], now: Timestamp) -> Report {
-    let newest =
-        |kind: EventKind| events.iter().map(|numbered| &numbered.event).find(|event| event.kind == kind);
-    let (minted, failed) = (newest(EventKind::Committed), newest(EventKind::Unspent));
-    let failed = failed.filter(|failed| minted.is_none_or(|minted| minted.at <= failed.at));
+    let exchanged = |event: &&Event| EXCHANGED.contains(&event.kind);
+    let mut attempts = events.iter().map(|numbered| &numbered.event).filter(exchanged).peekable();
+    let failed = attempts.peek().copied().filter(|event| event.kind == EventKind::Unspent);
+    let minted = attempts.find(|event| event.kind == EventKind::Committed);
     let expires_at = minted.and_then(|event| instant(event, "expires_at"));
     let lives = expires_at.is_some_and(|end| now < end);
     let refused = minted.is_some_and(|minted| refused_since(minted, events));

@@ -9,8 +9,8 @@ use rand::Rng;
 use crate::chain::{ChainName, Failures, Generation, Lineage};
 use crate::gateway::Position;
 use crate::keeper::{
-    self, ASSUMED_LIFE, Answer, Decision, Look, NewTokens, Outcome, Policy, Report, TICK, Unspent, classify,
-    failed, whole_millis,
+    self, ASSUMED_LIFE, Answer, Look, NewTokens, Outcome, Policy, Report, TICK, Unspent, classify, failed,
+    whole_millis,
 };
 use crate::reason::Reason;
 
@@ -49,13 +49,29 @@ pub enum Attempt {
     Failed(Unspent),
 }
 
+/// What is decided at a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Mint one.
+    Exchange(Reason),
+    /// Wait for the exchange that is in flight: there is never a second one.
+    Join,
+    /// Leave it.
+    Rest {
+        /// Why.
+        reason: Reason,
+        /// What is wrong, if something is.
+        error: Option<Reason>,
+    },
+}
+
 /// Two looks of the loop are so far apart at least.
 const LEAST: Duration = Duration::from_millis(50);
 
-/// Decides whether an access token is minted now. `exchanging`: an exchange is in flight; there is never a second.
+/// Decides whether an access token is minted now. `exchanging`: an exchange is in flight.
 pub fn decide(mint: &Mint, exchanging: bool, policy: &Policy, look: Look, now: Timestamp) -> Decision {
     if exchanging {
-        return Decision::Rest { reason: Reason::LeaseHeld, error: None };
+        return Decision::Join;
     }
     let (at, reason) = match look {
         Look::Due => due_at(mint, policy, now),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use evergrant_core::chain::Kind;
 use evergrant_core::event::{Event, EventKind};
 use evergrant_core::gateway::Position;
-use evergrant_core::keeper::{Answer, Decision, Look, NewTokens, Policy, Report, Unspent};
-use evergrant_core::minter::{self, Attempt, Mint};
+use evergrant_core::keeper::{Answer, Look, NewTokens, Policy, Report, Unspent};
+use evergrant_core::minter::{self, Attempt, Decision, Mint};
 use evergrant_core::provider::{Profile, TokenRequest};
 use evergrant_core::{ChainName, Fingerprint, Generation, Lineage, Reason};
 use evergrant_store::{State, secret_file};
@@ -159,18 +159,21 @@ impl<W: World> Minter<W> {
     fn begin(&self, look: Look) -> Begun {
         let now = self.0.world.now();
         let mut last = self.last();
-        if let Some(exchanging) = &last.exchanging {
-            return Begun::Exchanges(exchanging.clone());
-        }
-        match minter::decide(&last.mint, false, &self.0.policy, look, now) {
-            Decision::Rest { reason, error } => {
+        let exchanging = last.exchanging.clone();
+        let decision = minter::decide(&last.mint, exchanging.is_some(), &self.0.policy, look, now);
+        match (decision, exchanging) {
+            (Decision::Join, Some(exchanging)) => Begun::Exchanges(exchanging),
+            (Decision::Rest { reason, error }, _) => {
                 let report = minter::report(&self.0.chain, &last.mint, (reason, error), now);
+                let said = last.report.take().filter(|before| before.error == error && error.is_some());
+                let report = report.detail(said.and_then(|before| before.detail));
                 last.report = Some(report.clone());
                 drop(last);
                 self.0.metrics.looked(&report);
                 Begun::Rests(report)
             }
-            Decision::Exchange(why) => {
+            (Decision::Join, None) => unreachable!("only what is in flight is waited for"),
+            (Decision::Exchange(why), _) => {
                 let (done, report) = oneshot::channel();
                 let report = report.shared();
                 last.exchanging = Some(report.clone());

@@ -75,8 +75,7 @@ fn every_situation_has_its_decision() {
             (found, _) => found,
         };
         assert_eq!(found, decision, "{case}, {look:?} at {now}");
-        let held = Decision::Rest { reason: Reason::LeaseHeld, error: None };
-        assert_eq!(decide(mint, true, &policy(), look, at(now)), held, "{case}: in flight");
+        assert_eq!(decide(mint, true, &policy(), look, at(now)), Decision::Join, "{case}: in flight");
     }
 }
 
@@ -197,6 +196,7 @@ proptest! {
                 mint = access_refused(mint, position);
             }
             let look = if forced { Look::Forced } else { Look::Due };
+            prop_assert_eq!(decide(&mint, true, &policy, look, now), Decision::Join);
             if let Decision::Exchange(_) = decide(&mint, false, &policy, look, now) {
                 if let Some(minted) = mint.minted.as_ref().filter(|minted| !minted.access_refused && !forced) {
                     // Not before half of its life is over, and, where nothing failed, before its end.
