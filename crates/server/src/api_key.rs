@@ -27,6 +27,9 @@ use crate::renewable::Renewable;
 use crate::snapshot::{Current, Snapshots};
 use crate::world::World;
 
+/// How long a file that gives no key any more may be in somebody's hands.
+const BEING_WRITTEN: Duration = Duration::from_millis(50);
+
 /// A chain that is an API key. Cheap to clone.
 pub struct ApiKeyChain<W: World>(Arc<Inner<W>>);
 
@@ -56,6 +59,8 @@ struct Inner<W: World> {
 struct Last {
     held: Option<Held>,
     report: Option<Report>,
+    /// It was said that the file is open to others.
+    open: bool,
 }
 
 impl<W: World> Renewable for ApiKeyChain<W> {
@@ -119,8 +124,12 @@ impl<W: World> ApiKeyChain<W> {
         if self.last().held.is_none() {
             self.recall().await;
         }
-        let chain = self.clone();
-        let found = self.0.world.offload(move || chain.read()).await;
+        let mut found = self.read().await;
+        if found.is_err() && self.last().held.is_some() {
+            // Whoever writes over a file empties it first.
+            self.0.world.sleep(BEING_WRITTEN).await;
+            found = self.read().await;
+        }
         let now = self.0.world.now();
         let report = match found {
             Ok(key) => self.hold(&key, now).await,
@@ -139,16 +148,22 @@ impl<W: World> ApiKeyChain<W> {
         report
     }
 
-    fn read(&self) -> Result<ApiKey, String> {
+    async fn read(&self) -> Result<ApiKey, String> {
+        let chain = self.clone();
+        self.0.world.offload(move || chain.tighten_and_peek()).await
+    }
+
+    fn tighten_and_peek(&self) -> Result<ApiKey, String> {
         let (file, shown) = (&self.0.file, self.0.file.display());
         match secret_file::tighten(file) {
             Tightened::Fine => {}
             Tightened::Done => {
                 tracing::warn!(file = %shown, "the API key was open to others; tightened to 0600")
             }
-            Tightened::Failed(why) => {
+            Tightened::Failed(why) if !std::mem::replace(&mut self.last().open, true) => {
                 tracing::warn!(file = %shown, why, "the API key is open to others; take that from them")
             }
+            Tightened::Failed(_) => {}
         }
         self.peek()
     }
@@ -211,10 +226,23 @@ impl<W: World> ApiKeyChain<W> {
         }
     }
 
+    /// Whether the file says anything else than at the last look.
+    async fn changed(&self) -> bool {
+        let chain = self.clone();
+        let found = self.0.world.offload(move || chain.peek()).await.ok().map(|key| key.fingerprint());
+        let last = self.last();
+        let unusable =
+            last.report.as_ref().is_some_and(|report| report.error == Some(Reason::ApiKeyUnusable));
+        found != last.held.filter(|_| !unusable).map(|held| held.fingerprint)
+    }
+
     /// Shows the key until `wakes` ends.
     pub async fn run(&self, mut wakes: mpsc::UnboundedReceiver<Wake>) {
+        let mut news = true;
         loop {
-            self.look().await;
+            if std::mem::replace(&mut news, true) {
+                self.look().await;
+            }
             let now = self.0.world.now();
             let at = api_key::next_look(self.last().held, now);
             let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
@@ -224,7 +252,8 @@ impl<W: World> ApiKeyChain<W> {
                 Either::Left((Some(Wake::AccessRefused(lineage, generation)), _)) => {
                     self.access_refused((lineage, generation)).await;
                 }
-                Either::Left((Some(Wake::FileChanged | Wake::Look), _)) | Either::Right(((), _)) => {}
+                Either::Left((Some(Wake::FileChanged), _)) => news = self.changed().await,
+                Either::Left((Some(Wake::Look), _)) | Either::Right(((), _)) => {}
             }
         }
     }
