@@ -26,6 +26,9 @@ pub struct Held {
 /// nothing in the file tells of that.
 pub const REFUSED_FOR: Duration = TICK;
 
+/// Two looks that nobody asked for are so far apart at least.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// What the key in the file makes of the chain. `before`: what is known of it; another key is a new lineage.
 pub fn take_in(before: Option<Held>, fingerprint: Fingerprint, now: Timestamp) -> Held {
     let first = |lineage| Held { position: (lineage, Generation::FIRST), fingerprint, refused_at: None };
@@ -48,7 +51,7 @@ pub fn refused(held: Held, position: Position, now: Timestamp) -> Held {
 /// When to look at the chain next: the file is watched besides.
 pub fn next_look(held: Option<Held>, now: Timestamp) -> Timestamp {
     let again = held.and_then(|held| held.refused_at).map(|at| at + REFUSED_FOR);
-    again.filter(|at| *at > now).unwrap_or(now + TICK)
+    again.map_or(now + TICK, |at| at.max(now + LEAST))
 }
 
 /// The report of a look at such a chain; `unusable` is why the file gave no key.
@@ -88,6 +91,7 @@ mod tests {
         assert_eq!(take_in(Some(dead), one, at(11)), dead);
         let again = at(10) + REFUSED_FOR;
         assert_eq!(next_look(Some(dead), at(11)), again);
+        assert_eq!(next_look(Some(dead), again), again + LEAST, "overdue, and never at once again");
         assert_eq!(take_in(Some(dead), one, again), held);
         let next = take_in(Some(dead), other, at(11));
         assert_eq!((next.position, next.refused_at), ((Lineage(2), Generation(1)), None));
