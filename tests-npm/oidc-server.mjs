@@ -13,6 +13,8 @@ import process from 'node:process';
 import Provider from 'oidc-provider';
 
 const CLIENT_ID = 'evergrant-test';
+// A secret that RFC 6749 §2.3.1 wants encoded, and that is obviously nobody's.
+const CLIENT_SECRET = 'test-secret:100%&more+/=';
 const ACCOUNT_ID = 'operator';
 const SCOPE = 'openid offline_access';
 const DAY_SECONDS = 24 * 3600;
@@ -38,14 +40,25 @@ const provider = new Provider(issuer, {
       response_types: ['code'],
       redirect_uris: ['https://client.invalid/callback'],
     },
+    ...['client_secret_basic', 'client_secret_post'].map((method) => ({
+      client_id: `evergrant:${method}`,
+      client_secret: CLIENT_SECRET,
+      token_endpoint_auth_method: method,
+      grant_types: ['client_credentials'],
+      response_types: [],
+      redirect_uris: [],
+      scope: 'read write',
+    })),
   ],
+  scopes: ['openid', 'offline_access', 'read', 'write'],
   findAccount: (_context, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
   issueRefreshToken: () => true,
   rotateRefreshToken: () => true,
-  features: { devInteractions: { enabled: false } },
+  features: { devInteractions: { enabled: false }, clientCredentials: { enabled: true } },
   interactions: { url: () => '/no-browser' },
   ttl: {
     AccessToken: accessTokenSeconds,
+    ClientCredentials: accessTokenSeconds,
     RefreshToken: DAY_SECONDS,
     Grant: DAY_SECONDS,
     IdToken: accessTokenSeconds,
@@ -76,6 +89,7 @@ process.stdin.on('end', () => process.exit(0));
 const ready = {
   token_url: `${issuer}/token`,
   client_id: CLIENT_ID,
+  client_secret: CLIENT_SECRET,
   refresh_token: await seed(),
   userinfo_url: `${issuer}/me`,
 };

@@ -6,24 +6,24 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use evergrant_core::Reason;
 use evergrant_core::authfile::{self, MAX_LEN, Reading};
+use evergrant_core::gateway::Source;
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{Look, Report};
 use evergrant_core::probe::Verdict;
+use evergrant_core::{ApiKey, Reason};
 use evergrant_server::keeper::{Import, Refused};
 use evergrant_server::probe::MessageProbe;
-use evergrant_server::{World, probe};
-use evergrant_store::{AuthFile, OsDisk, State};
+use evergrant_server::renewable::Pass;
+use evergrant_server::{Keeper, Renewable, World as _, probe};
+use evergrant_store::{AuthFile, OsDisk, secret_file};
 use serde_json::{Value, json};
 
+use crate::chain::{Chain, Renewal};
 use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain};
-use crate::config::{self, Environment, Fault, Loaded};
-use crate::host::{Chain, Host};
-use crate::{keys, logs, output, serve, standin};
-
-/// So many events `status` shows of a chain.
-const EVENTS_SHOWN: usize = 5;
+use crate::config::{self, Environment, Fault, Loaded, Way};
+use crate::host::{Host, World};
+use crate::{keys, logs, output, serve, standin, status};
 
 /// Runs one command.
 pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
@@ -89,7 +89,7 @@ async fn with_configuration(
     };
     let chain = |which: &OneChain| host.one_chain(&loaded.settings, which.chain.as_ref());
     let code = match &command {
-        Command::Status => status(&host, &loaded, global.json).await,
+        Command::Status => status::status(&host, &loaded, global.json).await,
         Command::Refresh { chain: which, force } => match chain(which) {
             Ok(chain) => Ok(refresh(&chain, *force, global.json).await),
             Err(why) => Err(why),
@@ -100,7 +100,10 @@ async fn with_configuration(
             }
             Err(why) => Err(why),
         },
-        Command::Token { chain: which } => chain(which).and_then(|chain| token(&chain, global.json)),
+        Command::Token { chain: which } => match chain(which) {
+            Ok(chain) => token(&host, &chain, global.json).await,
+            Err(why) => Err(why),
+        },
         Command::Import { file, chain: which, remove, skip_probe } => match chain(which) {
             Ok(chain) => import(&chain, file, *remove, *skip_probe, global.json).await,
             Err(why) => Err(why),
@@ -146,7 +149,7 @@ fn config_check(global: &Global, env: &Environment) -> ExitCode {
     let loaded = config::load(global.config.as_deref(), env);
     let (ok, faults, source) = match &loaded {
         Ok(loaded) => {
-            (true, [loaded.warnings.clone(), auth_file_warnings(loaded)].concat(), loaded.source.clone())
+            (true, [loaded.warnings.clone(), file_warnings(loaded)].concat(), loaded.source.clone())
         }
         Err(faults) => (false, faults.clone(), None),
     };
@@ -170,13 +173,29 @@ fn config_check(global: &Global, env: &Environment) -> ExitCode {
     if ok { ExitCode::SUCCESS } else { ExitCode::from(output::FAILED) }
 }
 
-/// What the system says of the auth files: mounts, network file systems, rights.
-fn auth_file_warnings(loaded: &Loaded) -> Vec<Fault> {
+/// What the system says of the files: mounts, network file systems, rights, and what cannot be used.
+fn file_warnings(loaded: &Loaded) -> Vec<Fault> {
     let chains = loaded.settings.chains.iter().filter(|chain| chain.accepted);
     let warnings = chains.flat_map(|chain| {
-        let vault = AuthFile::new(OsDisk, chain.auth_file.clone(), PathBuf::new(), chain.take_client_locks);
+        let concerns = match &chain.way {
+            Way::AuthFile { auth_file, take_client_locks } => {
+                AuthFile::new(OsDisk, auth_file.clone(), PathBuf::new(), *take_client_locks).concerns()
+            }
+            Way::Minted(grounds) => {
+                let unusable = |file: &PathBuf| secret_file::identity_token(file).err();
+                let unusable = grounds.identity_token_file.as_ref().and_then(unusable);
+                unusable.map(|unusable| unusable.to_string()).into_iter().collect()
+            }
+            Way::ApiKey { api_key_file } => {
+                let key = secret_file::api_key(api_key_file).map_err(|unusable| unusable.to_string());
+                let place = |key: ApiKey| chain.policy.profile.api_key_place(key.expose());
+                let shown = api_key_file.display();
+                let wrong = key.and_then(|key| place(key).map_err(|wrong| format!("{shown} {wrong}"))).err();
+                wrong.into_iter().collect()
+            }
+        };
         let of_chain = |what: String| Fault::warning(format!("chain {:?}: {what}", chain.name.as_str()));
-        vault.concerns().into_iter().map(of_chain)
+        concerns.into_iter().map(of_chain)
     });
     warnings.collect()
 }
@@ -188,51 +207,6 @@ fn config_show(loaded: &Loaded, json: bool) -> ExitCode {
         anstream::print!("{}", config::show(&loaded.raw));
     }
     ExitCode::SUCCESS
-}
-
-async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<ExitCode, String> {
-    let mut shown = Vec::new();
-    let mut worst = output::FINE;
-    for chain in host.chains(&loaded.settings)? {
-        let (report, record) = chain.keeper.glance();
-        if !report.token_valid {
-            worst = output::NEEDS_SOMEBODY;
-        }
-        let events = host.state.latest_events(chain.keeper.chain(), EVENTS_SHOWN).await;
-        let events = events.map_err(|error| error.to_string())?;
-        let now = chain.world.now();
-        if json {
-            let auth_file = chain.keeper.vault().path();
-            let fingerprint = record.as_ref().map(|record| record.pair.fingerprint());
-            let provider = &chain.keeper.policy().profile.name;
-            let mut value = serde_json::to_value(&report).map_err(|error| error.to_string())?;
-            value["provider"] = json!(provider);
-            value["auth_file"] = json!(auth_file);
-            value["fingerprint"] = json!(fingerprint);
-            value["kind"] = json!(record.as_ref().map(|record| record.kind.as_str()));
-            value["granted_at"] = json!(record.as_ref().map(|record| record.granted_at));
-            value["grant_expires_at"] = json!(record.as_ref().and_then(|record| record.grant_expires_at));
-            value["events"] = json!(events);
-            shown.push(value);
-            continue;
-        }
-        output::report(&report, now);
-        for warning in record.iter().flat_map(|record| output::warnings(record, now)) {
-            anstream::println!("  {}warning:{:#} {warning}", output::WARN, output::WARN);
-        }
-        for numbered in events.iter().rev() {
-            let event = &numbered.event;
-            let ago = output::span(now.duration_since(event.at).as_secs());
-            let dim = output::DIM;
-            anstream::println!("  {dim}{ago:>12} ago{dim:#}  {} {}", event.kind.as_str(), event.reason);
-        }
-    }
-    if json {
-        output::json(&json!({ "chains": shown }));
-    } else if loaded.settings.chains.is_empty() {
-        anstream::println!("no chain is configured and enabled");
-    }
-    Ok(ExitCode::from(worst))
 }
 
 fn exit_of(report: &Report) -> ExitCode {
@@ -249,19 +223,19 @@ fn print(report: &Report, chain: &Chain, json: bool) {
 
 async fn refresh(chain: &Chain, force: bool, json: bool) -> ExitCode {
     let look = if force { Look::Forced } else { Look::Due };
-    let report = chain.keeper.look(look).await;
+    let report = chain.look(look).await;
     print(&report, chain, json);
     exit_of(&report)
 }
 
 async fn probe_now(host: &Host, chain: &Chain, message: Option<&MessageProbe>, json: bool) -> ExitCode {
     // A look first: it finishes what is found, and publishes the access token that is probed.
-    let looked = chain.keeper.look(Look::Due).await;
+    let looked = chain.look(Look::Due).await;
     if !looked.token_present {
         print(&looked, chain, json);
         return ExitCode::from(output::FAILED);
     }
-    let report = probe::probe(&chain.keeper, &chain.world, &host.snapshots, message).await;
+    let report = probe::probe(chain, &chain.world, &host.snapshots, message).await;
     if json {
         output::json(&report);
     } else {
@@ -283,21 +257,34 @@ async fn probe_now(host: &Host, chain: &Chain, message: Option<&MessageProbe>, j
     ExitCode::from(if report.ok { output::FINE } else { output::FAILED })
 }
 
-fn token(chain: &Chain, json: bool) -> Result<ExitCode, String> {
-    let (report, _) = chain.keeper.glance();
-    let grant = chain.keeper.grant().filter(|_| report.token_valid);
-    let Some(grant) = grant else {
+/// Prints the chain's access token, or its API key. One that lives in memory only is minted here: that spends nothing.
+async fn token(host: &Host, chain: &Chain, json: bool) -> Result<ExitCode, String> {
+    let (report, access) = match &chain.renewal {
+        Renewal::Keeper(keeper) => {
+            let (report, _) = keeper.glance();
+            let access = keeper.grant().map(|grant| grant.access);
+            (report, access)
+        }
+        Renewal::Minter(_) | Renewal::ApiKey(_) => {
+            let report = chain.look(Look::Due).await;
+            let access = host.snapshots.current(chain.chain()).map(|current| current.access);
+            (report, access)
+        }
+    };
+    let Some(access) = access.filter(|_| report.token_valid) else {
         let why = report.error.unwrap_or(Reason::Expired);
+        let detail = report.detail.map(|detail| format!(": {detail}")).unwrap_or_default();
         return Err(format!(
-            "chain {} has no valid access token ({why}): see `evergrant status`",
+            "chain {} has no valid access token ({why}{detail}): see `evergrant status`",
             report.chain
         ));
     };
     if json {
-        let access = grant.access.expose();
-        output::json(&json!({ "access_token": access, "source": "oauth", "expires_at": report.expires_at }));
+        let source = if chain.is_api_key() { Source::ApiKey } else { Source::Oauth };
+        let (access, source) = (access.expose(), source.as_str());
+        output::json(&json!({ "access_token": access, "source": source, "expires_at": report.expires_at }));
     } else {
-        anstream::println!("{}", grant.access.expose());
+        anstream::println!("{}", access.expose());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -313,19 +300,20 @@ async fn import(
     if remove && standard_input {
         return Err("--move needs a file, and standard input is none".into());
     }
+    let keeper = chain.keeper("import into")?;
     let same = |other: &Path| {
         file.canonicalize().is_ok_and(|file| other.canonicalize().is_ok_and(|other| file == other))
     };
-    if same(chain.keeper.vault().path()) {
+    if same(keeper.vault().path()) {
         return Err(format!(
             "{} is this chain's own auth file; what is put there is taken over by itself",
             file.display()
         ));
     }
     let grant = read_grant(chain, file)?;
-    let refused = match judge(chain, &grant, skip_probe).await {
+    let refused = match judge(chain, keeper, &grant, skip_probe).await {
         Err(refused) => refused,
-        Ok(()) => match chain.keeper.import(grant).await {
+        Ok(()) => match keeper.import(grant).await {
             Import::Refused(refused) => refused,
             Import::Taken(report) => {
                 print(&report, chain, json);
@@ -364,7 +352,7 @@ fn read_grant(chain: &Chain, file: &Path) -> Result<Grant, String> {
         let opened = std::fs::File::open(file).map_err(failed)?;
         opened.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
     }
-    match authfile::read(&bytes, &chain.keeper.policy().profile) {
+    match authfile::read(&bytes, chain.profile()) {
         Reading::Grant(grant) => Ok(grant),
         Reading::Wiped => {
             Err(format!("{} holds no login: its tokens are empty. Log in again", file.display()))
@@ -373,15 +361,22 @@ fn read_grant(chain: &Chain, file: &Path) -> Result<Grant, String> {
     }
 }
 
-async fn judge(chain: &Chain, grant: &Grant, skip_probe: bool) -> Result<(), Refused> {
-    chain.keeper.judge(grant)?;
+async fn judge(
+    chain: &Chain,
+    keeper: &Keeper<World>,
+    grant: &Grant,
+    skip_probe: bool,
+) -> Result<(), Refused> {
+    keeper.judge(grant)?;
     let live = grant.expires_at.is_none_or(|at| at > chain.world.now());
     if skip_probe || !live {
         return Ok(());
     }
     let refuse = |reason: Reason, detail: &str| Err(Refused { reason, detail: detail.into() });
-    let profile = &chain.keeper.policy().profile;
-    let probed = probe::probe_token(chain.world.client(), profile, &grant.access, None).await;
+    let profile = chain.profile();
+    let probed =
+        probe::probe_token(chain.world.client(), profile, &Pass::AccessToken(grant.access.clone()), None)
+            .await;
     match probed.verdict {
         Verdict::Works | Verdict::Limited => Ok(()),
         Verdict::Refused => refuse(Reason::ProbeRefused, "the API refuses its access token; log in again"),
@@ -392,8 +387,8 @@ async fn judge(chain: &Chain, grant: &Grant, skip_probe: bool) -> Result<(), Ref
 }
 
 fn export(chain: &Chain, file: Option<&Path>, include_refresh_token: bool) -> Result<ExitCode, String> {
-    let Some(mut grant) = chain.keeper.grant() else {
-        return Err(format!("the auth file of chain {} holds no grant", chain.keeper.chain()));
+    let Some(mut grant) = chain.keeper("export")?.grant() else {
+        return Err(format!("the auth file of chain {} holds no grant", chain.chain()));
     };
     if include_refresh_token {
         output::warn("whoever renews with this file becomes a second writer and breaks the chain");

@@ -7,6 +7,7 @@ mod environment;
 mod fault;
 mod file;
 mod gateway;
+mod kind;
 mod profile;
 mod resolve;
 mod settings;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use document::{reference, schema, show};
 pub(crate) use fault::{Fault, Severity};
 pub(crate) use file::{Config, LogFormat};
-pub(crate) use settings::{ChainSettings, LogSettings, ProbeSettings, Settings};
+pub(crate) use settings::{ChainSettings, LogSettings, ProbeSettings, Settings, Way};
 
 use evergrant_core::Reason;
 

@@ -10,15 +10,16 @@ use evergrant_core::{ApiKey, ChainName, Reason};
 use evergrant_server::gateway::{
     Act, Bound, ChainRenewer, ChainSettings as GatewayChain, DayCount, FallbackKey, Plane, day_of,
 };
-use evergrant_server::{World, tls};
+use evergrant_server::{Renewable, World, tls};
 use evergrant_store::State;
 use futures_util::FutureExt as _;
 use serde_json::json;
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
+use crate::chain::Chain;
 use crate::config::{ChainSettings, Settings};
-use crate::host::{Chain, Host};
+use crate::host::Host;
 
 /// How often the uses of fallback keys are written down.
 const SAVE_USES: Duration = Duration::from_secs(1);
@@ -95,28 +96,28 @@ fn one_chain(
         rules,
         api_base: profile.api_base.clone(),
         client: running.world.client().clone(),
-        source: Source::Oauth,
-        shown_prefix: profile.access_prefix.clone(),
+        source: if running.is_api_key() { Source::ApiKey } else { Source::Oauth },
+        shown_prefix: if running.is_api_key() { &profile.api_key_prefix } else { &profile.access_prefix }
+            .clone(),
         provider_prefixes: prefixes.into_iter().flatten().cloned().collect(),
         fallback,
-        renewer: Some(Arc::new(renewer(host, running))),
+        renewer: if running.is_api_key() { None } else { Some(Arc::new(renewer(host, running))) },
         terms: profile.terms.clone().filter(|_| !chain.accepted),
     })
 }
 
 fn renewer(host: &Host, running: &Chain) -> ChainRenewer {
-    let keeper = running.keeper.clone();
-    let renew: Act = Box::new(move |(lineage, generation)| {
-        let keeper = keeper.clone();
+    let chain = running.clone();
+    let renew: Act = Box::new(move |position| {
+        let chain = chain.clone();
         async move {
-            keeper.access_refused(lineage, generation).await;
+            chain.access_refused(position).await;
         }
         .boxed()
     });
-    let name = running.keeper.chain().clone();
-    let profile = running.keeper.policy().profile.clone();
+    let name = running.chain().clone();
     let (client, runtime) = (running.world.client().clone(), tokio::runtime::Handle::current());
-    let snapshots = host.snapshots.clone();
+    let (profile, snapshots) = (running.profile().clone(), host.snapshots.clone());
     ChainRenewer::new(name.clone(), profile, client, snapshots, runtime, renew, grant_refused(host, name))
 }
 

@@ -1,4 +1,4 @@
-//! Wires a configuration to the rooms: state, clients and one keeper a chain.
+//! Wires a configuration to the rooms: state, clients, and what keeps each chain.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -7,13 +7,14 @@ use std::path::Path;
 use evergrant_core::ChainName;
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
-use evergrant_server::{Keeper, Snapshots, TokioWorld};
+use evergrant_server::{ApiKeyChain, Keeper, Minter, Snapshots, TokioWorld};
 use evergrant_store::{AuthFile, OsDisk, SqliteState};
 
-use crate::config::{ChainSettings, Settings};
+use crate::chain::{Chain, Renewal};
+use crate::config::{ChainSettings, Settings, Way};
 
-/// The keeper of one chain in the real world.
-pub(crate) type ChainKeeper = Keeper<TokioWorld<SqliteState>>;
+/// The real world.
+pub(crate) type World = TokioWorld<SqliteState>;
 
 /// Everything that a command or the server works with.
 #[derive(Debug)]
@@ -21,14 +22,7 @@ pub(crate) struct Host {
     pub(crate) state: SqliteState,
     pub(crate) snapshots: Snapshots,
     pub(crate) metrics: Metrics,
-    pub(crate) world: TokioWorld<SqliteState>,
-}
-
-/// One chain, with the world that its provider needs.
-#[derive(Debug, Clone)]
-pub(crate) struct Chain {
-    pub(crate) keeper: ChainKeeper,
-    pub(crate) world: TokioWorld<SqliteState>,
+    pub(crate) world: World,
 }
 
 impl Host {
@@ -51,18 +45,27 @@ impl Host {
             }
             None => self.world.clone(),
         };
-        let state_folder = settings.state_dir.join(format!("vault-{}", chain.name));
-        let vault = AuthFile::new(OsDisk, chain.auth_file.clone(), state_folder, chain.take_client_locks);
-        let keeper = Keeper::new(
-            world.clone(),
-            chain.name.clone(),
-            chain.policy.clone(),
-            chain.accepted,
-            vault,
-            self.snapshots.clone(),
-            self.metrics.clone(),
-        );
-        Ok(Chain { keeper, world })
+        Ok(Chain { renewal: self.renewal(settings, chain, &world), kind: chain.kind(), world })
+    }
+
+    fn renewal(&self, settings: &Settings, chain: &ChainSettings, world: &World) -> Renewal {
+        let (world, name, policy) = (world.clone(), chain.name.clone(), chain.policy.clone());
+        let (snapshots, metrics) = (self.snapshots.clone(), self.metrics.clone());
+        match &chain.way {
+            Way::AuthFile { auth_file, take_client_locks } => {
+                let state_folder = settings.state_dir.join(format!("vault-{name}"));
+                let vault = AuthFile::new(OsDisk, auth_file.clone(), state_folder, *take_client_locks);
+                let keeper = Keeper::new(world, name, policy, chain.accepted, vault, snapshots, metrics);
+                Renewal::Keeper(keeper)
+            }
+            Way::Minted(grounds) => {
+                Renewal::Minter(Minter::new(world, name, policy, grounds.clone(), snapshots, metrics))
+            }
+            Way::ApiKey { api_key_file } => {
+                let (profile, file) = (policy.profile, api_key_file.clone());
+                Renewal::ApiKey(ApiKeyChain::new(world, name, profile, file, snapshots, metrics))
+            }
+        }
     }
 
     /// All chains.

@@ -1,5 +1,6 @@
 //! The binary `evergrant`: command line, configuration, wiring, nothing else (SPEC §11, §12).
 
+mod chain;
 mod cli;
 mod commands;
 mod config;
@@ -10,6 +11,7 @@ mod logs;
 mod output;
 mod serve;
 mod standin;
+mod status;
 
 use std::process::ExitCode;
 

@@ -77,7 +77,7 @@ pub(crate) fn report(report: &Report, now: Timestamp) {
 fn token_line(report: &Report, now: Timestamp) -> String {
     let until = |at: Timestamp| span(at.duration_since(now).as_secs());
     let mut line = match (report.expires_at, report.token_valid, report.token_present) {
-        (_, _, false) => return "no access token in the vault".into(),
+        (_, _, false) => return "no access token".into(),
         (Some(at), true, true) => format!("access token valid for {}", until(at)),
         (Some(at), false, true) if at <= now => {
             format!("access token ended {} ago", span(now.duration_since(at).as_secs()))
@@ -109,6 +109,9 @@ fn action(error: Reason, report: &Report) -> Option<String> {
         (Reason::AuthFileMalformed, format!("repair the file, or: evergrant import FILE --chain {chain}")),
         (Reason::ClientRejected, "evergrant config check".to_owned()),
         (Reason::TermsNotAccepted, "evergrant config check".to_owned()),
+        (Reason::IdentityTokenUnusable, "see that this workload's platform writes its JWT there".to_owned()),
+        (Reason::ApiKeyUnusable, "put the API key into the file, and nothing else".to_owned()),
+        (Reason::ApiKeyRefused, "put another API key into the file; it is taken at once".to_owned()),
     ];
     actions.into_iter().find(|(reason, _)| *reason == error).map(|(_, action)| action)
 }

@@ -7,17 +7,18 @@ use std::time::Duration;
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::admin::{self, Admin, ChainNames};
 use evergrant_server::gateway::{Gateway, Parts};
-use evergrant_server::{Callers, Wake, World, probe};
+use evergrant_server::{Callers, Renewable, Wake, World, probe};
 use evergrant_store::{State, watch};
 use futures_channel::mpsc::{self, UnboundedSender};
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use crate::chain::{Chain, Renewal};
 use crate::cli::Global;
-use crate::config::{self, Environment, Loaded, ProbeSettings, Settings};
+use crate::config::{self, ChainSettings, Environment, Loaded, ProbeSettings, Settings};
 use crate::gateway::{self, Uses};
-use crate::host::{Chain, Host};
+use crate::host::Host;
 use crate::output;
 
 /// The look behind the watch, for changes that it misses.
@@ -73,9 +74,11 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     let shown: Vec<_> = names(&loaded.settings).map(String::from).collect();
     let address = gateway.address();
     tracing::info!(%address, chains = shown.join(","), version = env!("CARGO_PKG_VERSION"), "serving");
+    // Before anybody is told that it is ready: a signal right after that must not end it.
+    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     notify(&[NotifyState::Ready]);
     let serving = Serving { host: &host, gateway, chains, uses: uses.clone() };
-    let deadline = serving.until_told_to_end(running, loaded.settings, global, env).await;
+    let deadline = serving.until_told_to_end(running, loaded.settings, global, env, signals).await;
     saving.abort();
     uses.save(&host).await;
     http.abort();
@@ -109,8 +112,8 @@ impl Serving<'_> {
         mut settings: Settings,
         global: &Global,
         env: &Environment,
+        signals: [std::io::Result<Signal>; 3],
     ) -> Duration {
-        let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
         let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
             tracing::error!("signals cannot be received; serving until killed");
             std::future::pending::<()>().await;
@@ -124,7 +127,7 @@ impl Serving<'_> {
                     notify(&[NotifyState::Reloading]);
                     self.gateway.reopen_log();
                     if let Some(fresh) = reload(&settings, global, env) {
-                        match self.take_up(&mut running, &fresh) {
+                        match self.take_up(&mut running, &settings, &fresh) {
                             Ok(()) => settings = fresh,
                             Err(why) => {
                                 tracing::error!(reason = %Reason::ConfigRejected, why, "the old configuration stays");
@@ -143,8 +146,10 @@ impl Serving<'_> {
     }
 
     /// Goes on with another configuration.
-    fn take_up(&self, running: &mut Running, fresh: &Settings) -> Result<(), String> {
+    fn take_up(&self, running: &mut Running, old: &Settings, fresh: &Settings) -> Result<(), String> {
         let tls = gateway::acceptor(fresh)?;
+        let new = fresh.chains.iter().filter(|chain| known(old, &chain.name).is_none());
+        new.for_each(|chain| self.host.snapshots.forget(&chain.name));
         let next = Running::start(self.host, fresh)?;
         self.gateway.set_plane(gateway::plane(self.host, fresh, &next.chains, &self.uses));
         self.gateway.set_tls(tls);
@@ -190,7 +195,19 @@ fn reload(old: &Settings, global: &Global, env: &Environment) -> Option<Settings
         tracing::warn!("TLS is switched on or off at the next start only");
         fresh.tls.clone_from(&old.tls);
     }
+    for chain in &mut fresh.chains {
+        let (name, kind) = (chain.name.clone(), chain.kind());
+        // Positions never go backwards, and those of another kind begin elsewhere.
+        if let Some(old) = known(old, &name).filter(|old| old.kind() != kind) {
+            tracing::warn!(chain = %name, "the kind of a chain changes at the next start only; it stays as it was");
+            *chain = old.clone();
+        }
+    }
     Some(fresh)
+}
+
+fn known<'a>(settings: &'a Settings, name: &ChainName) -> Option<&'a ChainSettings> {
+    settings.chains.iter().find(|chain| chain.name == *name)
 }
 
 fn notify(states: &[NotifyState<'_>]) {
@@ -216,9 +233,11 @@ impl Running {
         for chain in &chains {
             let (wake, woken) = mpsc::unbounded();
             wakes.push(wake.clone());
-            let (keeper, own_wake) = (chain.keeper.clone(), wake.clone());
-            tokio::spawn(async move { keeper.run(woken, own_wake).await });
-            others.push(tokio::spawn(look_at_file(wake)));
+            let (kept, own_wake) = (chain.clone(), wake.clone());
+            tokio::spawn(async move { kept.run(woken, own_wake).await });
+            if chain.watched_file().is_some() {
+                others.push(tokio::spawn(look_at_file(wake)));
+            }
             if settings.probe.enabled {
                 others.push(tokio::spawn(probe_loop(
                     chain.clone(),
@@ -246,21 +265,21 @@ impl Running {
 }
 
 fn watch_files(chains: &[Chain], wakes: Vec<UnboundedSender<Wake>>) -> Option<watch::Watch> {
-    let files: Vec<_> = chains.iter().map(|chain| chain.keeper.vault().path().to_owned()).collect();
+    let files: Vec<_> = chains.iter().filter_map(Chain::watched_file).collect();
     let changed = move || {
         for wake in &wakes {
             let _ = wake.unbounded_send(Wake::FileChanged);
         }
     };
     watch::watch(&files, changed)
-        .inspect_err(|error| tracing::warn!(%error, "auth files are looked at every 5 s only"))
+        .inspect_err(|error| tracing::warn!(%error, "files are looked at every 5 s only"))
         .ok()
 }
 
 async fn look_at_file(wake: UnboundedSender<Wake>) {
     loop {
         tokio::time::sleep(LOOK_AT_FILES).await;
-        // The keeper compares: a file that did not change costs it one look at its date.
+        // Whoever wakes up compares: a file that did not change costs one look at it.
         if wake.unbounded_send(Wake::FileChanged).is_err() {
             return;
         }
@@ -272,10 +291,9 @@ async fn probe_loop(chain: Chain, snapshots: evergrant_server::Snapshots, settin
     loop {
         tokio::time::sleep(wait).await;
         wait = settings.every;
-        let live =
-            snapshots.current(chain.keeper.chain()).is_some_and(|current| current.usable(chain.world.now()));
+        let live = snapshots.current(chain.chain()).is_some_and(|current| current.usable(chain.world.now()));
         if live {
-            probe::probe(&chain.keeper, &chain.world, &snapshots, settings.message.as_ref()).await;
+            probe::probe(&chain, &chain.world, &snapshots, settings.message.as_ref()).await;
         }
     }
 }
@@ -294,7 +312,10 @@ async fn housekeeping(
             Err(error) => tracing::warn!(%error, "old events could not be forgotten"),
         }
         for chain in &chains {
-            chain.keeper.forget_replaced(now - rotations).await;
+            match &chain.renewal {
+                Renewal::Keeper(keeper) => keeper.forget_replaced(now - rotations).await,
+                Renewal::Minter(_) | Renewal::ApiKey(_) => {}
+            }
         }
     }
 }

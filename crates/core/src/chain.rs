@@ -111,6 +111,12 @@ pub enum Kind {
     RefreshToken,
     /// Not at all: the grant has no refresh token, and only its end is watched.
     Static,
+    /// By exchanging a workload's JWT (RFC 7523): it spends nothing.
+    JwtBearer,
+    /// By the client's own id and secret (RFC 6749 §4.4): it spends nothing.
+    ClientCredentials,
+    /// Not at all: the chain is an API key, and there is no grant.
+    ApiKey,
 }
 
 impl Kind {
@@ -124,6 +130,18 @@ impl Kind {
         match self {
             Self::RefreshToken => "refresh_token",
             Self::Static => "static",
+            Self::JwtBearer => "jwt_bearer",
+            Self::ClientCredentials => "client_credentials",
+            Self::ApiKey => "api_key",
+        }
+    }
+
+    /// Whether the provider's terms for logins have to be accepted first: the kind decides, not the token's prefix
+    /// (SPEC §14).
+    pub fn needs_terms(self) -> bool {
+        match self {
+            Self::RefreshToken | Self::Static => true,
+            Self::JwtBearer | Self::ClientCredentials | Self::ApiKey => false,
         }
     }
 }

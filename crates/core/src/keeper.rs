@@ -9,10 +9,12 @@ mod settle;
 mod swap;
 mod when;
 
+pub(crate) use answer::retry_after;
 pub use answer::{Answer, NewTokens, Outcome, Unspent, classify, clock_offset_secs};
 pub use backoff::back_off;
 pub use recover::{FileFound, Finding, Found, Receipt, ReceiptState, Staged, recover};
 pub use report::Report;
+pub(crate) use settle::{ASSUMED_LIFE, failed, renew_at, whole_millis};
 pub use settle::{begin, commit, committed_grant, doubt, replaces, settle, take_in};
 pub use swap::Swap;
 pub use when::{Decision, Look, decide, next_look, next_wakeup, send_within};

@@ -3,6 +3,7 @@
 //! No async runtime, no database, no HTTP client, no file system, no environment and no clock: those live in
 //! the rooms that call this one.
 
+pub mod api_key;
 pub mod audit;
 pub mod authfile;
 pub mod caller;
@@ -11,6 +12,7 @@ pub mod event;
 pub mod gateway;
 pub mod grant;
 pub mod keeper;
+pub mod minter;
 pub mod probe;
 pub mod provider;
 pub mod reason;

@@ -7,11 +7,16 @@ use url::Url;
 
 use crate::gateway::{AnswerRule, ContentType, ErrorShape, Injection, Meaning, PathRule, Rules};
 use crate::grant::Grant;
-use crate::secret::{ClientSecret, RefreshToken};
+use crate::secret::{ApiKey, ClientSecret, RefreshToken};
+
+mod request;
+
+pub use request::TokenRequest;
 
 mod claude {
     //! What Claude's documentation and clients use.
     pub(super) const TOKEN_URL: &str = "https://platform.claude.com/v1/oauth/token";
+    pub(super) const FEDERATION_URL: &str = "https://api.anthropic.com/v1/oauth/token";
     pub(super) const CLIENT_ID: &str = "9d1c250a-e61b-44d9-88ed-5944d1962f5e";
     pub(super) const PROBE_URL: &str = "https://api.anthropic.com/api/oauth/claude_cli/roles";
     pub(super) const API_BASE: &str = "https://api.anthropic.com";
@@ -20,6 +25,11 @@ mod claude {
     pub(super) const API_KEY_PREFIX: &str = "sk-ant-api";
     pub(super) const CAPABILITY_HEADER: &str = "anthropic-beta";
     pub(super) const CAPABILITY: &str = "oauth-2025-04-20";
+    /// Goes with a workload's JWT, never with a refresh token.
+    pub(super) const FEDERATION_CAPABILITY: &str = "oidc-federation-2026-04-01";
+    pub(super) const FEDERATION_NEEDS: [&str; 3] =
+        ["federation_rule_id", "organization_id", "service_account_id"];
+    pub(super) const FEDERATION_MAY_HAVE: [&str; 1] = ["workspace_id"];
     pub(super) const VERSION_HEADER: &str = "anthropic-version";
     pub(super) const VERSION: &str = "2023-06-01";
     pub(super) const PROBE_SCOPE_REASON: &str = "oauth_scope_insufficient";
@@ -84,6 +94,19 @@ pub enum ClientAuth {
     Post(ClientSecret),
 }
 
+/// How a workload's JWT is exchanged where the provider has ways of its own for it; elsewhere RFC 7523 says how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Federation {
+    /// Where it is exchanged.
+    pub url: Url,
+    /// A header, in lower case, and what is appended to its list for it.
+    pub append: Option<(String, String)>,
+    /// The members that the request has besides the assertion.
+    pub needs: Vec<String>,
+    /// The members that it may have.
+    pub may_have: Vec<String>,
+}
+
 /// Everything that is particular to one provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
@@ -97,6 +120,8 @@ pub struct Profile {
     pub encoding: Encoding,
     /// How the client proves itself there.
     pub client_auth: ClientAuth,
+    /// How a workload's JWT is exchanged; `None`: at the token URL, as RFC 7523 has it.
+    pub federation: Option<Federation>,
     /// More headers of the exchange: name and value.
     pub token_headers: Vec<(String, String)>,
     /// What reuse does.
@@ -138,6 +163,12 @@ impl Profile {
             client_id: claude::CLIENT_ID.into(),
             encoding: Encoding::Json,
             client_auth: ClientAuth::None,
+            federation: Some(Federation {
+                url: url(claude::FEDERATION_URL),
+                append: Some((claude::CAPABILITY_HEADER.into(), claude::FEDERATION_CAPABILITY.into())),
+                needs: claude::FEDERATION_NEEDS.map(str::to_owned).into(),
+                may_have: claude::FEDERATION_MAY_HAVE.map(str::to_owned).into(),
+            }),
             token_headers: vec![capability.clone()],
             reuse: ReuseClass::Strict,
             access_prefix: Some(claude::ACCESS_PREFIX.into()),
@@ -198,37 +229,22 @@ impl Profile {
         Ok(())
     }
 
-    /// The request that exchanges a refresh token: SPEC §3, RFC 6749 §6.
-    pub fn refresh_request(&self, refresh: &RefreshToken) -> TokenRequest {
-        let mut members =
-            vec![("grant_type", "refresh_token".to_owned()), ("refresh_token", refresh.expose().to_owned())];
-        let mut headers = self.token_headers.clone();
-        match &self.client_auth {
-            ClientAuth::None => members.push(("client_id", self.client_id.clone())),
-            ClientAuth::Post(secret) => {
-                members.push(("client_id", self.client_id.clone()));
-                members.push(("client_secret", secret.expose().to_owned()));
-            }
-            ClientAuth::Basic(secret) => {
-                let pair = format!("{}:{}", form_encode(&self.client_id), form_encode(secret.expose()));
-                headers.push(("authorization".into(), format!("Basic {}", base64(pair.as_bytes()))));
-            }
-        }
-        let (content_type, body) = match self.encoding {
-            Encoding::Json => {
-                let object: serde_json::Map<_, _> =
-                    members.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-                ("application/json", serde_json::Value::Object(object).to_string())
-            }
-            Encoding::Form => {
-                let body =
-                    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(members).finish();
-                ("application/x-www-form-urlencoded", body)
-            }
-        };
-        headers.push(("content-type".into(), content_type.into()));
-        headers.push(("accept".into(), "application/json".into()));
-        TokenRequest { url: self.token_url.clone(), headers, body: body.into() }
+    /// The headers of a call to the API with an API key. What speaks of OAuth is left out.
+    pub fn api_key_headers(&self, key: &ApiKey) -> Vec<(String, String)> {
+        let rules = self.gateway.as_ref();
+        let of_oauth = rules.and_then(|rules| rules.oauth.append.clone());
+        let mut headers = self.api_headers.clone();
+        headers.retain(|header| of_oauth.as_ref() != Some(header));
+        headers.push(match rules.map(|rules| &rules.api_key) {
+            Some(injection) => (injection.header.clone(), format!("{}{}", injection.before, key.expose())),
+            None => ("authorization".into(), format!("Bearer {}", key.expose())),
+        });
+        headers
+    }
+
+    /// Refuses what plainly does not belong where an API key does.
+    pub fn api_key_place(&self, raw: &str) -> Result<(), String> {
+        self.place(raw, &self.api_key_prefix, "an API key")
     }
 
     /// How long after its first presentation a pair may harmlessly be presented again.
@@ -276,36 +292,10 @@ fn claude_gateway() -> Rules {
     }
 }
 
-/// One exchange, ready to be sent. Its body holds a secret, so it does not print.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TokenRequest {
-    /// Where to.
-    pub url: Url,
-    /// Name and value.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: zeroize::Zeroizing<String>,
-}
-
-impl std::fmt::Debug for TokenRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenRequest").field("url", &self.url.as_str()).finish_non_exhaustive()
-    }
-}
-
-fn form_encode(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
-}
-
-fn base64(bytes: &[u8]) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::AccessToken;
+    use crate::secret::{AccessToken, IdentityToken};
 
     fn refresh() -> RefreshToken {
         RefreshToken::parse("sk-ant-ort01-a+b/c").unwrap()
@@ -331,12 +321,79 @@ mod tests {
         let request = profile.refresh_request(&refresh());
         assert_eq!(*request.body, "grant_type=refresh_token&refresh_token=sk-ant-ort01-a%2Bb%2Fc");
         // RFC 6749 §2.3.1: both are form-encoded before they are joined.
-        let basic = base64(b"id+with%3Acolon:s%25cret");
+        let basic = request::base64(b"id+with%3Acolon:s%25cret");
         assert!(request.headers.contains(&("authorization".into(), format!("Basic {basic}"))));
 
         profile.client_auth = ClientAuth::Post(ClientSecret::parse("s%cret").unwrap());
         let request = profile.refresh_request(&refresh());
         assert!(request.body.ends_with("&client_id=id+with%3Acolon&client_secret=s%25cret"));
+    }
+
+    #[test]
+    fn a_workloads_jwt_has_its_own_address_members_and_capability() {
+        let identity = IdentityToken::parse("head.body.sign").unwrap();
+        let members = ["federation_rule_id", "organization_id", "service_account_id"]
+            .map(|name| (name.into(), "x".into()));
+        let mut profile = Profile::claude();
+        let request = profile.mint_request(Some(&identity), &members);
+        assert_eq!(request.url.as_str(), claude::FEDERATION_URL);
+        let body: serde_json::Value = serde_json::from_str(&request.body).unwrap();
+        let names: Vec<_> = body.as_object().unwrap().keys().cloned().collect();
+        let documented =
+            ["grant_type", "assertion", "federation_rule_id", "organization_id", "service_account_id"];
+        assert_eq!(names, documented);
+        assert_eq!(body["grant_type"], "urn:ietf:params:oauth:grant-type:jwt-bearer");
+        assert_eq!(body["assertion"], "head.body.sign");
+        let capabilities = |request: &TokenRequest| {
+            let of = |(name, _): &&(String, String)| name == claude::CAPABILITY_HEADER;
+            request.headers.iter().filter(of).map(|(_, value)| value.clone()).collect::<Vec<_>>()
+        };
+        let both = format!("{},{}", claude::CAPABILITY, claude::FEDERATION_CAPABILITY);
+        assert_eq!(capabilities(&request), [both]);
+        assert_eq!(capabilities(&profile.refresh_request(&refresh())), [claude::CAPABILITY]);
+        assert!(!format!("{request:?}").contains("head"));
+
+        profile.token_headers.clear();
+        assert_eq!(
+            capabilities(&profile.mint_request(Some(&identity), &[])),
+            [claude::FEDERATION_CAPABILITY]
+        );
+    }
+
+    #[test]
+    fn other_providers_get_the_rfcs_requests() {
+        let mut profile = Profile { federation: None, encoding: Encoding::Form, ..Profile::claude() };
+        profile.client_id = "me".into();
+        let identity = IdentityToken::parse("a.b.c").unwrap();
+        let scope = [("scope".to_owned(), "one two".to_owned())];
+        let request = profile.mint_request(Some(&identity), &scope);
+        assert_eq!(request.url, profile.token_url);
+        let grant = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
+        assert_eq!(*request.body, format!("{grant}&assertion=a.b.c&scope=one+two&client_id=me"));
+
+        profile.client_auth = ClientAuth::Basic(ClientSecret::parse("s").unwrap());
+        let request = profile.mint_request(None, &scope);
+        assert_eq!(*request.body, "grant_type=client_credentials&scope=one+two");
+        let basic = format!("Basic {}", request::base64(b"me:s"));
+        assert!(request.headers.contains(&("authorization".into(), basic)));
+        profile.client_auth = ClientAuth::Post(ClientSecret::parse("s").unwrap());
+        let request = profile.mint_request(None, &[]);
+        assert_eq!(*request.body, "grant_type=client_credentials&client_id=me&client_secret=s");
+    }
+
+    #[test]
+    fn an_api_key_is_shown_without_what_speaks_of_oauth() {
+        let key = ApiKey::parse("sk-ant-api03-x").unwrap();
+        let headers = Profile::claude().api_key_headers(&key);
+        assert!(headers.contains(&(claude::API_KEY_HEADER.into(), "sk-ant-api03-x".into())));
+        assert!(headers.iter().any(|(name, _)| name == claude::VERSION_HEADER));
+        assert!(
+            !headers.iter().any(|(name, _)| name == claude::CAPABILITY_HEADER || name == "authorization")
+        );
+        let own = Profile { gateway: None, api_headers: vec![], ..Profile::claude() };
+        assert_eq!(own.api_key_headers(&key), [("authorization".into(), "Bearer sk-ant-api03-x".into())]);
+        assert!(own.api_key_place("sk-ant-oat01-x").unwrap_err().contains("an access token"));
+        assert!(own.api_key_place("anything").is_ok());
     }
 
     #[test]

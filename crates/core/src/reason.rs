@@ -83,6 +83,14 @@ reasons! {
     LockForeign = "lock_foreign",
     /// The vault was restored from a backup and may hold a spent pair.
     Quarantined = "quarantined",
+    /// The file of the identity token is missing, empty or too large, or cannot be read.
+    IdentityTokenUnusable = "identity_token_unusable",
+    /// The file of the API key is missing or holds no API key, or cannot be read.
+    ApiKeyUnusable = "api_key_unusable",
+    /// The API refuses the API key.
+    ApiKeyRefused = "api_key_refused",
+    /// No process has an access token for this chain now; a look mints one.
+    NotMinted = "not_minted",
     /// The provider's terms are not accepted for this chain, so nothing is done with it.
     TermsNotAccepted = "terms_not_accepted",
 

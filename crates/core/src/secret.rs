@@ -16,20 +16,24 @@ pub enum NotAToken {
     /// There is nothing in it.
     #[error("it is empty")]
     Empty,
-    /// It is longer than [`MAX_TOKEN_LEN`].
-    #[error("it is longer than 8 KiB")]
-    TooLong,
+    /// It is longer than so many bytes.
+    #[error("it is longer than {} KiB", .0 / 1024)]
+    TooLong(usize),
     /// It holds a blank, a control character or a character outside ASCII: it could not be sent in a header.
     #[error("it holds a character that no token has (a blank, a line break or one outside ASCII)")]
     BadCharacter,
 }
 
 fn parse(raw: &str) -> Result<Zeroizing<String>, NotAToken> {
+    parse_up_to(raw, MAX_TOKEN_LEN)
+}
+
+fn parse_up_to(raw: &str, most: usize) -> Result<Zeroizing<String>, NotAToken> {
     if raw.is_empty() {
         return Err(NotAToken::Empty);
     }
-    if raw.len() > MAX_TOKEN_LEN {
-        return Err(NotAToken::TooLong);
+    if raw.len() > most {
+        return Err(NotAToken::TooLong(most));
     }
     if !raw.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(NotAToken::BadCharacter);
@@ -94,6 +98,36 @@ secret! {
 secret! {
     /// What the API takes in place of an access token: it does not end, and costs by use.
     ApiKey
+}
+
+/// The longest identity token that is accepted, in bytes.
+pub const MAX_IDENTITY_TOKEN_LEN: usize = 16 * 1024;
+
+/// The JWT with which a workload proves who it is (RFC 7523): its platform writes it into a file and renews it there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IdentityToken(Zeroizing<String>);
+
+impl IdentityToken {
+    /// Takes the text of the file as an identity token, without the blanks around it.
+    pub fn parse(raw: &str) -> Result<Self, NotAToken> {
+        parse_up_to(raw.trim(), MAX_IDENTITY_TOKEN_LEN).map(Self)
+    }
+
+    /// The secret itself. The only door: every use is found by searching for it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// First 16 hex digits of its SHA-256: safe to show, enough to compare.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self.0.as_bytes())
+    }
+}
+
+impl fmt::Debug for IdentityToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdentityToken(…)")
+    }
 }
 
 /// First 16 hex digits of the SHA-256 of a token: identifies a pair without revealing it.
@@ -178,8 +212,24 @@ mod tests {
         ] {
             assert_eq!(RefreshToken::parse(raw), Err(fault));
         }
-        assert_eq!(RefreshToken::parse(&"x".repeat(MAX_TOKEN_LEN + 1)), Err(NotAToken::TooLong));
+        assert_eq!(
+            RefreshToken::parse(&"x".repeat(MAX_TOKEN_LEN + 1)),
+            Err(NotAToken::TooLong(MAX_TOKEN_LEN))
+        );
         assert!(RefreshToken::parse(&"x".repeat(MAX_TOKEN_LEN)).is_ok());
+    }
+
+    #[test]
+    fn an_identity_token_is_trimmed_bounded_and_does_not_print() {
+        let token = IdentityToken::parse("\n head.body.sign \r\n").unwrap();
+        assert_eq!((token.expose(), format!("{token:?}").as_str()), ("head.body.sign", "IdentityToken(…)"));
+        assert_eq!(token.fingerprint(), Fingerprint::of(b"head.body.sign"));
+        assert_eq!(IdentityToken::parse(" \n"), Err(NotAToken::Empty));
+        assert_eq!(IdentityToken::parse("a b"), Err(NotAToken::BadCharacter));
+        let long = "x".repeat(MAX_IDENTITY_TOKEN_LEN + 1);
+        let fault = IdentityToken::parse(&long).unwrap_err();
+        assert_eq!(fault.to_string(), "it is longer than 16 KiB");
+        assert!(IdentityToken::parse(&long[1..]).is_ok());
     }
 
     #[test]

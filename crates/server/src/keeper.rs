@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use evergrant_core::chain::Record;
 use evergrant_core::event::Event;
+use evergrant_core::gateway::Position;
 use evergrant_core::keeper::{self, Decision, Look, Policy, Report};
+use evergrant_core::provider::Profile;
 use evergrant_core::{ChainName, Generation, Lineage, Reason};
 use evergrant_store::authfile::Mark;
 use evergrant_store::{AuthFile, State, crash};
@@ -23,9 +25,11 @@ use jiff::Timestamp;
 
 pub use import::{Import, Refused};
 use looked::Looked;
+pub(crate) use sending::clock_offset;
 use step::Prepared;
 
 use crate::metrics::Metrics;
+use crate::renewable::Renewable;
 use crate::snapshot::Snapshots;
 use crate::world::World;
 
@@ -75,6 +79,24 @@ struct Last {
     mark: Mark,
     clock_offset_secs: Option<i64>,
     wake: Option<mpsc::UnboundedSender<Wake>>,
+}
+
+impl<W: World> Renewable for Keeper<W> {
+    fn chain(&self) -> &ChainName {
+        &self.0.chain
+    }
+
+    fn profile(&self) -> &Profile {
+        &self.0.policy.profile
+    }
+
+    fn last_report(&self) -> Option<Report> {
+        self.last(|last| last.report.clone())
+    }
+
+    async fn access_refused(&self, (lineage, generation): Position) -> Report {
+        Self::access_refused(self, lineage, generation).await
+    }
 }
 
 impl<W: World> Keeper<W> {
@@ -388,7 +410,8 @@ struct NewEvent {
     detail: serde_json::Value,
 }
 
-fn log(report: &Report) {
+/// One line of the log for a look.
+pub(crate) fn log(report: &Report) {
     let Report { chain, reason, lineage, generation, took_ms, detail, .. } = report;
     let lineage = lineage.map(|lineage| lineage.0);
     let generation = generation.map(|generation| generation.0);

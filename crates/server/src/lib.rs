@@ -1,14 +1,17 @@
-//! What Evergrant does: the keeper, the probe, the callers and their admin calls, and what these need of the
+//! What Evergrant does: the keeper, the minter, the probe, the callers and their admin calls, and what these need of the
 //! network and the clock.
 
 pub mod admin;
+pub mod api_key;
 pub mod caller;
 pub mod gateway;
 pub mod http;
 pub mod keeper;
 pub mod metrics;
+pub mod minter;
 pub mod probe;
 pub mod published;
+pub mod renewable;
 pub mod snapshot;
 mod stream;
 pub mod tls;
@@ -16,8 +19,11 @@ pub mod token;
 pub mod tokio_world;
 pub mod world;
 
+pub use api_key::ApiKeyChain;
 pub use caller::Callers;
 pub use keeper::{Keeper, Wake};
+pub use minter::Minter;
+pub use renewable::Renewable;
 pub use snapshot::Snapshots;
 pub use tokio_world::TokioWorld;
 pub use world::World;

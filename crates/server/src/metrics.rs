@@ -126,7 +126,7 @@ fn register(families: &Families) {
 
 impl Metrics {
     /// For a part that brings families of its own.
-    pub(crate) fn register(&self, with: impl FnOnce(&mut Registry)) {
+    pub fn register(&self, with: impl FnOnce(&mut Registry)) {
         with(&mut self.0.registry.write().unwrap_or_else(PoisonError::into_inner));
     }
 

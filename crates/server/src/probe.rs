@@ -6,7 +6,7 @@ use bytes::Bytes;
 use evergrant_core::event::{Event, EventKind};
 use evergrant_core::probe::{Reply, Verdict, judge};
 use evergrant_core::provider::Profile;
-use evergrant_core::{AccessToken, ChainName, Generation, Lineage, Reason};
+use evergrant_core::{ChainName, Fingerprint, Generation, Lineage, Reason};
 use evergrant_store::State;
 use http::Method;
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use serde_json::json;
 use url::Url;
 
 use crate::http::HttpClient;
-use crate::keeper::Keeper;
+use crate::renewable::{Pass, Renewable};
 use crate::snapshot::Snapshots;
 use crate::tokio_world::TokioWorld;
 use crate::world::World;
@@ -61,15 +61,16 @@ pub struct Probed {
 }
 
 /// Probes an access token: the probe URL, the free round trip, and, if `message`, one minimal message to the named
-/// model or the profile's smallest one.
+/// model or the profile's smallest one. The probe URL is one for access tokens: of an API key the round
+/// trip decides, where there is one.
 pub async fn probe_token(
     client: &HttpClient,
     profile: &Profile,
-    access: &AccessToken,
+    pass: &Pass,
     message: Option<&MessageProbe>,
 ) -> Probed {
     let below = |path: &str| profile.api_base.join(path).ok();
-    let get = |url: Option<Url>| ask(client, profile, url, access, None);
+    let get = |url: Option<Url>| ask(client, profile, url, pass, None);
     let message = message.and_then(|message| {
         let (path, smallest) = profile.message.as_ref()?;
         let model = message.model.as_ref().unwrap_or(smallest);
@@ -79,10 +80,15 @@ pub async fn probe_token(
     });
     let post = async {
         let (url, body) = message?;
-        ask(client, profile, Some(url), access, Some(body)).await
+        ask(client, profile, Some(url), pass, Some(body)).await
     };
     let free = profile.round_trip.as_deref().and_then(below);
-    let (roles, round_trip, message) = tokio::join!(get(profile.probe_url.clone()), get(free), post);
+    let knows_it = match pass {
+        Pass::AccessToken(_) => true,
+        Pass::ApiKey(_) => free.is_none(),
+    };
+    let roles = profile.probe_url.clone().filter(|_| knows_it);
+    let (roles, round_trip, message) = tokio::join!(get(roles), get(free), post);
     let calls: Vec<_> = [&round_trip, &message].into_iter().flatten().collect();
     let verdict = judge(profile, roles.as_ref(), &calls);
     Probed { verdict, roles, round_trip, message }
@@ -99,12 +105,18 @@ async fn ask(
     client: &HttpClient,
     profile: &Profile,
     url: Option<Url>,
-    access: &AccessToken,
+    pass: &Pass,
     body: Option<String>,
 ) -> Option<Reply> {
     let url = url?;
-    let mut headers = profile.api_headers.clone();
-    headers.push(("authorization".into(), format!("Bearer {}", access.expose())));
+    let mut headers = match pass {
+        Pass::AccessToken(access) => {
+            let mut headers = profile.api_headers.clone();
+            headers.push(("authorization".into(), format!("Bearer {}", access.expose())));
+            headers
+        }
+        Pass::ApiKey(key) => profile.api_key_headers(key),
+    };
     headers.push(("accept".into(), "application/json".into()));
     if body.is_some() {
         headers.push(("content-type".into(), "application/json".into()));
@@ -120,7 +132,7 @@ async fn ask(
 
 /// Probes the chain's current access token; a refused one is renewed at once.
 pub async fn probe<S: State>(
-    keeper: &Keeper<TokioWorld<S>>,
+    chain: &impl Renewable,
     world: &TokioWorld<S>,
     snapshots: &Snapshots,
     message: Option<&MessageProbe>,
@@ -128,7 +140,7 @@ pub async fn probe<S: State>(
     let begun = world.monotonic();
     let now = world.now();
     let mut report = ProbeReport {
-        chain: keeper.chain().clone(),
+        chain: chain.chain().clone(),
         ok: false,
         reason: Reason::ProbeUnavailable,
         probe_status: None,
@@ -139,22 +151,23 @@ pub async fn probe<S: State>(
         renewal: None,
         took_ms: 0,
     };
-    let Some(current) = snapshots.current(keeper.chain()).filter(|current| current.present) else {
-        report.reason = keeper.last_report().and_then(|last| last.error).unwrap_or(Reason::TokenAbsent);
+    let Some(current) = snapshots.current(chain.chain()).filter(|current| current.present) else {
+        report.reason = chain.last_report().and_then(|last| last.error).unwrap_or(Reason::TokenAbsent);
         return report;
     };
     let (lineage, generation) = current.position;
     (report.lineage, report.generation) = (Some(lineage), Some(generation));
-    let probed = probe_token(world.client(), &keeper.policy().profile, &current.access, message).await;
+    let probed =
+        probe_token(world.client(), chain.profile(), &Pass::of(chain, &current.access), message).await;
     let verdict = probed.verdict;
     report.probe_status = probed.roles.as_ref().and_then(status);
     report.round_trip_status = probed.round_trip.as_ref().and_then(status);
     report.message_status = probed.message.as_ref().and_then(status);
     report.reason = verdict.reason();
     report.ok = matches!(verdict, Verdict::Works | Verdict::Limited) && now < current.expires_at;
-    remember(world, &report, now).await;
+    remember(world, &report, current.access.fingerprint(), now).await;
     if verdict == Verdict::Refused {
-        let renewed = keeper.access_refused(lineage, generation).await;
+        let renewed = chain.access_refused(current.position).await;
         report.renewal = Some(renewed.error.unwrap_or(renewed.reason));
     }
     report.took_ms = u64::try_from((world.monotonic() - begun).as_millis()).unwrap_or(u64::MAX);
@@ -162,12 +175,19 @@ pub async fn probe<S: State>(
     report
 }
 
-async fn remember<S: State>(world: &TokioWorld<S>, report: &ProbeReport, at: Timestamp) {
+async fn remember<S: State>(
+    world: &TokioWorld<S>,
+    report: &ProbeReport,
+    fingerprint: Fingerprint,
+    at: Timestamp,
+) {
     let (Some(lineage), Some(generation)) = (report.lineage, report.generation) else {
         return;
     };
-    let detail =
-        json!({ "probe_status": report.probe_status, "round_trip_status": report.round_trip_status });
+    let detail = json!({
+        "probe_status": report.probe_status, "round_trip_status": report.round_trip_status,
+        "access_fingerprint": fingerprint,
+    });
     let event = Event {
         chain: report.chain.clone(),
         at,

@@ -76,13 +76,21 @@ impl Snapshots {
         });
     }
 
+    /// Forgets a chain, for another one that will have its name: its positions begin anew.
+    pub fn forget(&self, chain: &ChainName) {
+        self.0.replace(|chains| {
+            let mut chains = chains.clone();
+            chains.remove(chain).map(|_| chains)
+        });
+    }
+
     /// The chain's access token.
     pub fn current(&self, chain: &ChainName) -> Option<Current> {
         self.0.current().get(chain).cloned()
     }
 
     /// For readers that look at every request.
-    pub(crate) fn published(&self) -> &Published<BTreeMap<ChainName, Current>> {
+    pub fn published(&self) -> &Published<BTreeMap<ChainName, Current>> {
         &self.0
     }
 }

@@ -1,6 +1,8 @@
 //! A request as the engine takes it, and the reading of a token request out of it: JSON or form body, client
 //! authentication by header or body (RFC 6749 §2.3, §3.2).
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -58,6 +60,8 @@ pub struct TokenRequest {
     pub refresh_token: Option<String>,
     /// `assertion` of the JWT bearer grant.
     pub assertion: Option<String>,
+    /// `scope`.
+    pub scope: Option<String>,
     /// `client_id` of the body.
     pub client_id: Option<String>,
     /// `client_secret` of the body.
@@ -66,6 +70,10 @@ pub struct TokenRequest {
     pub basic: Option<(String, String)>,
     /// Every value of the capability header.
     pub capabilities: Vec<String>,
+    /// All other members of the body.
+    pub others: BTreeMap<String, String>,
+    /// The body is a form.
+    pub form: bool,
 }
 
 /// Why a body is no token request.
@@ -128,6 +136,7 @@ impl TokenRequest {
         match name {
             "refresh_token" => Some(&mut self.refresh_token),
             "assertion" => Some(&mut self.assertion),
+            "scope" => Some(&mut self.scope),
             "client_id" => Some(&mut self.client_id),
             "client_secret" => Some(&mut self.client_secret),
             _ => None,
@@ -146,23 +155,29 @@ fn from_json(body: &[u8]) -> Result<TokenRequest, Unreadable> {
             request.grant_type = value;
         } else if let Some(slot) = request.slot(&name) {
             *slot = Some(value);
+        } else {
+            request.others.insert(name, value);
         }
     }
     Ok(request)
 }
 
 fn from_form(body: &[u8]) -> Result<TokenRequest, Unreadable> {
-    let mut request = TokenRequest::default();
+    let mut request = TokenRequest { form: true, ..TokenRequest::default() };
     for (name, value) in url::form_urlencoded::parse(body) {
         if name == "grant_type" {
             if !request.grant_type.is_empty() {
                 return Err(Unreadable::Twice);
             }
             request.grant_type = value.into_owned();
-        } else if let Some(slot) = request.slot(&name)
-            && slot.replace(value.into_owned()).is_some()
-        {
-            return Err(Unreadable::Twice);
+        } else {
+            let before = match request.slot(&name) {
+                Some(slot) => slot.replace(value.into_owned()),
+                None => request.others.insert(name.into_owned(), value.into_owned()),
+            };
+            if before.is_some() {
+                return Err(Unreadable::Twice);
+            }
         }
     }
     Ok(request)
@@ -211,8 +226,10 @@ mod tests {
             "application/json; charset=utf-8",
             r#"{"grant_type":"refresh_token","refresh_token":"a+b c","z":1}"#,
         );
-        assert_eq!(form, json);
-        let request = form.unwrap();
+        let (form, json) = (form.unwrap(), json.unwrap());
+        assert_eq!((form.form, form.others["z"].as_str()), (true, "1"));
+        let request = TokenRequest { form: false, others: BTreeMap::new(), ..form };
+        assert_eq!(request, json);
         assert_eq!(request.refresh_token.as_deref(), Some("a+b c"));
         assert_eq!(request.capabilities, ["a", "b", "c"]);
     }

@@ -119,6 +119,7 @@ pub(crate) struct Grants {
     access: BTreeMap<Fingerprint, Access>,
     access_order: VecDeque<Fingerprint>,
     last_family: u64,
+    last_minted: Option<String>,
 }
 
 impl Grants {
@@ -203,6 +204,23 @@ impl Grants {
             self.access_order.pop_front();
         }
         token
+    }
+
+    /// An access token without refresh token, and its life in seconds.
+    pub(crate) fn mint<R: Rng + ?Sized>(
+        &mut self,
+        settings: &Settings,
+        now: Timestamp,
+        rng: &mut R,
+    ) -> (String, u64) {
+        let again = self
+            .last_minted
+            .clone()
+            .filter(|token| settings.repeats_minted && self.access_state(token, now) == AccessState::Live);
+        let token = again.unwrap_or_else(|| self.mint_access(settings, None, now, rng));
+        self.last_minted = Some(token.clone());
+        let end = self.access.get(&Fingerprint::of(&token)).map_or(now, |entry| entry.expires_at);
+        (token, u64::try_from(end.duration_since(now).as_secs()).unwrap_or(0))
     }
 
     pub(crate) fn present<R: Rng + ?Sized>(

@@ -36,6 +36,6 @@ pub use login::{Login, LoginOptions};
 pub use reply::{Body, Reply, Transport};
 pub use server::{StandIn, StartError};
 pub use settings::{
-    Capability, Client, ClientAuth, GraceSuccessor, GrantLifeMember, Lives, Member, ReuseClass, Rotation,
-    Settings, SettingsError, Streaming,
+    Capability, Client, ClientAuth, Federation, GraceSuccessor, GrantLifeMember, Lives, Member, ReuseClass,
+    Rotation, Settings, SettingsError, Streaming,
 };

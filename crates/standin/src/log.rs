@@ -14,7 +14,7 @@ pub struct Exchange {
     pub seq: u64,
     /// When it was decided.
     pub at: Timestamp,
-    /// The refresh token that was presented.
+    /// The refresh token that was presented, or the assertion.
     pub presented: Option<Fingerprint>,
     /// The refresh token that the family had as its newest afterwards, where one was issued or repeated.
     pub issued: Option<Fingerprint>,

@@ -1,6 +1,8 @@
 //! What the stand-in is told at its start, and may be told anew while it runs: paths, client, prefixes, lives, reuse
 //! class, shape of the answer (SPEC §3). Every member has a neutral default; none names a provider.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -58,6 +60,10 @@ pub struct Settings {
     pub organization_uuid: String,
     /// Assertions that the JWT bearer grant accepts, compared as strings.
     pub assertions: Vec<String>,
+    /// What else the JWT bearer grant wants where the provider has ways of its own for workloads; `null`: nothing.
+    pub federation: Option<Federation>,
+    /// Whether a grant without refresh token gives the access token out again that it gave last, while that lives.
+    pub repeats_minted: bool,
     /// Keys that the API accepts, in `x-api-key` or as Bearer.
     pub api_keys: Vec<String>,
     /// The header that calls of `/v1/messages*` must carry; `null` requires none.
@@ -109,6 +115,8 @@ impl Default for Settings {
             account_uuid: "00000000-0000-4000-8000-000000000001".into(),
             organization_uuid: "00000000-0000-4000-8000-000000000002".into(),
             assertions: Vec::new(),
+            federation: None,
+            repeats_minted: false,
             api_keys: Vec::new(),
             version_header: Some("anthropic-version".into()),
             revoked_status: 401,
@@ -197,6 +205,17 @@ pub struct Capability {
     /// Whether the token endpoint requires it too; the API always does for access tokens.
     #[serde(default = "yes")]
     pub on_exchange: bool,
+}
+
+/// The members of a JWT bearer exchange besides the grant type and the assertion. Whatever is wrong with one is denied
+/// in the API's shape: 401 `authentication_error`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Federation {
+    /// Those that must be there, with the one value that is accepted; `null` accepts any.
+    pub members: BTreeMap<String, Option<String>>,
+    /// Those that may be there. No others may.
+    pub optional: Vec<String>,
 }
 
 fn yes() -> bool {

@@ -44,6 +44,17 @@ struct Named<'a> {
     name: &'static str,
 }
 
+/// Whose access token an answer gives.
+enum Of<'a> {
+    Family(Option<u64>),
+    Nobody(Minted<'a>),
+}
+
+struct Minted<'a> {
+    scopes: &'a [String],
+    life: u64,
+}
+
 /// What the processing came to, for the log.
 struct Done {
     reply: Reply,
@@ -84,8 +95,11 @@ impl Engine {
         rng: &mut R,
     ) -> Reply {
         self.counters.exchanges += 1;
-        let presented =
-            request.ok().and_then(|request| request.refresh_token.as_deref()).map(Fingerprint::of);
+        let secret = |request: &TokenRequest| {
+            let secret = request.refresh_token.as_deref().or(request.assertion.as_deref());
+            secret.map(Fingerprint::of)
+        };
+        let presented = request.ok().and_then(secret);
         let id = request_id(rng);
         let done = if plan.skip {
             let reply = Reply::new(200, "application/json", "", now);
@@ -122,6 +136,7 @@ impl Engine {
     ) -> Done {
         let checked = request.map_err(|error| unreadable(error, now)).and_then(|request| {
             check_client(&self.settings, request, now)?;
+            check_federation(&self.settings, request, id, now)?;
             check_capability(&self.settings, request, now)?;
             Ok(request)
         });
@@ -136,11 +151,11 @@ impl Engine {
                     Reply::oauth_error(400, "unauthorized_client", "a public client has no credentials", now);
                 Done::refused(reply)
             }
-            "client_credentials" => self.mint(omit, now, rng),
+            "client_credentials" => self.mint(request.scope.as_deref(), omit, now, rng),
             JWT_BEARER => {
                 let assertion = request.assertion.as_deref().unwrap_or_default();
                 if self.settings.assertions.iter().any(|known| known == assertion) {
-                    self.mint(omit, now, rng)
+                    self.mint(request.scope.as_deref(), omit, now, rng)
                 } else {
                     let message = "the assertion is not accepted";
                     Done::refused(Reply::api_error(401, "authentication_error", message, id, now))
@@ -179,8 +194,13 @@ impl Engine {
                     How::Graced => ExchangeOutcome::Graced,
                 };
                 let family = self.grants.family_of(Fingerprint::of(token));
-                let reply =
-                    self.token_answer(&issued.access_token, Some(&issued.refresh_token), family, omit, now);
+                let reply = self.token_answer(
+                    &issued.access_token,
+                    Some(&issued.refresh_token),
+                    Of::Family(family),
+                    omit,
+                    now,
+                );
                 Done { reply, outcome, issued: Some(Fingerprint::of(&issued.refresh_token)) }
             }
             Presented::Reuse => {
@@ -200,9 +220,22 @@ impl Engine {
         }
     }
 
-    fn mint<R: Rng + ?Sized>(&mut self, omit: &[Member], now: Timestamp, rng: &mut R) -> Done {
-        let token = self.grants.mint_access(&self.settings, None, now, rng);
-        let reply = self.token_answer(&token, None, None, omit, now);
+    fn mint<R: Rng + ?Sized>(
+        &mut self,
+        scope: Option<&str>,
+        omit: &[Member],
+        now: Timestamp,
+        rng: &mut R,
+    ) -> Done {
+        let asked: Option<Vec<String>> =
+            scope.map(|scope| scope.split_ascii_whitespace().map(str::to_owned).collect());
+        if asked.iter().flatten().any(|scope| !self.settings.scopes.contains(scope)) {
+            let reply = Reply::oauth_error(400, "invalid_scope", "a scope that nobody grants here", now);
+            return Done::refused(reply);
+        }
+        let (token, life) = self.grants.mint(&self.settings, now, rng);
+        let minted = Minted { scopes: asked.as_ref().unwrap_or(&self.settings.scopes), life };
+        let reply = self.token_answer(&token, None, Of::Nobody(minted), omit, now);
         Done { reply, outcome: ExchangeOutcome::Minted, issued: None }
     }
 
@@ -210,13 +243,16 @@ impl Engine {
         &self,
         access_token: &str,
         refresh_token: Option<&str>,
-        family: Option<u64>,
+        of: Of<'_>,
         omit: &[Member],
         now: Timestamp,
     ) -> Reply {
         let settings = &self.settings;
         let said = |member: Member| !omit.contains(&member) && !settings.omit.contains(&member);
-        let family = family.and_then(|id| self.grants.families().get(&id));
+        let (family, minted) = match of {
+            Of::Family(id) => (id.and_then(|id| self.grants.families().get(&id)), None),
+            Of::Nobody(minted) => (None, Some(minted)),
+        };
         let rest = family
             .and_then(|family| family.grant_expires_at)
             .map(|end| u64::try_from(end.duration_since(now).as_secs()).unwrap_or(0))
@@ -226,8 +262,10 @@ impl Engine {
             GrantLifeMember::RefreshTokenExpiresIn => (rest, None),
             GrantLifeMember::RefreshExpiresIn => (None, rest),
         };
-        let scopes = family.map_or(&settings.scopes, |family| &family.scopes);
-        let life = family.map_or(settings.lives.access_secs, |family| family.access_secs(settings));
+        let scopes = minted.as_ref().map_or(&settings.scopes[..], |minted| minted.scopes);
+        let scopes = family.map_or(scopes, |family| &family.scopes);
+        let life = minted.as_ref().map_or(settings.lives.access_secs, |minted| minted.life);
+        let life = family.map_or(life, |family| family.access_secs(settings));
         let owned =
             |member, uuid, name| (refresh_token.is_some() && said(member)).then_some(Named { uuid, name });
         let answer = Answer {
@@ -278,6 +316,35 @@ fn check_client(settings: &Settings, request: &TokenRequest, now: Timestamp) -> 
         reply.headers.push(("www-authenticate", "Basic realm=\"stand-in\"".into()));
     }
     Err(reply)
+}
+
+/// Whatever is wrong with a workload's request is one and the same denial.
+fn check_federation(
+    settings: &Settings,
+    request: &TokenRequest,
+    id: &str,
+    now: Timestamp,
+) -> Result<(), Reply> {
+    let Some(federation) = settings.federation.as_ref().filter(|_| request.grant_type == JWT_BEARER) else {
+        return Ok(());
+    };
+    let as_wanted = |(name, wanted): (&String, &Option<String>)| {
+        let given = request.others.get(name).filter(|given| !given.is_empty());
+        given.is_some_and(|given| wanted.as_ref().is_none_or(|wanted| wanted == given))
+    };
+    let listed = |name: &String| federation.members.contains_key(name) || federation.optional.contains(name);
+    let capable = settings.capability.as_ref().is_none_or(|capability| {
+        let has = |value: &String| request.capabilities.contains(value);
+        has(&capability.value) && capability.federation_value.as_ref().is_none_or(has)
+    });
+    let plain = !request.form && request.basic.is_none() && request.scope.is_none();
+    let alone = request.client_id.is_none() && request.client_secret.is_none();
+    let sound = federation.members.iter().all(as_wanted) && request.others.keys().all(listed);
+    if sound && capable && plain && alone {
+        return Ok(());
+    }
+    let message = "the workload is not accepted";
+    Err(Reply::api_error(401, "authentication_error", message, id, now))
 }
 
 fn check_capability(settings: &Settings, request: &TokenRequest, now: Timestamp) -> Result<(), Reply> {

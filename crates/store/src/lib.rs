@@ -6,6 +6,7 @@ pub mod authfile;
 pub mod crash;
 pub mod disk;
 pub mod memory;
+pub mod secret_file;
 pub mod sqlite;
 pub mod state;
 pub mod watch;

@@ -10,7 +10,16 @@ const SOURCES: [&str; 8] = ["rs", "toml", "sql", "mjs", "js", "json", "html", "s
 const SKIPPED: [&str; 3] = ["node_modules", "target", "fixtures"];
 
 /// Constants that nothing else may spell.
-const EVERYWHERE: [&str; 6] = ["TOKEN_URL", "CLIENT_ID", "PROBE_URL", "API_BASE", "CAPABILITY", "TERMS"];
+const EVERYWHERE: [&str; 8] = [
+    "TOKEN_URL",
+    "FEDERATION_URL",
+    "CLIENT_ID",
+    "PROBE_URL",
+    "API_BASE",
+    "CAPABILITY",
+    "FEDERATION_CAPABILITY",
+    "TERMS",
+];
 /// Short ones that tests may spell, to make tokens of the real shape.
 const OUTSIDE_TESTS: [&str; 3] = ["ACCESS_PREFIX", "REFRESH_PREFIX", "API_KEY_PREFIX"];
 

@@ -191,13 +191,44 @@ pub(crate) struct Chain {
     pub(crate) enabled: bool,
     /// The provider's profile: `claude` or one of `[providers]`.
     pub(crate) provider: String,
-    /// Where its pair is of record, a path (`~/` is your home, a relative one begins at the configuration's
+    /// How it gets its access tokens. `jwt_bearer`: a workload's identity token is exchanged (RFC 7523, workload
+    /// identity federation). `api_key`: the chain is an API key. `client_credentials`: the client's own id and secret
+    /// (RFC 6749 §4.4). `refresh_token`: a login that is renewed; one without refresh token is only watched.
+    pub(crate) kind: ChainKind,
+    /// For `jwt_bearer`: the file with the identity token, a path. Whoever runs the workload writes a JWT there and
+    /// renews it; it is read anew each time, at most 16 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) identity_token_file: Option<PathBuf>,
+    /// For `jwt_bearer` at `claude`: the federation rule that the identity token is judged by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) federation_rule_id: Option<String>,
+    /// For `jwt_bearer` at `claude`: the organization.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) organization_id: Option<String>,
+    /// For `jwt_bearer` at `claude`: the service account that the access token acts as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) service_account_id: Option<String>,
+    /// For `jwt_bearer` at `claude`: the workspace, where the service account has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) workspace_id: Option<String>,
+    /// For `jwt_bearer` and `client_credentials` at providers of your own: the scopes that are asked for, with blanks
+    /// between them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<String>,
+    /// For `jwt_bearer` and `client_credentials` at providers of your own: more members of the request, name and value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) members: BTreeMap<String, String>,
+    /// For `api_key`: the file with the API key and nothing else, a path. Another key that is put there is taken at
+    /// once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// For `refresh_token`: where its pair is of record, a path (`~/` is your home, a relative one begins at the configuration's
     /// folder). Without it, for `claude`: `$XDG_CONFIG_HOME/claude-code/auth.json`, else
     /// `~/.config/claude-code/auth.json`. Each chain needs a file of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) auth_file: Option<PathBuf>,
     /// You own this login and accept the provider's terms for what you use it for. Without it a chain whose
-    /// provider has terms does nothing: `terms_not_accepted`.
+    /// provider has terms does nothing: `terms_not_accepted`. Only the kind `refresh_token` needs it.
     pub(crate) accept_provider_terms: bool,
     /// How long before its end the access token is renewed, in seconds; at most half of its life counts.
     #[schemars(range(min = 0, max = 31_536_000))]
@@ -206,7 +237,7 @@ pub(crate) struct Chain {
     /// token's life counts.
     #[schemars(range(min = 0, max = 86_400))]
     pub(crate) min_exchange_interval_secs: u64,
-    /// How long the provider's answer is waited for until the attempt counts as in doubt, in seconds.
+    /// How long the provider's answer is waited for, in seconds; a refresh token counts as in doubt after that.
     #[schemars(range(min = 1, max = 55))]
     pub(crate) deadline_secs: u64,
     /// Whether the directory locks of the provider's own client are taken around the auth file.
@@ -222,6 +253,15 @@ impl Default for Chain {
         Self {
             enabled: true,
             provider: "claude".into(),
+            kind: ChainKind::RefreshToken,
+            identity_token_file: None,
+            federation_rule_id: None,
+            organization_id: None,
+            service_account_id: None,
+            workspace_id: None,
+            scope: None,
+            members: BTreeMap::new(),
+            api_key_file: None,
             auth_file: None,
             accept_provider_terms: false,
             renew_before_secs: 3600,
@@ -231,6 +271,21 @@ impl Default for Chain {
             fallback_key_file: None,
         }
     }
+}
+
+/// How a chain gets its access tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ChainKind {
+    /// A login is renewed.
+    #[default]
+    RefreshToken,
+    /// A workload's identity token is exchanged.
+    JwtBearer,
+    /// The client's own id and secret.
+    ClientCredentials,
+    /// It is an API key.
+    ApiKey,
 }
 
 /// Whether the directory locks of the provider's own client are taken.
@@ -300,6 +355,10 @@ pub(crate) struct Provider {
     /// Where pairs are exchanged: an https URL (http only on loopback).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token_url: Option<String>,
+    /// Where a workload's identity token is exchanged: an https URL (http only on loopback). Without it: `token_url`,
+    /// where that is set here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) federation_url: Option<String>,
     /// The OAuth client id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) client_id: Option<String>,

@@ -63,6 +63,7 @@ fn one(
         None => name == builtin.name,
     };
     let token_url = url_of(&provider.token_url, &at("token_url"), resolve);
+    let federation_url = url_of(&provider.federation_url, &at("federation_url"), resolve);
     let api_base = url_of(&provider.api_base, &at("api_base"), resolve);
     let probe_url = url_of(&provider.probe_url, &at("probe_url"), resolve);
     let mut profile = if extends {
@@ -72,7 +73,12 @@ fn one(
     } else {
         blank(name, provider, token_url.clone()?, api_base.clone()?, resolve)?
     };
-    if let Some(url) = token_url? {
+    // Whoever leads the exchanges elsewhere means all of them: an identity token goes nowhere unsaid.
+    let (token_url, federation_url) = (token_url?, federation_url?);
+    if let Some(url) = federation_url.or_else(|| token_url.clone()) {
+        federated(&mut profile, url, provider, name, resolve)?;
+    }
+    if let Some(url) = token_url {
         profile.token_url = url;
     }
     if let Some(url) = api_base? {
@@ -107,6 +113,28 @@ fn one(
     Some(Resolved { profile, ca_file, usual_auth_file: extends })
 }
 
+/// Where the profile exchanges identity tokens.
+fn federated(
+    profile: &mut Profile,
+    url: Url,
+    provider: &file::Provider,
+    name: &str,
+    resolve: &mut Resolve<'_>,
+) -> Option<()> {
+    match &mut profile.federation {
+        Some(federation) => federation.url = url,
+        None if provider.federation_url.is_some() => {
+            let fault =
+                Fault::error("federation_url is of no use to a provider that extends no built-in one")
+                    .help("take it out: identity tokens are exchanged at token_url, as RFC 7523 has it");
+            resolve.fault(&["providers", name, "federation_url"], fault);
+            return None;
+        }
+        None => {}
+    }
+    Some(())
+}
+
 /// A profile that extends nothing.
 fn blank(
     name: &str,
@@ -133,6 +161,7 @@ fn blank(
         client_id: provider.client_id.clone()?,
         encoding: Encoding::Form,
         client_auth: ClientAuth::None,
+        federation: None,
         token_headers: vec![],
         reuse: ReuseClass::Strict,
         access_prefix: None,

@@ -9,15 +9,14 @@ use std::time::Duration;
 use evergrant_core::keeper::Policy;
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::probe::MessageProbe;
-use evergrant_store::authfile::TakeClientLocks;
 
 use super::environment::variable;
 use super::fault::{Fault, Faults, Place, suggest};
-use super::file::{Chain, ClientLocks, Config};
+use super::file::{Chain, Config};
 use super::profile::{self, Resolved};
 use super::settings::{ChainSettings, LogSettings, ProbeSettings, RetentionSettings, Settings};
 use super::structure::Places;
-use super::{Environment, gateway, source};
+use super::{Environment, gateway, kind, source};
 
 const DAY_SECS: u64 = 24 * 3600;
 
@@ -29,6 +28,16 @@ pub(crate) struct Resolve<'a> {
 }
 
 impl Resolve<'_> {
+    /// The value with these keys is set: in the file, or by a variable.
+    pub(crate) fn is_set(&self, keys: &[&str]) -> bool {
+        self.places.has(keys)
+    }
+
+    /// The environment.
+    pub(crate) fn env(&self) -> &Environment {
+        self.env
+    }
+
     /// A fault of the value with these keys.
     pub(crate) fn fault(&mut self, keys: &[&str], fault: Fault) {
         self.faults.add_at(self.places.of(keys), fault);
@@ -197,21 +206,17 @@ fn one_chain(
             None
         }
     };
-    let auth_file = auth_file(name, chain, profile, resolve);
+    let way = kind::way(name, chain, profile, resolve);
     let profile = profile?;
     let fallback_key = gateway::fallback_key(name, chain, profile, resolve);
-    let accepted = chain.accept_provider_terms || profile.profile.terms.is_none();
+    let needs_terms = kind::of(chain.kind).needs_terms() && profile.profile.terms.is_some();
+    let accepted = chain.accept_provider_terms || !needs_terms;
     if !accepted && chain.enabled {
         terms_warning(name, profile, resolve);
     }
-    let take_client_locks = match chain.client_locks {
-        ClientLocks::Auto if profile.profile.client_locks => TakeClientLocks::Auto,
-        ClientLocks::Auto | ClientLocks::Never => TakeClientLocks::Never,
-        ClientLocks::Always => TakeClientLocks::Always,
-    };
     Some(ChainSettings {
         name: parsed.ok()?,
-        auth_file: auth_file?,
+        way: way?,
         accepted,
         policy: Policy {
             profile: profile.profile.clone(),
@@ -219,34 +224,9 @@ fn one_chain(
             min_exchange_interval: Duration::from_secs(chain.min_exchange_interval_secs),
             deadline: Duration::from_secs(chain.deadline_secs),
         },
-        take_client_locks,
         ca_file: profile.ca_file.clone(),
         fallback_key: fallback_key?,
     })
-}
-
-fn auth_file(
-    name: &str,
-    chain: &mut Chain,
-    profile: Option<&Resolved>,
-    resolve: &mut Resolve<'_>,
-) -> Option<PathBuf> {
-    let keys = ["chains", name, "auth_file"];
-    if let Some(given) = resolve.path(&mut chain.auth_file, &keys)? {
-        return Some(given);
-    }
-    if !profile?.usual_auth_file {
-        let fault = Fault::error(format!("chain {name:?} has no auth_file"));
-        resolve.missing(&keys, fault.help("set auth_file: where its pair is of record"));
-        return None;
-    }
-    chain.auth_file = source::auth_file(resolve.env);
-    if chain.auth_file.is_none() {
-        let message = format!("chain {name:?} has no auth_file, and neither XDG_CONFIG_HOME nor HOME is set");
-        let help = format!("set auth_file, or {}", variable(&keys).replace('-', "_"));
-        resolve.missing(&keys, Fault::error(message).help(help));
-    }
-    chain.auth_file.clone()
 }
 
 fn terms_warning(name: &str, profile: &Resolved, resolve: &mut Resolve<'_>) {
@@ -271,13 +251,14 @@ fn terms_warning(name: &str, profile: &Resolved, resolve: &mut Resolve<'_>) {
 fn files_of_their_own(chains: &[ChainSettings], resolve: &mut Resolve<'_>) {
     let mut owners: BTreeMap<PathBuf, &ChainName> = BTreeMap::new();
     for chain in chains {
-        let file = one_name(&chain.auth_file);
+        let Some(auth_file) = chain.auth_file() else { continue };
+        let file = one_name(auth_file);
         if let Some(owner) = owners.get(&file) {
             let message = format!(
                 "chain {:?} has the auth file of chain {:?}: {}",
                 chain.name.as_str(),
                 owner.as_str(),
-                chain.auth_file.display()
+                auth_file.display()
             );
             let fault = Fault::error(message).help("each chain needs a file of its own: set auth_file");
             resolve.fault(&["chains", chain.name.as_str(), "auth_file"], fault);

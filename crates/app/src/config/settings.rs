@@ -1,13 +1,15 @@
 //! The configuration as the rest of the program sees it: checked, resolved, in types.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use evergrant_core::chain::Kind;
 use evergrant_core::gateway::FallbackOn;
 use evergrant_core::keeper::Policy;
 use evergrant_core::{ApiKey, ChainName};
 use evergrant_server::gateway::{AccessLog, Limits};
+use evergrant_server::minter::Grounds;
 use evergrant_server::probe::MessageProbe;
 use evergrant_store::authfile::TakeClientLocks;
 
@@ -50,14 +52,12 @@ pub(crate) struct LogSettings {
 pub(crate) struct ChainSettings {
     /// Its name.
     pub(crate) name: ChainName,
-    /// Its auth file, absolute.
-    pub(crate) auth_file: PathBuf,
-    /// The provider's terms are accepted, or there are none.
+    /// How it gets its access tokens.
+    pub(crate) way: Way,
+    /// The provider's terms are accepted, or there are none for this kind of chain.
     pub(crate) accepted: bool,
     /// What its keeper decides by, the profile included.
     pub(crate) policy: Policy,
-    /// Whether the provider's own client's locks are taken.
-    pub(crate) take_client_locks: TakeClientLocks,
     /// Certificates that are trusted besides the public ones, absolute.
     pub(crate) ca_file: Option<PathBuf>,
     /// What serves while it cannot.
@@ -77,6 +77,44 @@ pub(crate) struct GatewaySettings {
     pub(crate) fallback_on: FallbackOn,
     /// How many requests a day they serve at most, for each chain.
     pub(crate) max_fallbacks_per_day: Option<u64>,
+}
+
+impl ChainSettings {
+    /// The kind that the configuration makes of it; a grant without refresh token makes it `static` later.
+    pub(crate) fn kind(&self) -> Kind {
+        match &self.way {
+            Way::AuthFile { .. } => Kind::RefreshToken,
+            Way::Minted(grounds) => grounds.kind(),
+            Way::ApiKey { .. } => Kind::ApiKey,
+        }
+    }
+
+    /// Its auth file, if it has one.
+    pub(crate) fn auth_file(&self) -> Option<&Path> {
+        match &self.way {
+            Way::AuthFile { auth_file, .. } => Some(auth_file),
+            Way::Minted(_) | Way::ApiKey { .. } => None,
+        }
+    }
+}
+
+/// How a chain gets its access tokens. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By renewing the grant in an auth file.
+    AuthFile {
+        /// The file.
+        auth_file: PathBuf,
+        /// Whether the provider's own client's locks are taken.
+        take_client_locks: TakeClientLocks,
+    },
+    /// By exchanging what is never spent.
+    Minted(Grounds),
+    /// Not at all: it is an API key.
+    ApiKey {
+        /// The file that holds the key.
+        api_key_file: PathBuf,
+    },
 }
 
 /// The probe.

@@ -2,6 +2,7 @@
 
 mod faults;
 mod gateway;
+mod kinds;
 
 use std::path::Path;
 
@@ -26,6 +27,13 @@ fn sound(text: &str) -> Loaded {
     load_from(text, &[]).unwrap_or_else(|faults| panic!("{text}\n{faults:#?}"))
 }
 
+fn locks(chain: &ChainSettings) -> TakeClientLocks {
+    match &chain.way {
+        Way::AuthFile { take_client_locks, .. } => *take_client_locks,
+        Way::Minted(_) | Way::ApiKey { .. } => panic!("it has no auth file"),
+    }
+}
+
 #[test]
 fn without_a_file_everything_has_its_default() {
     let loaded = load_text(None, "", &env(&[])).unwrap();
@@ -38,14 +46,14 @@ fn without_a_file_everything_has_its_default() {
     assert_eq!(settings.retention.events.as_secs(), 90 * 24 * 3600);
     let [chain] = &settings.chains[..] else { panic!("{:?}", settings.chains) };
     assert_eq!(chain.name.as_str(), "claude");
-    assert_eq!(chain.auth_file, Path::new("/home/op/.config/claude-code/auth.json"));
+    assert_eq!(chain.auth_file(), Some(Path::new("/home/op/.config/claude-code/auth.json")));
     assert_eq!(chain.policy, Policy::new(Profile::claude()));
-    assert_eq!(chain.take_client_locks, TakeClientLocks::Auto);
+    assert_eq!(locks(chain), TakeClientLocks::Auto);
     assert!(!chain.accepted);
     let xdg = env(&[("XDG_STATE_HOME", "/s"), ("XDG_CONFIG_HOME", "/c")]);
     let settings = load_text(None, "", &xdg).unwrap().settings;
     assert_eq!(settings.state_dir, Path::new("/s/evergrant"));
-    assert_eq!(settings.chains[0].auth_file, Path::new("/c/claude-code/auth.json"));
+    assert_eq!(settings.chains[0].auth_file(), Some(Path::new("/c/claude-code/auth.json")));
 }
 
 #[test]
@@ -149,15 +157,15 @@ probe_url = ""
     assert_eq!((profile.encoding, profile.reuse), (Encoding::Form, ReuseClass::Grace { secs: 10 }));
     assert!(matches!(&profile.client_auth, ClientAuth::Basic(secret) if secret.expose() == "s3cret"));
     assert_eq!(profile.token_headers, [("x-one".to_owned(), "1".to_owned())]);
-    assert_eq!(own.auth_file, folder.path().join("own.json"));
-    assert_eq!(own.take_client_locks, TakeClientLocks::Never);
+    assert_eq!(own.auth_file(), Some(folder.path().join("own.json").as_path()));
+    assert_eq!(locks(own), TakeClientLocks::Never);
     assert!(own.accepted, "it has no terms");
 
     let (builtin, profile) = (Profile::claude(), &claude.policy.profile);
     assert_eq!(profile.token_url.as_str(), "https://localhost:1/t");
     assert_eq!((&profile.access_prefix, &profile.probe_url), (&None, &None));
     assert_eq!((&profile.client_id, &profile.terms), (&builtin.client_id, &builtin.terms));
-    assert_eq!(claude.take_client_locks, TakeClientLocks::Never);
+    assert_eq!(locks(claude), TakeClientLocks::Never);
     assert!(!claude.accepted);
 }
 

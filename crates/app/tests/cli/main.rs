@@ -6,6 +6,7 @@ mod files;
 mod gateway;
 mod input;
 mod keys;
+mod kinds;
 mod network;
 mod notices;
 mod oidc;

@@ -1,5 +1,5 @@
 //! An OAuth server that is not ours: npm's `oidc-provider`, with rotation and reuse detection, a public client
-//! and form encoding.
+//! and form encoding, and two confidential clients that get their tokens by their own secret.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -98,4 +98,38 @@ fn fifty_rotations_and_a_replay_that_kills_the_grant() {
     fs::write(&home.auth_file, file.to_string()).unwrap();
     assert_eq!(home.force()["error"], json!("refresh_token_revoked"));
     assert_eq!(intents(&home), 52);
+}
+
+#[test]
+fn a_client_gets_its_tokens_by_its_own_secret() {
+    let server = server();
+    let told = |member: &str| server.told[member].as_str().unwrap().to_owned();
+    for auth in ["client_secret_basic", "client_secret_post"] {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("client-secret");
+        let home = Home { auth_file: folder.path().join("auth.json"), folder };
+        fs::write(&secret, told("client_secret")).unwrap();
+        let config = |scope: &str| {
+            format!(
+                "[providers.independent]\ntoken_url = \"{url}\"\napi_base = \"{url}\"\n\
+                 client_id = \"evergrant:{auth}\"\nclient_auth = \"{auth}\"\nclient_secret_file = \"client-secret\"\n\n\
+                 [chains.service]\nprovider = \"independent\"\nkind = \"client_credentials\"\nscope = \"{scope}\"\n",
+                url = told("token_url"),
+            )
+        };
+        fs::write(home.config(), config("read write")).unwrap();
+        for generation in 1..=5 {
+            let report = home.force();
+            let found = (&report["refreshed"], &report["generation"], &report["error"]);
+            assert_eq!(found, (&json!(true), &json!(generation), &json!(null)), "{auth}: {report}");
+        }
+        let token = home.json(&["token"]);
+        assert!(token["access_token"].as_str().unwrap().len() > 20, "{auth}");
+
+        fs::write(home.config(), config("read openid")).unwrap();
+        assert_eq!(home.force()["error"], json!("client_rejected"), "{auth}: a scope that it may not have");
+        fs::write(home.config(), config("read")).unwrap();
+        fs::write(&secret, "another").unwrap();
+        assert_eq!(home.force()["error"], json!("client_rejected"), "{auth}: another secret");
+    }
 }

@@ -52,7 +52,7 @@ impl Server {
     }
 }
 
-async fn get(url: &str) -> (u16, String) {
+pub(crate) async fn get(url: &str) -> (u16, String) {
     let client = evergrant_server::http::HttpClient::new(None).unwrap();
     let reply = client.call(http::Method::GET, &url.parse().unwrap(), &[], Default::default()).await.unwrap();
     (reply.status, String::from_utf8(reply.body).unwrap())

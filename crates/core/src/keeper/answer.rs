@@ -51,6 +51,19 @@ impl std::fmt::Debug for Answer {
     }
 }
 
+impl Answer {
+    /// In a few words, without its body.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Received { status, complete, .. } => {
+                let cut = if *complete { "" } else { ", cut short" };
+                format!("the token URL answered {status}{cut}")
+            }
+            Self::NotSent { why } | Self::Lost { why } => why.clone(),
+        }
+    }
+}
+
 /// What a successful answer gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTokens {
@@ -119,6 +132,14 @@ pub fn classify(answer: &Answer, now: Timestamp) -> Outcome {
         (403 | 404, _) => unspent(Reason::ProviderBlocked, retry_after),
         (400..=407 | 409..=499, _) => unspent(Reason::ClientRejected, retry_after),
         _ => Outcome::InDoubt,
+    }
+}
+
+/// How long the provider asks to wait, whatever else it says.
+pub(crate) fn retry_after(answer: &Answer, now: Timestamp) -> Option<Duration> {
+    match answer {
+        Answer::Received { retry_after, .. } => parse_retry_after(retry_after.as_deref()?, now),
+        Answer::NotSent { .. } | Answer::Lost { .. } => None,
     }
 }
 

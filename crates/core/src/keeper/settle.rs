@@ -16,7 +16,7 @@ use crate::provider::ReuseClass;
 use crate::reason::Reason;
 
 /// The life that is assumed where nobody ever said one.
-const ASSUMED_LIFE: Duration = Duration::from_secs(3600);
+pub(crate) const ASSUMED_LIFE: Duration = Duration::from_secs(3600);
 /// A provider that throttles for so long counts as blocking.
 const THROTTLED_TOO_LONG_SECS: i64 = 3600;
 /// How many pairs of older lineages are remembered as in doubt.
@@ -119,14 +119,8 @@ pub fn settle(
         }
         Outcome::Unspent(Unspent { reason, retry_after }) => {
             record.intent = None;
-            let since = match &record.failures {
-                Some(failures) if throttled(failures.reason) == throttled(*reason) => failures.since,
-                Some(_) | None => now,
-            };
-            let too_long = now.duration_since(since).as_secs() >= THROTTLED_TOO_LONG_SECS;
-            let blocked = *reason == Reason::ProviderThrottled && too_long;
-            let reason = if blocked { Reason::ProviderBlocked } else { *reason };
-            record.failures = Some(failure(&record, reason, since, *retry_after, now, rng));
+            let unspent = Unspent { reason: *reason, retry_after: *retry_after };
+            record.failures = Some(failed(record.failures, unspent, record.expires_at, now, rng));
             record
         }
     }
@@ -144,7 +138,8 @@ pub fn doubt(mut record: Record, now: Timestamp, rng: &mut impl Rng) -> Record {
         }
     };
     let since = record.failures.map_or(now, |failures| failures.since);
-    record.failures = Some(failure(&record, Reason::InDoubt, since, None, now, rng));
+    let doubt = Unspent { reason: Reason::InDoubt, retry_after: None };
+    record.failures = Some(failure(record.failures, doubt, since, record.expires_at, now, rng));
     record
 }
 
@@ -196,7 +191,7 @@ pub fn take_in(
         stored_at: now,
         renew_at: match kind {
             Kind::RefreshToken => Some(renew_at(expires_at, life, policy, rng)),
-            Kind::Static => None,
+            Kind::Static | Kind::JwtBearer | Kind::ClientCredentials | Kind::ApiKey => None,
         },
         standing,
         access_refused: false,
@@ -224,21 +219,39 @@ fn doubts_left_behind(record: &Record) -> Vec<OldDoubt> {
     old_doubts
 }
 
-fn failure(
-    record: &Record,
-    reason: Reason,
-    since: Timestamp,
-    retry_after: Option<Duration>,
+/// One more attempt that spent nothing; a provider that throttles for too long counts as blocking.
+pub(crate) fn failed(
+    before: Option<Failures>,
+    unspent: Unspent,
+    expires_at: Timestamp,
     now: Timestamp,
     rng: &mut impl Rng,
 ) -> Failures {
-    let count = record.failures.map_or(0, |failures| failures.count).saturating_add(1);
+    let since = match &before {
+        Some(failures) if throttled(failures.reason) == throttled(unspent.reason) => failures.since,
+        Some(_) | None => now,
+    };
+    let too_long = now.duration_since(since).as_secs() >= THROTTLED_TOO_LONG_SECS;
+    let blocked = unspent.reason == Reason::ProviderThrottled && too_long;
+    let reason = if blocked { Reason::ProviderBlocked } else { unspent.reason };
+    failure(before, Unspent { reason, ..unspent }, since, expires_at, now, rng)
+}
+
+fn failure(
+    before: Option<Failures>,
+    unspent: Unspent,
+    since: Timestamp,
+    expires_at: Timestamp,
+    now: Timestamp,
+    rng: &mut impl Rng,
+) -> Failures {
+    let count = before.map_or(0, |failures| failures.count).saturating_add(1);
     Failures {
         count,
         since,
-        reason,
-        not_before: back_off(count, retry_after, record.expires_at, now, rng),
-        asked_by_provider: retry_after.is_some(),
+        reason: unspent.reason,
+        not_before: back_off(count, unspent.retry_after, expires_at, now, rng),
+        asked_by_provider: unspent.retry_after.is_some(),
     }
 }
 
@@ -247,13 +260,18 @@ fn throttled(reason: Reason) -> bool {
 }
 
 /// When a pair is to be renewed: its end less the lead, up to a tenth of the lead earlier.
-fn renew_at(expires_at: Timestamp, life: Duration, policy: &Policy, rng: &mut impl Rng) -> Timestamp {
+pub(crate) fn renew_at(
+    expires_at: Timestamp,
+    life: Duration,
+    policy: &Policy,
+    rng: &mut impl Rng,
+) -> Timestamp {
     let lead = policy.renew_before.min(life / 2);
     whole_millis(expires_at - lead - lead.mul_f64(rng.random_range(0.0..=0.1)))
 }
 
 /// Instants are stored in milliseconds everywhere, so that what is compared is what was stored.
-fn whole_millis(at: Timestamp) -> Timestamp {
+pub(crate) fn whole_millis(at: Timestamp) -> Timestamp {
     Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
 }
 

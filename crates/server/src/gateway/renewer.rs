@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use super::plane::Renewer;
 use crate::http::HttpClient;
 use crate::probe::probe_token;
+use crate::renewable::Pass;
 use crate::snapshot::Snapshots;
 
 /// A probe that takes longer says nothing.
@@ -90,7 +91,8 @@ impl Inner {
         let Some(current) = current.filter(|current| current.position == position && !current.refused) else {
             return;
         };
-        let probing = probe_token(&self.client, &self.profile, &current.access, None);
+        let pass = Pass::AccessToken(current.access);
+        let probing = probe_token(&self.client, &self.profile, &pass, None);
         let verdict = tokio::time::timeout(PROBE, probing).await.ok().map(|probed| probed.verdict);
         tracing::info!(
             chain = %self.chain, lineage = %position.0, generation = %position.1,

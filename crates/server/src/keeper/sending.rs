@@ -4,12 +4,13 @@
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use evergrant_core::Reason;
 use evergrant_core::keeper::{
     self, Answer, CLIENT_LOCK_TOUCH, READ_LIMIT, Receipt, ReceiptState, clock_offset_secs,
 };
+use evergrant_core::{ChainName, Reason};
 use evergrant_store::{Held, Reservation, crash};
 use futures_util::future::{Either, select};
+use jiff::Timestamp;
 
 use super::Keeper;
 use super::looked::Looked;
@@ -125,12 +126,8 @@ impl<W: World> Keeper<W> {
 
     fn answered(&self, receipt: Receipt, answer: Answer) -> Receipt {
         let now = self.0.world.now();
-        if let Some(offset) = clock_offset_secs(&answer, now) {
+        if let Some(offset) = clock_offset(&self.0.chain, &answer, now) {
             self.last(|last| last.clock_offset_secs = Some(offset));
-            if offset.abs() > CLOCK_SKEW_SECS {
-                let reason = Reason::ClockSkew;
-                tracing::warn!(chain = %self.0.chain, %reason, offset, "our clock is off the provider's");
-            }
         }
         Receipt { state: ReceiptState::Answered { at: now, answer }, ..receipt }
     }
@@ -225,6 +222,16 @@ impl<W: World> Keeper<W> {
             self.0.world.sleep(TRY_AGAIN).await;
         }
     }
+}
+
+/// How far the provider's clock is ahead of ours by its answer; too far is said.
+pub(crate) fn clock_offset(chain: &ChainName, answer: &Answer, now: Timestamp) -> Option<i64> {
+    let offset = clock_offset_secs(answer, now)?;
+    if offset.abs() > CLOCK_SKEW_SECS {
+        let reason = Reason::ClockSkew;
+        tracing::warn!(%chain, %reason, offset, "our clock is off the provider's");
+    }
+    Some(offset)
 }
 
 /// Whether the chain still waits for this answer: it gives a pair and the presented one has not moved on, or it

@@ -6,9 +6,7 @@ use std::time::Duration;
 use evergrant_core::chain::{AttemptId, Record};
 use evergrant_core::event::EventKind;
 use evergrant_core::grant::Grant;
-use evergrant_core::keeper::{
-    self, Answer, Decision, FileFound, Finding, Look, Outcome, Receipt, ReceiptState,
-};
+use evergrant_core::keeper::{self, Decision, FileFound, Finding, Look, Outcome, Receipt, ReceiptState};
 use evergrant_core::provider::TokenRequest;
 use evergrant_core::{Generation, Lineage, Reason};
 use evergrant_store::authfile::{FoundFiles, Written};
@@ -498,10 +496,6 @@ fn standing_reason(record: &Record) -> Reason {
 pub(super) fn why(receipt: &Receipt) -> String {
     match &receipt.state {
         ReceiptState::Reserved { .. } => "no answer".into(),
-        ReceiptState::Answered { answer: Answer::Received { status, complete, .. }, .. } => {
-            let cut = if *complete { "" } else { ", cut short" };
-            format!("the token URL answered {status}{cut}")
-        }
-        ReceiptState::Answered { answer: Answer::NotSent { why } | Answer::Lost { why }, .. } => why.clone(),
+        ReceiptState::Answered { answer, .. } => answer.in_words(),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use evergrant_core::ChainName;
 use evergrant_core::keeper::{Look, Policy, Report};
-use evergrant_core::provider::Profile;
+use evergrant_core::provider::{Federation, Profile};
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
 use evergrant_server::{Keeper, Snapshots, TokioWorld, World};
@@ -30,14 +30,20 @@ pub(crate) fn settings() -> Settings {
 /// The built-in profile, turned towards a stand-in.
 pub(crate) fn profile(base: &str, settings: &Settings) -> Profile {
     let url = |path: &str| format!("{base}{path}").parse().unwrap();
+    let builtin = Profile::claude();
+    let federation = builtin
+        .federation
+        .clone()
+        .map(|federation| Federation { url: url(&settings.token_path), ..federation });
     Profile {
         token_url: url(&settings.token_path),
+        federation,
         client_id: settings.client.id.clone().unwrap_or_else(|| "test-client".into()),
         access_prefix: Some(ACCESS_PREFIX.into()),
         refresh_prefix: Some(REFRESH_PREFIX.into()),
         api_base: url(""),
         probe_url: Some(url(&settings.probe_path)),
-        ..Profile::claude()
+        ..builtin
     }
 }
 

@@ -1,13 +1,16 @@
-//! The keeper, the token client and the probe against the stand-in, and the admin calls: over real sockets, and on
+//! The keeper, the minter, the token client and the probe against the stand-in, and the admin calls: over real sockets, and on
 //! simulated time.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod api_keys;
 mod callers;
 mod edits;
 mod fixture;
 mod gateway;
 mod http1_beside_hyper;
 mod http1_oracle;
+mod minting;
+mod minting_time;
 mod network;
 mod rotation;
 mod simulated_time;

@@ -20,12 +20,23 @@ use crate::fixture::{Scratch, chain, policy, profile, settings};
 
 /// A world whose clock is tokio's paused one.
 #[derive(Clone)]
-struct PausedWorld {
-    engine: Arc<Mutex<Engine>>,
+pub(crate) struct PausedWorld {
+    pub(crate) engine: Arc<Mutex<Engine>>,
     state: MemoryState,
     begun: tokio::time::Instant,
     /// Happens right after the next piece of work under the lock.
     afterwards: Arc<Mutex<Option<Happening>>>,
+}
+
+impl PausedWorld {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            engine: Arc::new(Mutex::new(Engine::new(settings))),
+            state: MemoryState::new(),
+            begun: tokio::time::Instant::now(),
+            afterwards: Arc::default(),
+        }
+    }
 }
 
 type Happening = Box<dyn FnOnce() + Send>;
@@ -100,13 +111,7 @@ impl Simulated {
         let scratch = Scratch::new();
         let mut policy = policy(profile("http://127.0.0.1:1", &settings));
         change(&mut policy);
-        let engine = Arc::new(Mutex::new(Engine::new(settings)));
-        let world = PausedWorld {
-            engine,
-            state: MemoryState::new(),
-            begun: tokio::time::Instant::now(),
-            afterwards: Arc::default(),
-        };
+        let world = PausedWorld::new(settings);
         let login =
             world.engine.lock().unwrap().login(LoginOptions::default(), world.now(), &mut world.rng());
         scratch.write(&login.auth_file());

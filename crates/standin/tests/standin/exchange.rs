@@ -1,8 +1,8 @@
 //! The token endpoint without faults: lives, members, client authentication, grant types.
 
 use evergrant_standin::{
-    AccessState, Capability, Client, ClientAuth, ExchangeOutcome, GrantLifeMember, Lives, LoginOptions,
-    Member, Settings, TokenRequest,
+    AccessState, Capability, Client, ClientAuth, ExchangeOutcome, Federation, GrantLifeMember, Lives,
+    LoginOptions, Member, Settings, TokenRequest,
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -195,6 +195,80 @@ fn the_other_grant_types_mint_access_tokens_only() {
     let unknown = json(&bench.token(&request("password", "")));
     assert_eq!(unknown["error"], "unsupported_grant_type");
     assert_eq!(bench.engine.exchanges().next().unwrap().outcome, ExchangeOutcome::Minted);
+}
+
+#[test]
+fn whatever_is_wrong_with_a_workload_is_one_denial() {
+    let capability = Capability {
+        header: "x-capability".into(),
+        value: "oauth".into(),
+        federation_value: Some("federation".into()),
+        on_exchange: true,
+    };
+    let members = [("rule".to_owned(), Some("r1".to_owned())), ("account".to_owned(), None)].into();
+    let federation = Some(Federation { members, optional: vec!["workspace".into()] });
+    let assertions = vec!["good".into()];
+    let capability = Some(capability);
+    let settings = Settings { capability, federation, assertions, ..Settings::default() };
+    let mut bench = Bench::new(settings);
+    let sound = json!({
+        "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": "good", "rule": "r1",
+        "account": "a1",
+    });
+    let with = |name: &str, value: &str| {
+        let mut body = sound.clone();
+        body[name] = value.into();
+        body
+    };
+    let without = |name: &str| {
+        let mut body = sound.clone();
+        body.as_object_mut().unwrap().remove(name);
+        body
+    };
+    let both = "oauth, federation";
+    for (body, capabilities, status) in [
+        (sound.clone(), both, 200),
+        (with("workspace", "w1"), both, 200),
+        (with("workplace", "w1"), both, 401),
+        (with("rule", "r2"), both, 401),
+        (with("account", ""), both, 401),
+        (with("client_id", "me"), both, 401),
+        (with("assertion", "bad"), both, 401),
+        (without("account"), both, 401),
+        (without("assertion"), both, 401),
+        (sound.clone(), "oauth", 401),
+        (sound.clone(), "federation", 401),
+    ] {
+        let headers = [("content-type", "application/json"), ("x-capability", capabilities)];
+        let answer = bench.call("POST", "/v1/oauth/token", &headers, &body.to_string());
+        assert_eq!(answer.status, status, "{body} {capabilities}");
+        let kind = json(&answer)["error"]["type"].clone();
+        assert_eq!(kind == "authentication_error", status == 401, "{body} {capabilities}");
+    }
+}
+
+#[test]
+fn a_minted_token_may_be_given_out_again_and_has_the_scopes_that_were_asked_for() {
+    let client =
+        Client { id: Some("id".into()), secret: Some("s".into()), auth: ClientAuth::ClientSecretPost };
+    let settings = Settings { client, repeats_minted: true, ..Settings::default() };
+    let mut bench = Bench::new(settings);
+    let request = TokenRequest {
+        grant_type: "client_credentials".into(),
+        client_id: Some("id".into()),
+        client_secret: Some("s".into()),
+        scope: Some("user:profile".into()),
+        ..TokenRequest::default()
+    };
+    let first = json(&bench.token(&request));
+    assert_eq!((&first["expires_in"], &first["scope"]), (&json!(3600), &json!("user:profile")));
+    bench.pass(600);
+    let again = json(&bench.token(&request));
+    assert_eq!((&again["access_token"], &again["expires_in"]), (&first["access_token"], &json!(3000)));
+    assert!(bench.engine.revoke(first["access_token"].as_str().unwrap(), bench.now));
+    assert_ne!(json(&bench.token(&request))["access_token"], first["access_token"]);
+    let unknown = TokenRequest { scope: Some("all".into()), ..request };
+    assert_eq!(json(&bench.token(&unknown))["error"], "invalid_scope");
 }
 
 #[test]

@@ -1,0 +1,174 @@
+//! `evergrant status`: what state the chains are in, without asking any provider (SPEC §11). What lives in the memory
+//! of a server is shown as its ledger last had it.
+
+use std::process::ExitCode;
+
+use evergrant_core::chain::Record;
+use evergrant_core::event::{Event, EventKind};
+use evergrant_core::keeper::Report;
+use evergrant_core::{ChainName, Reason, api_key};
+use evergrant_server::{Renewable, World};
+use evergrant_store::State;
+use evergrant_store::state::Numbered;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::chain::{Chain, Renewal};
+use crate::config::Loaded;
+use crate::host::Host;
+use crate::output;
+
+/// So many events are shown of a chain.
+const EVENTS_SHOWN: usize = 5;
+/// So far back the ledger is read for the last access token: probes lie between.
+const EVENTS_READ: usize = 2_000;
+
+/// What an exchange came to.
+const EXCHANGED: [EventKind; 2] = [EventKind::Committed, EventKind::Unspent];
+
+/// Shows all chains.
+pub(crate) async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<ExitCode, String> {
+    let mut shown = Vec::new();
+    let mut worst = output::FINE;
+    for chain in host.chains(&loaded.settings)? {
+        let most = if chain.auth_file().is_some() { EVENTS_SHOWN } else { EVENTS_READ };
+        let events = host.state.latest_events(chain.chain(), most).await;
+        let events = events.map_err(|error| error.to_string())?;
+        let now = chain.world.now();
+        let (report, record) = match &chain.renewal {
+            Renewal::Keeper(keeper) => keeper.glance(),
+            Renewal::Minter(_) => (of_ledger(chain.chain(), &events, now), None),
+            Renewal::ApiKey(key) => {
+                let found = key.peek().map(|key| key.fingerprint());
+                (of_file(chain.chain(), found, &events, now), None)
+            }
+        };
+        if !report.token_valid {
+            worst = output::NEEDS_SOMEBODY;
+        }
+        let last = &events[..events.len().min(EVENTS_SHOWN)];
+        if json {
+            shown.push(as_json(&chain, &report, record.as_ref(), last)?);
+        } else {
+            as_text(&chain, &report, record.as_ref(), last, now);
+        }
+    }
+    if json {
+        output::json(&json!({ "chains": shown }));
+    } else if loaded.settings.chains.is_empty() {
+        anstream::println!("no chain is configured and enabled");
+    }
+    Ok(ExitCode::from(worst))
+}
+
+fn as_json(
+    chain: &Chain,
+    report: &Report,
+    record: Option<&Record>,
+    events: &[Numbered],
+) -> Result<Value, String> {
+    let mut value = serde_json::to_value(report).map_err(|error| error.to_string())?;
+    value["provider"] = json!(chain.profile().name);
+    value["auth_file"] = json!(chain.auth_file());
+    value["fingerprint"] = json!(record.map(|record| record.pair.fingerprint()));
+    value["kind"] = json!(kind(chain, record));
+    value["granted_at"] = json!(record.map(|record| record.granted_at));
+    value["grant_expires_at"] = json!(record.and_then(|record| record.grant_expires_at));
+    value["events"] = json!(events);
+    Ok(value)
+}
+
+fn as_text(chain: &Chain, report: &Report, record: Option<&Record>, events: &[Numbered], now: Timestamp) {
+    let dim = output::DIM;
+    output::report(report, now);
+    if let Some(kind) = kind(chain, record) {
+        anstream::println!("  {dim}kind{dim:#} {kind}, {dim}provider{dim:#} {}", chain.profile().name);
+    }
+    for warning in record.iter().flat_map(|record| output::warnings(record, now)) {
+        anstream::println!("  {}warning:{:#} {warning}", output::WARN, output::WARN);
+    }
+    for numbered in events.iter().rev() {
+        let event = &numbered.event;
+        let ago = output::span(now.duration_since(event.at).as_secs());
+        anstream::println!("  {dim}{ago:>12} ago{dim:#}  {} {}", event.kind.as_str(), event.reason);
+    }
+}
+
+/// The kind of the chain; of a login only what was found in its file is known.
+fn kind(chain: &Chain, record: Option<&Record>) -> Option<&'static str> {
+    match &chain.renewal {
+        Renewal::Keeper(_) => record.map(|record| record.kind.as_str()),
+        Renewal::Minter(_) | Renewal::ApiKey(_) => Some(chain.kind.as_str()),
+    }
+}
+
+/// A chain whose access token lives in the memory of the process that minted it.
+fn of_ledger(chain: &ChainName, events: &[Numbered], now: Timestamp) -> Report {
+    let exchanged = |event: &&Event| EXCHANGED.contains(&event.kind);
+    let mut attempts = events.iter().map(|numbered| &numbered.event).filter(exchanged).peekable();
+    let failed = attempts.peek().copied().filter(|event| event.kind == EventKind::Unspent);
+    let minted = attempts.find(|event| event.kind == EventKind::Committed);
+    let expires_at = minted.and_then(|event| instant(event, "expires_at"));
+    let lives = expires_at.is_some_and(|end| now < end);
+    let refused = minted.is_some_and(|minted| refused_since(minted, events));
+    let error = failed.map(|event| event.reason);
+    let reason = match (error, lives) {
+        (Some(error), _) => error,
+        (None, true) => Reason::Renewed,
+        (None, false) => Reason::NotMinted,
+    };
+    let token_valid = lives && !refused;
+    let detail = "as the ledger last had it: the access token is in the memory of the process that minted it";
+    Report {
+        token_present: lives,
+        token_valid,
+        ok: token_valid && error.is_none(),
+        lineage: minted.map(|event| event.lineage),
+        generation: minted.map(|event| event.generation),
+        expires_at,
+        renew_at: minted.and_then(|event| instant(event, "renew_at")),
+        ..Report::new(chain, None, false, (reason, error), now)
+    }
+    .detail(minted.or(failed).map(|_| detail.to_owned()))
+}
+
+fn instant(event: &Event, member: &str) -> Option<Timestamp> {
+    event.detail.get(member).and_then(Value::as_str)?.parse().ok()
+}
+
+/// The newest probe of this very token says that the API refuses it.
+fn refused_since(minted: &Event, events: &[Numbered]) -> bool {
+    let position = (minted.lineage, minted.generation);
+    let of_it = |event: &&Event| {
+        event.kind == EventKind::Probed
+            && (event.lineage, event.generation) == position
+            && event.at >= minted.at
+    };
+    let newest = events.iter().map(|numbered| &numbered.event).find(of_it);
+    newest.is_some_and(|event| event.reason == Reason::ProbeRefused)
+}
+
+/// A chain that is an API key: which one the file holds, and what the API said of it last.
+fn of_file(
+    chain: &ChainName,
+    found: Result<evergrant_core::Fingerprint, String>,
+    events: &[Numbered],
+    now: Timestamp,
+) -> Report {
+    let fingerprint = match found {
+        Ok(fingerprint) => fingerprint,
+        Err(unusable) => return api_key::report(chain, None, Some(unusable), now),
+    };
+    let of_key = |event: &&Event| {
+        let held = event.detail.get("access_fingerprint").and_then(Value::as_str);
+        held == Some(fingerprint.to_string().as_str())
+    };
+    let newest = events.iter().map(|numbered| &numbered.event).find(of_key);
+    let refused = newest.filter(|event| matches!(event.reason, Reason::ApiKeyRefused | Reason::ProbeRefused));
+    let mut held = api_key::take_in(None, fingerprint, now);
+    if let Some(event) = newest {
+        held.position = (event.lineage, event.generation);
+    }
+    held.refused_at = refused.map(|event| event.at);
+    api_key::report(chain, Some(held), None, now)
+}
