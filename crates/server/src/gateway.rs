@@ -29,11 +29,14 @@ mod clock;
 mod connection;
 mod entry;
 mod exchange;
+mod fault;
 mod forward;
 pub mod http1;
 mod http2;
+mod judge;
 mod listen;
 mod measure;
+mod own_error;
 mod plane;
 mod pool;
 mod renewer;
@@ -156,7 +159,9 @@ impl Gateway {
         drop(shared);
         let join = |threads: Vec<JoinHandle<()>>| {
             tokio::task::spawn_blocking(move || {
-                threads.into_iter().fold(true, |whole, thread| thread.join().is_ok() && whole)
+                // Each of them, whatever became of the one before.
+                let panicked = threads.into_iter().filter_map(|thread| thread.join().err()).count();
+                panicked == 0
             })
         };
         match tokio::time::timeout(limit, join(threads)).await {

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use evergrant_core::Reason;
 use evergrant_core::caller::Scope;
-use evergrant_core::gateway::{
-    Choice, ErrorKind, ErrorShape, Fallback, OwnError, PathRule, Route, Source, choose,
-};
+use evergrant_core::gateway::{Choice, ErrorShape, Fallback, OwnError, PathRule, Route, Source, choose};
 use jiff::Timestamp;
 
 use super::clock;
 use super::entry::Entry;
-use super::http1::{BadHead, Framing, MAX_HEADERS, Request, Version, parse_request};
-use super::plane::{Chain, Plane, day_of};
+use super::http1::{Framing, MAX_HEADERS, Request, Version, parse_request};
+use super::own_error::{
+    bad_head, no_source, not_forwarded, over_limit, provider_token, too_large, unauthorized, unknown_chain,
+};
+use super::plane::{Chain, day_of};
 use super::request::{Injected, Presented, own_head, provider_head};
 use super::thread::{Live, Seen, Thread};
 use crate::caller::{KnownCaller, Permit};
@@ -109,7 +110,10 @@ pub(super) fn admit(thread: &Thread, bytes: &[u8], entry: &mut Entry) -> Option<
     let head = match parse_request(bytes, &mut room) {
         Ok(Some(head)) => head,
         Ok(None) => return None,
-        Err(bad) => return Some(Err(bad_head(&seen.plane, bad))),
+        Err(bad) => {
+            let shape = seen.plane.shape();
+            return Some(Err(Refusal { asked: None, shape, error: bad_head(bad) }));
+        }
     };
     let mut asked = Asked {
         head_len: head.len,
@@ -162,11 +166,7 @@ fn serve(
     let caller = seen.callers.authorize(presented.key, Scope::Gateway, now).map_err(unauthorized)?.clone();
     entry.caller = Some(caller.clone());
     let Some((number, chain)) = seen.plane.chain(&caller.caller.chain) else {
-        return Err(OwnError::lasting(
-            ErrorKind::Forbidden,
-            Reason::ChainUnknown,
-            format!("the chain {} of this caller key is not configured here", caller.caller.chain),
-        ));
+        return Err(unknown_chain(&caller.caller.chain));
     };
     let chain = chain.clone();
     entry.chain = Some(chain.clone());
@@ -175,13 +175,7 @@ fn serve(
         return Err(not_forwarded(&chain, head.method));
     };
     entry.rule = Some(rule);
-    let permit = caller.admit(clock::age()).map_err(|limit| {
-        let message = match limit.reason {
-            Reason::ConcurrencyLimited => "this caller key has as many requests in flight as it may",
-            _ => "this caller key sends more requests a minute than it may",
-        };
-        OwnError::passing(ErrorKind::TooMany, limit.reason, message, Some(limit.retry_after_secs()))
-    })?;
+    let permit = caller.admit(clock::age()).map_err(over_limit)?;
     let live = seen.live(number, now);
     let fallback = fallback(&chain, &caller, now);
     let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();
@@ -222,92 +216,6 @@ pub(super) fn spend_fallback(chain: &Chain, caller: &KnownCaller, now: Timestamp
         );
     }
     Ok(())
-}
-
-fn no_source(chain: &Chain, reason: Reason) -> OwnError {
-    let message = chain.why_not(reason);
-    match reason {
-        Reason::FallbackUsedUp => OwnError::passing(ErrorKind::TooMany, reason, message, Some(60)),
-        _ if chain.terms.is_some() => {
-            OwnError::lasting(ErrorKind::Unavailable, Reason::TermsNotAccepted, message)
-        }
-        _ => OwnError::passing(ErrorKind::Unavailable, reason, message, Some(5)),
-    }
-}
-
-fn unauthorized(reason: Reason) -> OwnError {
-    let (kind, message) = match reason {
-        Reason::CallerMissing => (
-            ErrorKind::Unauthorized,
-            "no caller key came with the request: send one as X-CM-API-Key, x-api-key or Authorization: Bearer \
-             (`evergrant keys create` makes one)",
-        ),
-        Reason::CallerRevoked => {
-            (ErrorKind::Unauthorized, "this caller key was revoked: ask its operator for another")
-        }
-        Reason::CallerExpired => {
-            (ErrorKind::Unauthorized, "this caller key has expired: ask its operator for another")
-        }
-        Reason::ScopeMissing => (
-            ErrorKind::Forbidden,
-            "this caller key lacks the scope gateway: it is not made for requests to the API",
-        ),
-        _ => (
-            ErrorKind::Unauthorized,
-            "this caller key is not known here: check that it was copied whole (`evergrant keys list` shows all)",
-        ),
-    };
-    OwnError::lasting(kind, reason, message)
-}
-
-fn provider_token(variable: &str) -> OwnError {
-    OwnError::lasting(
-        ErrorKind::Unauthorized,
-        Reason::ProviderTokenPresented,
-        format!(
-            "what was presented is a token or key of the provider; Evergrant takes its own caller keys only: set \
-             {variable} to one of them (`evergrant keys create` makes one)"
-        ),
-    )
-}
-
-fn not_forwarded(chain: &Chain, method: &str) -> OwnError {
-    let mut paths: Vec<_> =
-        chain.rules.paths.iter().filter(|rule| rule.method.is_none()).map(|rule| &*rule.path).collect();
-    paths.sort_unstable();
-    let route = &chain.rules.route;
-    OwnError::lasting(
-        ErrorKind::NotFound,
-        Reason::NotForwarded,
-        format!(
-            "{} to this path is not forwarded; below {route} these are: {}",
-            shown_method(method),
-            paths.join(", ")
-        ),
-    )
-}
-
-fn shown_method(method: &str) -> &str {
-    if method.len() <= 16 { method } else { "a request" }
-}
-
-pub(super) fn too_large(limit: u64) -> OwnError {
-    OwnError::lasting(
-        ErrorKind::TooLarge,
-        Reason::RequestTooLarge,
-        format!("the body is larger than the {} MiB that this path takes", limit >> 20),
-    )
-}
-
-fn bad_head(plane: &Plane, bad: BadHead) -> Refusal {
-    let kind = match bad {
-        BadHead::TooLarge => ErrorKind::HeadTooLarge,
-        BadHead::Version => ErrorKind::Version,
-        BadHead::Expectation => ErrorKind::Expectation,
-        BadHead::Syntax(_) | BadHead::Framing(_) | BadHead::Target | BadHead::Host => ErrorKind::BadRequest,
-    };
-    let error = OwnError::lasting(kind, Reason::BadRequest, bad.to_string());
-    Refusal { asked: None, shape: plane.shape(), error }
 }
 
 /// What served, for logs and metrics.

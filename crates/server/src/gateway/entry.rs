@@ -128,7 +128,7 @@ impl Entry {
             reason: self.reason.map(Reason::as_str),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            first_byte_us: first_byte.map_or(0, |first_byte| micros(first_byte)),
+            first_byte_us: first_byte.map_or(0, micros),
             took_us: micros(ended.duration_since(self.begun)),
             overhead_us: micros(overhead),
         });

@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::{Body, Kept};
 use super::clock;
-use super::http1::{BadChunk, BadHead, Framing, Version};
+use super::fault::Fault;
+use super::http1::{Framing, Version};
 use super::seat::{Seat, TimedOut};
 use super::thread::Thread;
 use crate::stream::Stream;
@@ -26,22 +27,6 @@ pub(super) struct Client {
     /// What was read and belongs to no message yet.
     pub(super) ahead: Vec<u8>,
     pub(super) seat: Seat,
-}
-
-/// Why an exchange ended without a whole answer.
-#[derive(Debug)]
-pub(super) enum Fault {
-    ClientGone,
-    ClientSlow,
-    BadRequest(BadChunk),
-    TooLarge,
-    /// The answerer closed; `true`: not a byte of an answer had come.
-    Closed {
-        silent: bool,
-    },
-    BadAnswer(BadHead),
-    BadAnswerChunk(BadChunk),
-    Timeout,
 }
 
 /// The request's way to the answerer.

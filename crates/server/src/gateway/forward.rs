@@ -5,19 +5,20 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use evergrant_core::Reason;
-use evergrant_core::gateway::{ErrorKind, Meaning, Next, OwnError, Refused, Source, next};
+use evergrant_core::gateway::{ErrorKind, OwnError};
 
-use super::admission::{Asked, Job, Serving, With, spend_fallback, too_large};
+use super::admission::{Asked, Job, Serving};
 use super::body::{Body, Kept};
 use super::clock;
 use super::entry::Entry;
-use super::exchange::{Client, Downward, Fault, Recode, Upward, poll_read};
+use super::exchange::{Client, Downward, Recode, Upward, poll_read};
+use super::fault::Fault;
 use super::http1::{BadHead, Framing, MAX_HEADERS, Response, Version, head_may_end, parse_response};
+use super::judge::Tried;
 use super::plane::Limits;
 use super::request::trailer_allowed;
 use super::response::{Connection, client_head};
 use super::thread::Thread;
-use super::told;
 use crate::stream::Stream;
 
 /// What becomes of the client's connection behind an answer.
@@ -34,13 +35,13 @@ pub(super) enum After {
 }
 
 /// A request and whoever answers it.
-struct Flight {
-    stream: Stream,
+pub(super) struct Flight {
+    pub(super) stream: Stream,
     reused: bool,
-    up: Upward,
+    pub(super) up: Upward,
     /// What came of the answer and was not dealt with.
-    got: Vec<u8>,
-    to_head: bool,
+    pub(super) got: Vec<u8>,
+    pub(super) to_head: bool,
 }
 
 /// Sends the request and passes the answer on.
@@ -91,17 +92,6 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, mut job: Job, 
         }
         return flight.pass_on(thread, client, &job, entry, limits).await;
     }
-}
-
-/// What was tried for a request already.
-#[derive(Default)]
-struct Tried {
-    /// Only a fresh connection is good enough.
-    fresh: bool,
-    /// The client was told to send its body.
-    continued: bool,
-    asked: bool,
-    replayed: bool,
 }
 
 /// The request's way up, with its head and what came with it.
@@ -209,7 +199,7 @@ impl Flight {
     }
 
     /// Sends on; once the request is sent whole, notices that the client goes.
-    fn poll_up(
+    pub(super) fn poll_up(
         &mut self,
         cx: &mut Context<'_>,
         thread: &Thread,
@@ -229,7 +219,7 @@ impl Flight {
     }
 
     /// Reads more of the answer. Returns how much there was before.
-    fn poll_got(&mut self, cx: &mut Context<'_>, thread: &Thread) -> Poll<Result<usize, Fault>> {
+    pub(super) fn poll_got(&mut self, cx: &mut Context<'_>, thread: &Thread) -> Poll<Result<usize, Fault>> {
         let from = self.got.len();
         thread.scratch(|room| match poll_read(&mut self.stream, cx, room) {
             Poll::Pending => Poll::Pending,
@@ -241,76 +231,8 @@ impl Flight {
         })
     }
 
-    /// What an answer says of the source: `Some`, if the request is sent once more, with that.
-    async fn judge(
-        &mut self,
-        thread: &Thread,
-        client: &mut Client,
-        serving: &Serving,
-        tried: &mut Tried,
-        limits: &Limits,
-        entry: &mut Entry,
-    ) -> Result<Option<With>, Fault> {
-        let With::Chain(live) = &serving.with else { return Ok(None) };
-        let chain = &serving.chain;
-        if chain.source != Source::Oauth {
-            return Ok(None);
-        }
-        let status = self.skip_interim(thread, client, limits).await?;
-        if !chain.rules.tells(status) {
-            return Ok(None);
-        }
-        self.read_told(thread, client, limits).await?;
-        let meaning = chain.rules.meaning(status, &told::text(&self.got, self.to_head));
-        if meaning == Meaning::GrantRefused
-            && let Some(renewer) = &chain.renewer
-        {
-            entry.reason = Some(Reason::GrantRefused);
-            renewer.grant_refused(live.position);
-        }
-        let used = live.position;
-        loop {
-            let refused = Refused { used, asked: tried.asked, replayed: tried.replayed };
-            let now = clock::wall();
-            let seen = thread.seen();
-            let live = seen.plane.chain(&chain.name).and_then(|(number, _)| seen.live(number, now));
-            let held = self.up.kept.bytes().is_some();
-            let position = live.map(|live| live.position);
-            let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();
-            match next(meaning, refused, position, held, serving.fallback(now), on) {
-                Next::PassOn => return Ok(None),
-                Next::PassOnAndTell => {
-                    if let Some(renewer) = &chain.renewer {
-                        thread.shared.measures.forced(&chain.name);
-                        drop(renewer.refused(used));
-                    }
-                    return Ok(None);
-                }
-                Next::Ask => {
-                    tried.asked = true;
-                    let Some(renewer) = &chain.renewer else { continue };
-                    thread.shared.measures.forced(&chain.name);
-                    if client.unless_gone(thread, renewer.refused(used)).await.is_none() {
-                        return Err(Fault::ClientGone);
-                    }
-                }
-                Next::Replay => {
-                    tried.replayed = true;
-                    thread.shared.measures.replayed(&chain.name);
-                    return Ok(live.cloned().map(With::Chain));
-                }
-                Next::FallBack => {
-                    if spend_fallback(chain, &serving.caller, now).is_ok() {
-                        thread.shared.measures.fell_back(&chain.name);
-                        return Ok(Some(With::Fallback));
-                    }
-                }
-            }
-        }
-    }
-
     /// Skips what comes before the answer proper (1xx). Returns its status; 0 for a head that cannot be read.
-    async fn skip_interim(
+    pub(super) async fn skip_interim(
         &mut self,
         thread: &Thread,
         client: &mut Client,
@@ -330,53 +252,12 @@ impl Flight {
         }
     }
 
-    fn head<T>(&self, with: impl FnOnce(&Response<'_, '_>) -> T) -> Result<T, BadHead> {
+    pub(super) fn head<T>(&self, with: impl FnOnce(&Response<'_, '_>) -> T) -> Result<T, BadHead> {
         let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
         match parse_response(&self.got, &mut room, self.to_head)? {
             Some(head) => Ok(with(&head)),
             None => Err(BadHead::Syntax("the head does not end where it seems to")),
         }
-    }
-
-    /// Reads the body of a telling answer, as far as it is looked at.
-    async fn read_told(
-        &mut self,
-        thread: &Thread,
-        client: &mut Client,
-        limits: &Limits,
-    ) -> Result<(), Fault> {
-        let mut progress = Progress::default();
-        let to_head = self.to_head;
-        poll_fn(|cx| {
-            loop {
-                if told::is_enough(&self.got, to_head) {
-                    return Poll::Ready(Ok(()));
-                }
-                if let Poll::Ready(Err(Fault::ClientGone)) = self.poll_up(cx, thread, client) {
-                    return Poll::Ready(Err(Fault::ClientGone));
-                }
-                match self.poll_got(cx, thread) {
-                    Poll::Ready(Ok(_)) => {}
-                    // It says what it says as far as it came; passing it on finds the end again.
-                    Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
-                    Poll::Pending => {
-                        return progress.check(client, self.got.len(), limits.told, Fault::Timeout);
-                    }
-                }
-            }
-        })
-        .await
-    }
-
-    /// Leaves this answer for another one. Its connection is kept if nothing more comes on it.
-    fn leave(self, thread: &Thread, serving: &Serving) -> Upward {
-        let whole = told::is_whole(&self.got, self.to_head);
-        let keep = self.head(|head| head.keep_alive).unwrap_or(false);
-        if whole && keep && self.up.sent {
-            thread.pool.put(&serving.chain.upstream, self.stream, clock::now());
-        }
-        thread.give_back(self.got);
-        self.up
     }
 
     /// Passes the answer on, to its end.
@@ -503,10 +384,10 @@ impl Flight {
 
 /// Nothing moves for too long: then it is over.
 #[derive(Default)]
-struct Progress<T>(Option<T>);
+pub(super) struct Progress<T>(Option<T>);
 
 impl<T: PartialEq> Progress<T> {
-    fn check<R>(
+    pub(super) fn check<R>(
         &mut self,
         client: &Client,
         moved: T,
@@ -538,47 +419,5 @@ impl Upward {
 
     fn waits_for_answerer(&self) -> bool {
         self.at < self.out.len()
-    }
-}
-
-impl Fault {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::ClientGone => Reason::ClientGone,
-            Self::ClientSlow => Reason::SlowClient,
-            Self::BadRequest(_) => Reason::BadRequest,
-            Self::TooLarge => Reason::RequestTooLarge,
-            Self::Closed { .. } => Reason::UpstreamClosed,
-            Self::BadAnswer(_) | Self::BadAnswerChunk(_) => Reason::UpstreamMalformed,
-            Self::Timeout => Reason::UpstreamTimeout,
-        }
-    }
-
-    /// Nothing of an answer was sent: the client is told.
-    fn before_answer(self, asked: &Asked, entry: &mut Entry) -> After {
-        let reason = self.reason();
-        let (kind, message) = match self {
-            Self::ClientGone => {
-                entry.reason = Some(reason);
-                return After::Cut;
-            }
-            Self::TooLarge => return After::Failed(too_large(asked.limit)),
-            Self::ClientSlow => (ErrorKind::Timeout, "the request's body did not come in time".to_owned()),
-            Self::BadRequest(bad) => (ErrorKind::BadRequest, bad.to_string()),
-            Self::Closed { .. } => {
-                (ErrorKind::BadGateway, "the provider closed the connection without an answer".to_owned())
-            }
-            Self::BadAnswer(bad) => {
-                (ErrorKind::BadGateway, format!("the provider's answer cannot be passed on: {bad}"))
-            }
-            Self::BadAnswerChunk(bad) => {
-                (ErrorKind::BadGateway, format!("the provider's answer cannot be passed on: {bad}"))
-            }
-            Self::Timeout => (ErrorKind::GatewayTimeout, "the provider did not answer in time".to_owned()),
-        };
-        After::Failed(match kind {
-            ErrorKind::BadRequest => OwnError::lasting(kind, reason, message),
-            _ => OwnError::passing(kind, reason, message, None),
-        })
     }
 }
