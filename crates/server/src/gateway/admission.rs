@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::clock;
 use super::entry::Entry;
-use super::http1::{Framing, MAX_HEADERS, Request, Version, parse_request};
+use super::http1::{Framing, Request, Version, empty_room, parse_request};
 use super::own_error::{
     bad_head, no_source, not_forwarded, over_limit, provider_token, too_large, unauthorized, unknown_chain,
 };
@@ -87,7 +87,7 @@ impl Serving {
 
     /// Writes the head for the provider anew, from the client's own.
     pub(super) fn head(&self, out: &mut Vec<u8>, client_head: &[u8]) {
-        let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut room = empty_room();
         if let Ok(Some(head)) = parse_request(client_head, &mut room) {
             self.write_head(out, &head);
         }
@@ -106,7 +106,7 @@ impl Serving {
 /// Decides by the head that stands at the beginning of `bytes`. `None`: it is not whole.
 pub(super) fn admit(thread: &Thread, bytes: &[u8], entry: &mut Entry) -> Option<Result<Job, Refusal>> {
     let seen = thread.seen();
-    let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut room = empty_room();
     let head = match parse_request(bytes, &mut room) {
         Ok(Some(head)) => head,
         Ok(None) => return None,

@@ -13,7 +13,7 @@ use super::clock;
 use super::entry::Entry;
 use super::exchange::{Client, Downward, Recode, Upward, poll_read};
 use super::fault::Fault;
-use super::http1::{BadHead, Framing, MAX_HEADERS, Response, Version, head_may_end, parse_response};
+use super::http1::{BadHead, Framing, Response, Version, empty_room, head_may_end, parse_response};
 use super::judge::Tried;
 use super::plane::Limits;
 use super::request::trailer_allowed;
@@ -231,7 +231,8 @@ impl Flight {
         })
     }
 
-    /// Skips what comes before the answer proper (1xx). Returns its status; 0 for a head that cannot be read.
+    /// Skips what comes before the answer proper (1xx). Returns its status; 0 for a head that cannot be read, which
+    /// is found when it is passed on.
     pub(super) async fn skip_interim(
         &mut self,
         thread: &Thread,
@@ -239,21 +240,20 @@ impl Flight {
         limits: &Limits,
     ) -> Result<u16, Fault> {
         loop {
-            match self.head(|head| (head.status, head.len)) {
-                Ok((100 | 102..=199, len)) => {
-                    self.got.drain(..len);
-                    if !head_may_end(&self.got, 0) {
-                        self.answer_head(thread, client, limits).await?;
-                    }
-                }
-                Ok((status, _)) => return Ok(status),
-                Err(bad) => return Err(Fault::BadAnswer(bad)),
+            let status = status(&self.got);
+            if !(100..200).contains(&status) || status == 101 {
+                return Ok(status);
+            }
+            let len = self.head(|head| head.len).map_err(Fault::BadAnswer)?;
+            self.got.drain(..len);
+            if !head_may_end(&self.got, 0) {
+                self.answer_head(thread, client, limits).await?;
             }
         }
     }
 
     pub(super) fn head<T>(&self, with: impl FnOnce(&Response<'_, '_>) -> T) -> Result<T, BadHead> {
-        let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut room = empty_room();
         match parse_response(&self.got, &mut room, self.to_head)? {
             Some(head) => Ok(with(&head)),
             None => Err(BadHead::Syntax("the head does not end where it seems to")),
@@ -379,6 +379,18 @@ impl Flight {
             progress.check(client, moved, limit, fault)
         })
         .await
+    }
+}
+
+/// The status in an answer's first line, as far as it has one.
+fn status(got: &[u8]) -> u16 {
+    match got {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', hundreds @ b'1'..=b'9', tens, ones, ..]
+            if tens.is_ascii_digit() && ones.is_ascii_digit() =>
+        {
+            [hundreds, tens, ones].into_iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'))
+        }
+        _ => 0,
     }
 }
 

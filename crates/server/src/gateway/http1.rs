@@ -9,6 +9,6 @@ mod tests;
 pub use chunked::{BadChunk, Chunked, Scanned};
 pub(super) use head::list;
 pub use head::{
-    BadHead, Framing, MAX_HEAD, MAX_HEADERS, Request, Response, Version, head_may_end, parse_request,
-    parse_response,
+    BadHead, Framing, MAX_HEAD, MAX_HEADERS, Request, Response, Room, Version, empty_room, head_may_end,
+    parse_request, parse_response,
 };

@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use super::body::Body;
-use super::http1::{Framing, MAX_HEADERS, parse_response};
+use super::http1::{Framing, empty_room, parse_response};
 
 /// So much of a body is looked at, as it came and decoded.
 const LOOKED_AT: usize = 64 * 1024;
@@ -39,7 +39,7 @@ pub(super) fn text(got: &[u8], to_head: bool) -> String {
 }
 
 fn with_body<T>(got: &[u8], to_head: bool, with: impl FnOnce(&[u8], &[u8], Framing) -> T) -> Option<T> {
-    let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut room = empty_room();
     let head = parse_response(got, &mut room, to_head).ok()??;
     let coding = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-encoding"));
     Some(with(&got[head.len..], coding.map_or(&b""[..], |header| header.value), head.framing))

@@ -1,5 +1,7 @@
 //! Heads: request and status lines, header fields, and how the body behind them is framed.
 
+use std::mem::MaybeUninit;
+
 use httparse::Header;
 
 /// The longest head, in bytes.
@@ -8,6 +10,14 @@ pub const MAX_HEAD: usize = 64 * 1024;
 pub const MAX_HEADERS: usize = 128;
 /// The longest body, in bytes: as much as chunks may hold, and far from where counting overflows.
 const MAX_LENGTH: u64 = (1 << 60) - 1;
+
+/// Room for the fields of one head. Nothing is written to it before it is needed.
+pub type Room<'b> = [MaybeUninit<Header<'b>>; MAX_HEADERS];
+
+/// An empty one.
+pub fn empty_room<'b>() -> Room<'b> {
+    [const { MaybeUninit::uninit() }; MAX_HEADERS]
+}
 
 /// HTTP/1.0 or HTTP/1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,10 +110,11 @@ pub struct Response<'h, 'b> {
 /// Parses a request's head; `None`: it is not whole yet.
 pub fn parse_request<'h, 'b>(
     bytes: &'b [u8],
-    room: &'h mut [Header<'b>],
+    room: &'h mut Room<'b>,
 ) -> Result<Option<Request<'h, 'b>>, BadHead> {
-    let mut request = httparse::Request::new(room);
-    let Some(len) = whole(request.parse(bytes), bytes)? else {
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(bytes, room);
+    let Some(len) = whole(parsed, bytes)? else {
         return Ok(None);
     };
     let httparse::Request { method: Some(method), path: Some(target), version: Some(version), headers } =
@@ -149,11 +160,13 @@ pub fn parse_request<'h, 'b>(
 /// Parses an answer's head; `None`: it is not whole yet. `to_head`: the request was `HEAD`, so no body follows.
 pub fn parse_response<'h, 'b>(
     bytes: &'b [u8],
-    room: &'h mut [Header<'b>],
+    room: &'h mut Room<'b>,
     to_head: bool,
 ) -> Result<Option<Response<'h, 'b>>, BadHead> {
-    let mut response = httparse::Response::new(room);
-    let Some(len) = whole(response.parse(bytes), bytes)? else {
+    let mut response = httparse::Response::new(&mut []);
+    let parsed =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, room);
+    let Some(len) = whole(parsed, bytes)? else {
         return Ok(None);
     };
     let httparse::Response { version: Some(version), code: Some(status), reason, headers } = response else {

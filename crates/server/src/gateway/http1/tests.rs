@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn request(text: &str) -> Result<Option<(Framing, bool, usize)>, BadHead> {
-    let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut room = empty_room();
     let parsed = parse_request(text.as_bytes(), &mut room)?;
     Ok(parsed.map(|head| (head.framing, head.keep_alive, head.len)))
 }
@@ -103,7 +103,7 @@ fn heads_are_bounded() {
 #[test]
 fn an_answer_is_framed_by_its_status_its_fields_and_its_request() {
     let framing = |text: &str, to_head: bool| {
-        let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut room = empty_room();
         parse_response(text.as_bytes(), &mut room, to_head)
             .map(|head| head.map(|head| (head.framing, head.keep_alive)))
     };
@@ -203,7 +203,7 @@ proptest! {
         let text = with(&fields);
         let mut longer = text.clone().into_bytes();
         longer.extend(behind);
-        let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut room = empty_room();
         let found = parse_request(&longer, &mut room).map(|head| head.map(|head| (head.framing, head.keep_alive, head.len)));
         prop_assert_eq!(found, request(&text));
     }

@@ -14,7 +14,7 @@ mod hyper_side;
 mod wire;
 
 use evergrant_server::gateway::http1::{
-    BadChunk, BadHead, Chunked, Framing, MAX_HEADERS, parse_request, parse_response,
+    BadChunk, BadHead, Chunked, Framing, empty_room, parse_request, parse_response,
 };
 use httparse::EMPTY_HEADER;
 
@@ -49,10 +49,10 @@ const TO_HEAD: &[u8] = b"HEAD\n";
 
 /// One request's head: hyper finds the same in it.
 pub(crate) fn check_request(bytes: &[u8]) {
-    let mut room = [EMPTY_HEADER; MAX_HEADERS];
+    let mut room = empty_room();
     let Ok(Some(head)) = parse_request(bytes, &mut room) else { return };
     for end in cuts(head.len) {
-        let mut room = [EMPTY_HEADER; MAX_HEADERS];
+        let mut room = empty_room();
         let cut = parse_request(&bytes[..end], &mut room).map(|head| head.is_some());
         assert_eq!(cut, Ok(false), "the first {end} bytes of a head that is taken");
     }
@@ -158,7 +158,7 @@ fn our_requests(bytes: &[u8], cut: usize) -> Stream {
     let mut stream = Stream { messages: Vec::new(), end: 0, open: true, part: None };
     while stream.open {
         let rest = &bytes[stream.end..];
-        let mut room = [EMPTY_HEADER; MAX_HEADERS];
+        let mut room = empty_room();
         let Ok(Some(head)) = parse_request(rest, &mut room) else { break };
         let mut found = Found {
             first_line: (head.method.to_owned(), head.target.to_owned()),
@@ -194,7 +194,7 @@ struct Answer {
 fn our_answer(bytes: &[u8], to_head: bool, cut: usize) -> Option<Answer> {
     let mut end = 0;
     loop {
-        let mut room = [EMPTY_HEADER; MAX_HEADERS];
+        let mut room = empty_room();
         let head: Result<_, BadHead> = parse_response(&bytes[end..], &mut room, to_head);
         let head = head.ok().flatten()?;
         end += head.len;
