@@ -212,8 +212,17 @@ pub(crate) fn bind(settings: &Settings) -> Result<Bound, String> {
     let mut handed_over = listenfd::ListenFd::from_env();
     match handed_over.take_tcp_listener(0) {
         Ok(Some(socket)) => {
-            let bound = Bound::handed_over(socket, threads);
-            return bound.map_err(|error| format!("the socket that was handed over cannot be used: {error}"));
+            let bound = Bound::handed_over(socket, threads)
+                .map_err(|error| format!("the socket that was handed over cannot be used: {error}"))?;
+            let secured = settings.behind_proxy || settings.tls.is_some();
+            if !bound.address().ip().to_canonical().is_loopback() && !secured {
+                return Err(format!(
+                    "the socket that was handed over listens on {}, which others can reach without TLS: set tls_cert \
+                     and tls_key, or put a proxy that ends TLS in front and set behind_proxy = true",
+                    bound.address()
+                ));
+            }
+            return Ok(bound);
         }
         Ok(None) => {}
         Err(error) => return Err(format!("what was handed over is no TCP socket that listens: {error}")),

@@ -244,8 +244,13 @@ async fn whatever_happens_to_the_chain_no_request_fails() {
     let shown =
         format!("{rounds} rounds, {served} requests; OAuth again after {median:?}, at most {longest:?}");
     assert!(longest < Duration::from_secs(5), "{shown}: {:?}", rehearsal.returns);
+    say(&shown, &rehearsal.returns);
+}
+
+#[expect(clippy::print_stderr, reason = "the figures are for whoever runs this test alone")]
+fn say(shown: &str, returns: &[(&str, Duration)]) {
     eprintln!("{shown}");
-    for (what, took) in &rehearsal.returns {
+    for (what, took) in returns {
         eprintln!("{took:>14.1?} {what}");
     }
 }
