@@ -7,6 +7,7 @@ mod connection;
 mod hold;
 mod requests;
 mod sse;
+mod wrong;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -67,6 +68,9 @@ impl Gate for Open {
         Ok(())
     }
 }
+
+/// What an unknown key is answered.
+const UNAUTHORIZED: u16 = 401;
 
 /// Times, in nanoseconds.
 #[derive(Debug)]

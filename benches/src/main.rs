@@ -81,6 +81,9 @@ enum What {
         /// Bodies in chunks, both ways.
         #[arg(long)]
         chunked: bool,
+        /// Besides, so many requests a second with a key that nobody knows.
+        #[arg(long)]
+        wrong: Option<u64>,
     },
     /// Streams of events.
     Sse {
@@ -155,11 +158,11 @@ async fn run(command: Command) -> Result<()> {
 async fn ask(target: &Target, what: What) -> Result<Value> {
     let gate = &mut Standard;
     match what {
-        What::Requests { connections, seconds, each, rate, body, chunked } => {
+        What::Requests { connections, seconds, each, rate, body, chunked, wrong } => {
             let pace = rate.map_or(Pace::Closed, Pace::Open);
             let time = Duration::try_from_secs_f64(seconds).context("--seconds")?;
             let amount = each.map_or(Amount::For(time), Amount::Each);
-            load::requests(target, Requests { pace, amount, connections, body, chunked }, gate).await
+            load::requests(target, Requests { pace, amount, connections, body, chunked, wrong }, gate).await
         }
         What::Sse { streams, events, gap_us } => {
             load::sse(target, Sse { streams, events, gap_us }, gate).await

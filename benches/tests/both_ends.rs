@@ -23,7 +23,7 @@ async fn target(token: &str) -> Target {
 }
 
 fn asked(body: usize, chunked: bool) -> Requests {
-    Requests { pace: Pace::Closed, amount: Amount::Each(20), connections: 3, body, chunked }
+    Requests { pace: Pace::Closed, amount: Amount::Each(20), connections: 3, body, chunked, wrong: None }
 }
 
 fn number(result: &Value, member: &str) -> u64 {

@@ -16,6 +16,8 @@ pub(super) struct Reader {
     stream: OwnedReadHalf,
     buffer: Vec<u8>,
     held: usize,
+    /// The status that answers have.
+    expected: u16,
 }
 
 /// What the head of an answer says.
@@ -31,10 +33,15 @@ pub(super) async fn connect(target: &Target) -> Result<(Reader, OwnedWriteHalf)>
     let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
     stream.set_nodelay(true)?;
     let (read, write) = stream.into_split();
-    Ok((Reader { stream: read, buffer: vec![0; BUFFER], held: 0 }, write))
+    Ok((Reader { stream: read, buffer: vec![0; BUFFER], held: 0, expected: 200 }, write))
 }
 
 impl Reader {
+    /// From now on every answer has this status.
+    pub(super) fn expect(&mut self, status: u16) {
+        self.expected = status;
+    }
+
     /// Reads one whole answer; its body goes to `content`.
     pub(super) async fn answer(&mut self, content: &mut Vec<u8>) -> Result<Option<u64>> {
         content.clear();
@@ -44,11 +51,11 @@ impl Reader {
         Ok(head.received)
     }
 
-    /// Reads a head that says 200; anything else is an error that cites it.
+    /// Reads a head with the status that is expected; anything else is an error that cites it.
     pub(super) async fn head(&mut self) -> Result<Head> {
         loop {
             let bytes = self.buffer.get(..self.held).unwrap_or_default();
-            if let Some((head, length)) = parse(bytes)? {
+            if let Some((head, length)) = parse(bytes, self.expected)? {
                 self.use_up(length);
                 return Ok(head);
             }
@@ -90,7 +97,7 @@ impl Reader {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>> {
+fn parse(bytes: &[u8], expected: u16) -> Result<Option<(Head, usize)>> {
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -100,7 +107,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>> {
         return Ok(None);
     };
     let code = response.code.unwrap_or_default();
-    if code != 200 {
+    if code != expected {
         let body = bytes.get(length..).unwrap_or_default();
         bail!("the answer was {code}: {}", String::from_utf8_lossy(body).trim());
     }

@@ -59,6 +59,8 @@ pub struct Requests {
     pub body: usize,
     /// Bodies in chunks, both ways.
     pub chunked: bool,
+    /// Besides, so many requests a second with a key that nobody knows.
+    pub wrong: Option<u64>,
 }
 
 /// One request as it is sent.
@@ -138,10 +140,26 @@ impl Tally {
 
 /// Asks as told; the result is one object.
 pub async fn requests(target: &Target, asked: Requests, gate: &mut impl Gate) -> Result<Value> {
-    match asked.pace {
-        Pace::Closed => LocalSet::new().run_until(closed(target, asked, gate)).await,
-        Pace::Open(rate) => LocalSet::new().run_until(open(target, asked, rate, gate)).await,
-    }
+    let measured = async {
+        let refused = Rc::new(Cell::new(0));
+        let wrong = asked.wrong.map(|rate| {
+            let (target, refused) = (target.clone(), refused.clone());
+            tokio::task::spawn_local(async move { super::wrong::ask(target, rate, refused).await })
+        });
+        let mut result = match asked.pace {
+            Pace::Closed => closed(target, asked, gate).await?,
+            Pace::Open(rate) => open(target, asked, rate, gate).await?,
+        };
+        if let Some(wrong) = wrong {
+            // It never ends but by an error.
+            if wrong.is_finished() {
+                wrong.await.context("the task of the wrong keys")??;
+            }
+            result["wrong"] = refused.get().into();
+        }
+        Ok(result)
+    };
+    LocalSet::new().run_until(measured).await
 }
 
 /// Reads one answer and compares it.

@@ -2,10 +2,10 @@
 
 use anyhow::{Context as _, Result};
 
-use super::Figure;
 use super::peer::{Peer, Site};
 use super::rig::Rig;
 use super::rounds::{OF_REQUESTS, Options, Scenario, alternate, words};
+use super::{Figure, median};
 
 const BENCH: &str = "gateway";
 /// The highest rate first; what load and upstream cannot do without a proxy is not asked with one.
@@ -14,6 +14,7 @@ const RATES: [u64; 6] = [25_000, 22_500, 20_000, 17_500, 15_000, 12_500];
 const SUSTAINED_P50_US: f64 = 2_000.0;
 /// Microseconds that the gateway may add to the median beyond what nginx adds.
 const ADDED_US: f64 = 20.0;
+const WRONG_PER_SECOND: u64 = 5_000;
 
 /// Measures and reports.
 pub(super) fn run(options: &Options) -> Result<()> {
@@ -58,7 +59,38 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let title = "closed loop, 64 connections, chunked both ways".to_owned();
     let outcome = alternate(options, &rig, &sites, &scenario(title, load, false))?;
     figures.extend(outcome.cpu_figures(BENCH, "64_connections_chunked", 1.0));
+    figures.extend(wrong_keys(options, &rig, &sites)?);
     options.close(&sites, &figures)
+}
+
+/// What requests with unknown keys cost those with a known one: the ratio of the medians within a round.
+fn wrong_keys(options: &Options, rig: &Rig, sites: &[Site]) -> Result<Option<Figure>> {
+    let Some(evergrant) = sites.iter().find(|site| site.peer == Peer::Evergrant) else { return Ok(None) };
+    let asked = format!("requests --connections 8 --seconds {} --rate 500", options.seconds());
+    let mut rows =
+        vec![["round", "p50 µs", "with wrong keys", "p99 µs", "with wrong keys"].map(str::to_owned).into()];
+    let mut ratios = Vec::new();
+    for round in 1..=options.rounds() {
+        let measure = |more: &str| {
+            let load = words(&format!("{asked}{more}"));
+            let load: Vec<&str> = load.iter().map(String::as_str).collect();
+            rig.load(evergrant, "/v1/messages", &load)
+        };
+        let (alone, beside) = (measure("")?, measure(&format!(" --wrong {WRONG_PER_SECOND}"))?);
+        let of = |name: &str| Ok::<_, anyhow::Error>((alone.number(name)?, beside.number(name)?));
+        let (medians, p99) = (of("p50_us")?, of("p99_us")?);
+        ratios.push(medians.1 / medians.0);
+        let cells = [medians.0, medians.1, p99.0, p99.1].map(|us| format!("{us:.0}"));
+        rows.push([vec![round.to_string()], cells.into()].concat());
+    }
+    options.table(&format!("500 requests a second beside {WRONG_PER_SECOND} with unknown keys"), &rows)?;
+    Ok(median(&ratios).map(|value| Figure {
+        bench: BENCH,
+        figure: "median_latency_beside_wrong_keys".into(),
+        value,
+        unit: "x",
+        at_most: Some(2.0),
+    }))
 }
 
 /// The highest rate that load and upstream sustain on their core without a proxy.
