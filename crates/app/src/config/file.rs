@@ -122,8 +122,8 @@ pub(crate) struct Gateway {
     /// Where each request is logged, as one JSON object a line: `"-"` is standard output, `"off"` nowhere, anything
     /// else a file (`SIGHUP` opens it anew). A change needs a restart.
     pub(crate) access_log: String,
-    /// Memory for copies of requests, which a refused token may need to be sent again, in MiB. What does not fit
-    /// is not sent again.
+    /// Memory for copies of requests, which a refused token may need to be sent again, in MiB. One request takes a
+    /// quarter at most; what does not fit is not sent again.
     #[schemars(range(min = 0, max = 65_536))]
     pub(crate) replay_mib: u64,
     /// Open connections of clients at most.

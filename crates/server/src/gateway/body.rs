@@ -48,23 +48,27 @@ impl Body {
 
 /// The bytes that all copies together may take.
 #[derive(Debug, Clone)]
-pub(super) struct Budget(Arc<AtomicUsize>);
+pub(super) struct Budget {
+    left: Arc<AtomicUsize>,
+    /// One request takes so much of it at most.
+    each: usize,
+}
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(bytes)))
+        Self { left: Arc::new(AtomicUsize::new(bytes)), each: bytes / 4 }
     }
 
     fn take(&self, bytes: usize) -> bool {
-        self.0.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+        self.left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
     }
 
     fn give_back(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.left.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
-/// A request's body as it came, framing and all, for as long as it may have to be sent again.
+/// A request as it came, framing and all, for as long as it may have to be sent again.
 #[derive(Debug)]
 pub(super) struct Kept {
     budget: Budget,
@@ -73,8 +77,14 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn new(budget: &Budget, room: Vec<u8>) -> Self {
-        Self { budget: budget.clone(), bytes: Some(room) }
+    /// A copy in `room` of a request whose body is so long, if that is known. What is too long is not begun with.
+    pub(super) fn new(budget: &Budget, mut room: Vec<u8>, length: Option<u64>) -> Self {
+        let length = length.map_or(Some(0), |length| usize::try_from(length).ok());
+        let length = length.filter(|length| *length <= budget.each);
+        if let Some(length) = length {
+            room.reserve(length);
+        }
+        Self { budget: budget.clone(), bytes: length.map(|_| room) }
     }
 
     /// Keeps nothing.
@@ -85,7 +95,7 @@ impl Kept {
     /// Keeps more, or nothing at all once the budget is used up.
     pub(super) fn push(&mut self, more: &[u8]) {
         if let Some(bytes) = &mut self.bytes {
-            if self.budget.take(more.len()) {
+            if bytes.len() + more.len() <= self.budget.each && self.budget.take(more.len()) {
                 bytes.extend_from_slice(more);
             } else {
                 drop(self.let_go());
@@ -118,19 +128,23 @@ mod tests {
 
     #[test]
     fn copies_share_a_budget_and_give_it_back() {
-        let budget = Budget::new(10);
-        let mut one = Kept::new(&budget, Vec::new());
-        let mut two = Kept::new(&budget, Vec::new());
-        one.push(b"123456");
-        two.push(b"1234");
-        assert_eq!((one.bytes(), two.bytes()), (Some(&b"123456"[..]), Some(&b"1234"[..])));
-        two.push(b"5");
-        assert_eq!(two.bytes(), None, "beyond the budget nothing is kept of it");
-        one.push(b"7890");
-        assert_eq!(one.bytes(), Some(&b"1234567890"[..]), "what it gave back is there for others");
-        drop(one);
-        let mut three = Kept::new(&budget, Vec::new());
-        three.push(b"1234567890");
-        assert!(three.bytes().is_some());
+        let budget = Budget::new(16);
+        let kept = || Kept::new(&budget, Vec::new(), None);
+        let mut some: Vec<_> = (0..4).map(|_| kept()).collect();
+        for copy in &mut some {
+            copy.push(b"1234");
+            assert_eq!(copy.bytes(), Some(&b"1234"[..]));
+        }
+        let mut late = kept();
+        late.push(b"1");
+        assert_eq!(late.bytes(), None, "beyond the budget nothing is kept");
+        some.pop();
+        let mut next = kept();
+        next.push(b"1234");
+        assert_eq!(next.bytes(), Some(&b"1234"[..]), "what was given back is there for others");
+        next.push(b"5");
+        assert_eq!(next.bytes(), None, "one request takes a quarter at most");
+        assert!(Kept::new(&budget, Vec::new(), Some(5)).bytes().is_none(), "which is known before it comes");
+        assert!(Kept::new(&budget, Vec::new(), Some(u64::MAX)).bytes().is_none());
     }
 }

@@ -51,7 +51,8 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, mut job: Job, 
     let asked = job.asked;
     let mut up = upward(thread, client, &mut job);
     entry.ready = Some(clock::now());
-    let mut tried = Tried::default();
+    // Where nothing can be sent once more, no connection is used that may have closed.
+    let mut tried = Tried { fresh: up.kept.bytes().is_none(), ..Tried::default() };
     loop {
         let (stream, reused) = match connect(thread, client, job.serving.as_ref(), tried.fresh, limits).await
         {
@@ -98,7 +99,14 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, mut job: Job, 
 fn upward(thread: &Thread, client: &mut Client, job: &mut Job) -> Upward {
     let Asked { head_len, framing, limit, .. } = job.asked;
     let mut kept = match &job.serving {
-        Some(serving) => Kept::new(&serving.seen.plane.budget, thread.buffer()),
+        Some(serving) => {
+            let length = match framing {
+                Framing::None => Some(0),
+                Framing::Length(length) => Some(length),
+                Framing::Chunked | Framing::UntilClose => None,
+            };
+            Kept::new(&serving.seen.plane.budget, thread.buffer(), length)
+        }
         None => Kept::none(),
     };
     kept.push(&client.ahead[..head_len]);

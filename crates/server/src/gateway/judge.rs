@@ -23,8 +23,8 @@ pub(super) struct Tried {
     pub(super) fresh: bool,
     /// The client was told to send its body.
     pub(super) continued: bool,
-    asked: bool,
-    replayed: bool,
+    pub(super) asked: bool,
+    pub(super) replayed: bool,
 }
 
 impl Flight {

@@ -196,7 +196,7 @@ async fn a_dead_grant_falls_back_or_passes_its_answer_on() {
 
 #[tokio::test]
 async fn a_body_beyond_the_budget_is_not_replayed_and_the_renewer_is_told() {
-    let limits = Limits { replay_bytes: 200, ..Limits::default() };
+    let limits = Limits { replay_bytes: 3000, ..Limits::default() };
     let (rig, renewer) = scripted(Scripted { gives: Some(NEW), ..Scripted::default() }, true, limits).await;
     let mut client = rig.client().await;
     let body = "b".repeat(1000);
