@@ -127,7 +127,10 @@ fn serve_output(home: &Home, key: &str) -> Vec<u8> {
     server.signal(Signal::TERM);
     server.0.wait().unwrap();
     let printed = readers.map(|reader| reader.join().unwrap());
-    assert!(String::from_utf8_lossy(&printed[0]).contains(r#""source":"fallback""#), "the access log is read");
+    assert!(
+        String::from_utf8_lossy(&printed[0]).contains(r#""source":"fallback""#),
+        "the access log is read"
+    );
     [seen.concat(), printed.concat()].concat()
 }
 

@@ -1,6 +1,6 @@
 //! Either side goes: what the other side sees of it, and how soon.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use evergrant_server::gateway::{Bound, Limits};
 
@@ -19,10 +19,9 @@ async fn a_client_that_goes_takes_its_request_with_it_within_a_second() {
             provider.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n").await;
             client.head().await;
         }
-        let gone = Instant::now();
         drop(client);
-        let rest = provider.rest().await.unwrap_or_default();
-        assert!(rest.is_empty() && gone.elapsed() < Duration::from_secs(1), "{begun}: {:?}", gone.elapsed());
+        let rest = tokio::time::timeout(Duration::from_secs(1), provider.rest()).await;
+        assert!(rest.unwrap().unwrap_or_default().is_empty(), "{begun}");
     }
     let log = rig.log().await;
     let reasons: Vec<_> = log.lines().map(|line| line.contains(r#""reason":"client_gone""#)).collect();
@@ -48,10 +47,9 @@ async fn an_answer_that_is_cut_does_not_look_like_an_end() {
         client.head().await;
         client.exactly(3).await;
         drop(provider);
-        match client.rest().await {
-            // The length, or the last chunk, is missing.
-            Ok(rest) => assert!(!old && !rest.ends_with(b"0\r\n\r\n"), "{answer}"),
-            Err(_) => {}
+        // The length, or the last chunk, is missing; or the connection was cut.
+        if let Ok(rest) = client.rest().await {
+            assert!(!old && !rest.ends_with(b"0\r\n\r\n"), "{answer}");
         }
     }
 }
