@@ -16,7 +16,7 @@ const CORPUS: &str = "crates/server/tests/corpus/http1";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Minutes for each target.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
     /// Only this one.
     target: Option<Target>,
