@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod callers;
+mod differential;
 mod edits;
 mod fixture;
 mod gateway;
