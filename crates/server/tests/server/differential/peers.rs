@@ -149,7 +149,7 @@ fn haproxy(_: &Path, address: SocketAddr, upstream: SocketAddr) -> String {
 defaults
     mode http
     timeout connect 5s
-    timeout server 10s
+    timeout server 2s
     timeout client 1s
     timeout http-request 1s
     timeout http-keep-alive 1s

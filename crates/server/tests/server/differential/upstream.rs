@@ -92,7 +92,12 @@ impl Connection {
         let head = self.line_end(b"\r\n\r\n").await?;
         let (seen, framing) = read_head(&String::from_utf8_lossy(&head));
         let input = (self.whose)(&seen).unwrap_or_else(|| panic!("of no input: {seen:?}"));
-        let to_head = seen.method == "HEAD";
+        let answer = match &*seen.method {
+            "HEAD" => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n",
+            // It opens no tunnel, in which no requests follow.
+            "CONNECT" => "HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 2\r\n\r\nno",
+            _ => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        };
         if seen.fields.iter().any(|field| field.to_lowercase().starts_with("expect:")) {
             self.send("HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
@@ -112,12 +117,7 @@ impl Connection {
             return Err(Ended);
         }
         self.with(input, at, |seen| seen.whole = true);
-        self.send(if to_head {
-            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
-        } else {
-            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-        })
-        .await
+        self.send(answer).await
     }
 
     fn with(&self, input: usize, at: usize, with: impl FnOnce(&mut Seen)) {
