@@ -92,7 +92,7 @@ fn holds(inputs: &[Input], key: &str, records: &Records) {
     }
     assert!(wrong.is_empty(), "{} of {} inputs: {}", wrong.len(), inputs.len(), wrong.join("\n\n"));
     // The suite would be blind if hardly anything got through.
-    assert!(agreed * 5 > inputs.len(), "only {agreed} of {} inputs passed alike", inputs.len());
+    assert!(agreed * 2 > inputs.len(), "only {agreed} of {} inputs passed alike", inputs.len());
 }
 
 /// Evergrant answers the rest by itself, and goes on with the next request of the connection.

@@ -4,7 +4,7 @@
 use super::inputs::{Expected, Input, KEY};
 use super::table::written_out;
 
-const COUNT: usize = 600;
+const COUNT: usize = 3000;
 const SEED: u64 = 0x0a11_ce5e_ed00_0007;
 
 /// What messages begin with.
