@@ -108,6 +108,19 @@ async fn paths_that_somebody_might_read_differently_are_not_forwarded() {
     assert_nobody_came(&rig).await;
 }
 
+/// Whoever answers such a request sends it back as it came: with the access token.
+#[tokio::test]
+async fn a_request_for_its_own_head_is_not_forwarded() {
+    let rig = Rig::new().await;
+    let mut client = rig.client().await;
+    for method in ["TRACE", "trace"] {
+        client.send(rig.request(&format!("{method} /v1/anthropic/v1/messages"), "", "")).await;
+        let answer = client.answer().await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    }
+    assert_nobody_came(&rig).await;
+}
+
 #[tokio::test]
 async fn broken_chunks_end_the_request_and_reach_nobody_whole() {
     let rig = Rig::new().await;
