@@ -352,8 +352,9 @@ impl Flight {
                 if told::is_enough(&self.got, to_head) {
                     return Poll::Ready(Ok(()));
                 }
-                if let Poll::Ready(Err(Fault::ClientGone)) = self.poll_up(cx, thread, client) {
-                    return Poll::Ready(Err(Fault::ClientGone));
+                // Behind a malformed piece nothing is sent on, here or to another connection: it was dropped.
+                if let Poll::Ready(Err(fault)) = self.poll_up(cx, thread, client) {
+                    return Poll::Ready(Err(fault));
                 }
                 match self.poll_got(cx, thread) {
                     Poll::Ready(Ok(_)) => {}

@@ -12,6 +12,7 @@ use evergrant_server::snapshot::Current;
 use evergrant_standin::{Fault, FaultTarget};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::io::AsyncWriteExt;
 
 use super::fixture::{ACCESS, Change, FALLBACK, Peer, Rig, answer, fallback, field, ok, soon};
 use crate::fixture::{ACCESS_PREFIX, Fixture, chain, settings};
@@ -92,6 +93,33 @@ async fn turn(provider: &mut Peer, secret: &str, answer: &str) {
 }
 
 const UNAUTHORIZED: &str = "401 Unauthorized";
+
+/// What was dropped as malformed would let the provider find another end than the gateway did.
+#[tokio::test]
+async fn broken_chunks_behind_a_refused_token_end_the_request_too() {
+    let (rig, _) =
+        scripted(Scripted { gives: Some(NEW), ..Scripted::default() }, false, Limits::default()).await;
+    let mut client = rig.client().await;
+    client.send(rig.message("transfer-encoding: chunked\r\n", "") + "4\r\nbody\r\n").await;
+    let mut provider = rig.provider().await;
+    provider.head().await;
+    provider.exactly(9).await;
+    provider.send("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n").await;
+    // Behind another client's turn the gateway has come to the answer's body, which it waits for.
+    let mut other = rig.client().await;
+    for piece in ["3;", "0\r\n\r\nGET /v1/organizations HTTP/1.1\r\nhost: gate\r\n\r\n\r\n0\r\n\r\n"] {
+        other.send(rig.request("GET /v1/anthropic/v1/nothing", "", "")).await;
+        assert!(other.answer().await.starts_with("HTTP/1.1 404 "));
+        client.send(piece).await;
+    }
+    other.send(rig.request("GET /v1/anthropic/v1/nothing", "", "")).await;
+    other.answer().await;
+    // It may have gone already.
+    let _ = provider.0.write_all(b"{").await;
+    assert_eq!(String::from_utf8(provider.rest().await.unwrap_or_else(|cut| cut)).unwrap(), "");
+    let answer = client.answer().await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
 
 #[tokio::test]
 async fn a_spurious_401_is_replayed_once_with_the_token_that_lives() {
