@@ -45,7 +45,9 @@ impl Peer {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("config");
             fs::write(&file, config(folder.path(), free, upstream.address)).unwrap();
-            let mut command = Command::new(program);
+            // Debian keeps servers where not everybody looks for programs.
+            let installed = Path::new("/usr/sbin").join(program);
+            let mut command = Command::new(if installed.exists() { &installed } else { Path::new(program) });
             command.args(arguments).arg(&file).current_dir(folder.path());
             command.stdin(Stdio::null()).stdout(Stdio::null());
             command.stderr(fs::File::create(folder.path().join("said")).unwrap());
