@@ -7,15 +7,15 @@ use evergrant_core::gateway::{Position, Source};
 use evergrant_core::keeper::Look;
 use evergrant_core::{AccessToken, Generation, Lineage};
 use evergrant_server::Snapshots;
-use evergrant_server::gateway::{Act, ChainRenewer, Limits, Renewer};
+use evergrant_server::gateway::{Act, ChainRenewer, Limits, Plane, Renewer};
 use evergrant_server::snapshot::Current;
 use evergrant_standin::{Fault, FaultTarget};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::AsyncWriteExt;
 
-use super::fixture::{ACCESS, Change, FALLBACK, Peer, Rig, answer, fallback, field, ok, soon};
-use crate::fixture::{ACCESS_PREFIX, Fixture, chain, settings};
+use super::fixture::{ACCESS, Change, FALLBACK, Peer, Rig, answer, fallback, field, ok, settings, soon};
+use crate::fixture::{ACCESS_PREFIX, Fixture, chain, settings as standin_settings};
 
 const NEW: &str = "sk-ant-oat01-test-renewed-0000000000000000";
 
@@ -119,6 +119,21 @@ async fn broken_chunks_behind_a_refused_token_end_the_request_too() {
     assert_eq!(String::from_utf8(provider.rest().await.unwrap_or_else(|cut| cut)).unwrap(), "");
     let answer = client.answer().await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_chain_that_moved_to_another_provider_sends_its_new_token_only_there() {
+    let rig = Rig::new().await;
+    let mut client = rig.client().await;
+    client.send(rig.message("", "body")).await;
+    let mut provider = rig.provider().await;
+    provider.head().await;
+    assert_eq!(provider.exactly(4).await, b"body");
+    rig.gateway.set_plane(Plane::new(vec![settings("http://127.0.0.1:9")], Limits::default()));
+    rig.put_token(NEW, 2);
+    provider.send(answer(UNAUTHORIZED, "{}")).await;
+    let told = client.answer().await;
+    assert!(told.starts_with("HTTP/1.1 401 "), "{told}");
 }
 
 #[tokio::test]
@@ -321,7 +336,7 @@ async fn terms_that_are_not_accepted_serve_nothing_and_an_api_key_serves_alone()
 /// The whole of it: a stand-in provider, the keeper, the probe.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_requests_with_one_dead_token_cost_one_exchange_and_none_of_them_fails() {
-    let fixture = Fixture::with(settings(), |_| {}).await;
+    let fixture = Fixture::with(standin_settings(), |_| {}).await;
     fixture.look().await;
     let keeper = fixture.keeper.clone();
     let renew: Act = Box::new(move |(lineage, generation)| {
