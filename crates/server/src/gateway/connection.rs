@@ -54,6 +54,15 @@ pub(super) async fn welcome(thread: &Rc<Thread>, tcp: TcpStream, seat: Seat) {
     }
 }
 
+/// The task that awaits this is the one that its seat wakes.
+async fn sit(seat: &Seat) {
+    poll_fn(|cx| {
+        seat.sit(cx);
+        Poll::Ready(())
+    })
+    .await;
+}
+
 /// A drain leaves it no more time than a connection that waits for a request.
 async fn shake_hands<T>(
     thread: &Thread,
@@ -62,7 +71,7 @@ async fn shake_hands<T>(
 ) -> Result<T, TimedOut> {
     let limit = thread.seen().plane.limits.head;
     let mut handshake = Box::pin(handshake);
-    poll_fn(|cx| Poll::Ready(seat.sit(cx))).await;
+    sit(seat).await;
     seat.within(clock::now, limit, |cx| {
         let shaken = handshake.as_mut().poll(cx);
         if let Some(since) = thread.seats.draining_since() {
@@ -75,7 +84,7 @@ async fn shake_hands<T>(
 
 /// Serves requests until the connection ends.
 pub(super) async fn serve(thread: &Rc<Thread>, io: Stream, seat: Seat) {
-    poll_fn(|cx| Poll::Ready(seat.sit(cx))).await;
+    sit(&seat).await;
     let mut client = Client { io, ahead: Vec::new(), seat };
     let mut first = true;
     loop {
