@@ -19,7 +19,7 @@ pub(crate) struct Needed {
     pub(crate) for_what: &'static str,
 }
 
-const ALWAYS: [Needed; 4] = [
+const ALWAYS: [Needed; 6] = [
     Needed { program: "cc", packages: &["gcc", "libc6-dev"], for_what: "SQLite and the cryptography are C" },
     Needed {
         program: "setpriv",
@@ -32,6 +32,8 @@ const ALWAYS: [Needed; 4] = [
         for_what: "tests of mounts run in a namespace of their own",
     },
     Needed { program: "mount", packages: &["mount"], for_what: "tests of mounts" },
+    Needed { program: "nginx", packages: &["nginx"], for_what: "tests run the gateway beside it" },
+    Needed { program: "haproxy", packages: &["haproxy"], for_what: "tests run the gateway beside it" },
 ];
 
 /// Only to run npm; the tests run the pinned Node.
@@ -67,6 +69,9 @@ pub(crate) fn provide(no_install: bool) -> Result<()> {
         say(format_args!("system packages: all there"));
     } else {
         install(&missing, no_install, &mut to_run)?;
+        if to_run.is_empty() {
+            stop_services(&missing);
+        }
     }
     if npm_is_up {
         say(format_args!("npm packages: all there"));
@@ -106,14 +111,18 @@ pub(crate) fn for_bench(needed: &[Needed]) -> Result<()> {
             to_run.join(" &&\n    ")
         );
     }
-    for needed in missing {
-        // It was not there a moment ago: what runs now was started by the installation. Most have no service.
+    stop_services(&missing);
+    Ok(())
+}
+
+/// They were not there a moment ago: what runs now was started by the installation. Most have no service.
+fn stop_services(installed: &[&Needed]) {
+    for needed in installed {
         let stopped = succeeds(Command::new("service").args([needed.program, "stop"]));
         if stopped {
             say(format_args!("{}: the package's service is stopped", needed.program));
         }
     }
-    Ok(())
 }
 
 fn install(missing: &[&Needed], no_install: bool, to_run: &mut Vec<String>) -> Result<()> {

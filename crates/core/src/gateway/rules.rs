@@ -89,7 +89,8 @@ impl Rules {
             [b'/', ..] => rest,
             _ => return Route::Elsewhere,
         };
-        if !plain(rest) {
+        // An answer to TRACE is the request as it came there: with the secret that was put in.
+        if !plain(rest) || method.eq_ignore_ascii_case("TRACE") {
             return Route::NotForwarded;
         }
         let allowed = |rule: &PathRule| {

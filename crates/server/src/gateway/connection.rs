@@ -20,6 +20,7 @@ use super::http1::{BadHead, Framing, Version, head_may_end};
 use super::http2;
 use super::plane::Limits;
 use super::response::{Connection, own_error};
+use super::seat::{Seat, TimedOut};
 use super::thread::Thread;
 use crate::stream::Stream;
 
@@ -32,30 +33,58 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
 /// Serves a connection that was just accepted.
-pub(super) async fn welcome(thread: &Rc<Thread>, tcp: TcpStream) {
+pub(super) async fn welcome(thread: &Rc<Thread>, tcp: TcpStream, seat: Seat) {
     let tls = thread.shared.tls.current();
     let Some(acceptor) = &*tls else {
-        return serve(thread, Stream::Plain(tcp)).await;
+        return serve(thread, Stream::Plain(tcp), seat).await;
     };
-    let limit = thread.seen().plane.limits.head;
-    match tokio::time::timeout(limit, Box::pin(acceptor.accept(tcp))).await {
+    match shake_hands(thread, acceptor.accept(tcp), &seat).await {
         Ok(Ok(stream)) => {
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let stream = Stream::Tls(Box::new(stream.into()));
             if is_http2 {
+                drop(seat);
                 Box::pin(http2::serve(thread, stream, Vec::new())).await;
             } else {
-                serve(thread, stream).await;
+                serve(thread, stream, seat).await;
             }
         }
         Ok(Err(error)) => tracing::debug!(%error, "a client's TLS handshake failed"),
-        Err(_) => tracing::debug!("a client's TLS handshake took too long"),
+        Err(TimedOut) => tracing::debug!("a client's TLS handshake took too long"),
     }
 }
 
+/// The task that awaits this is the one that its seat wakes.
+async fn sit(seat: &Seat) {
+    poll_fn(|cx| {
+        seat.sit(cx);
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// A drain leaves it no more time than a connection that waits for a request.
+async fn shake_hands<T>(
+    thread: &Thread,
+    handshake: impl Future<Output = T>,
+    seat: &Seat,
+) -> Result<T, TimedOut> {
+    let limit = thread.seen().plane.limits.head;
+    let mut handshake = Box::pin(handshake);
+    sit(seat).await;
+    seat.within(clock::now, limit, |cx| {
+        let shaken = handshake.as_mut().poll(cx);
+        if let Some(since) = thread.seats.draining_since() {
+            seat.until(since + DRAIN_IDLE);
+        }
+        shaken
+    })
+    .await
+}
+
 /// Serves requests until the connection ends.
-pub(super) async fn serve(thread: &Rc<Thread>, io: Stream) {
-    let seat = poll_fn(|cx| Poll::Ready(thread.seats.take(cx))).await;
+pub(super) async fn serve(thread: &Rc<Thread>, io: Stream, seat: Seat) {
+    sit(&seat).await;
     let mut client = Client { io, ahead: Vec::new(), seat };
     let mut first = true;
     loop {

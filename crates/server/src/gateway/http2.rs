@@ -79,8 +79,8 @@ async fn pass_on(
     mut request: Request<Incoming>,
 ) -> Result<Response<Incoming>, hyper::Error> {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    let served = thread.clone();
-    tokio::task::spawn_local(async move { connection::serve(&served, Stream::Memory(theirs)).await });
+    let (served, seat) = (thread.clone(), thread.seats.reserve());
+    tokio::task::spawn_local(async move { connection::serve(&served, Stream::Memory(theirs), seat).await });
     let (mut sender, stream) = hyper::client::conn::http1::handshake(TokioIo::new(ours)).await?;
     tokio::task::spawn_local(async move {
         // Its errors come out of the request.

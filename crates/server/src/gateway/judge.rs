@@ -60,7 +60,10 @@ impl Flight {
             let refused = Refused { used, asked: tried.asked, replayed: tried.replayed };
             let now = clock::wall();
             let seen = thread.seen();
-            let live = seen.plane.chain(&chain.name).and_then(|(number, _)| seen.live(number, now));
+            // Since a reload the chain may stand for another provider, whose token is not for this one.
+            let current = seen.plane.chain(&chain.name);
+            let current = current.filter(|(_, current)| current.upstream.url == chain.upstream.url);
+            let live = current.and_then(|(number, _)| seen.live(number, now));
             let held = self.up.kept.bytes().is_some();
             let position = live.map(|live| live.position);
             let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();
@@ -110,8 +113,9 @@ impl Flight {
                 if told::is_enough(&self.got, to_head) {
                     return Poll::Ready(Ok(()));
                 }
-                if let Poll::Ready(Err(Fault::ClientGone)) = self.poll_up(cx, thread, client) {
-                    return Poll::Ready(Err(Fault::ClientGone));
+                // Behind a malformed piece nothing is sent on, here or to another connection: it was dropped.
+                if let Poll::Ready(Err(fault)) = self.poll_up(cx, thread, client) {
+                    return Poll::Ready(Err(fault));
                 }
                 match self.poll_got(cx, thread) {
                     Poll::Ready(Ok(_)) => {}

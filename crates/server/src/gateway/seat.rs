@@ -39,16 +39,24 @@ pub(super) struct Seat {
 pub(super) struct TimedOut;
 
 impl Seats {
-    /// Takes a seat for the task that polls this.
-    pub(super) fn take(self: &Rc<Self>, cx: &Context<'_>) -> Seat {
+    /// Takes a seat for a task that was not polled yet: it is waited for already, but woken only when it
+    /// [sits](Seat::sit).
+    pub(super) fn reserve(self: &Rc<Self>) -> Seat {
         let deadline = Rc::new(Cell::new(None));
-        let occupied = Occupied { deadline: deadline.clone(), waker: cx.waker().clone() };
+        let occupied = Occupied { deadline: deadline.clone(), waker: Waker::noop().clone() };
         let mut seats = self.seats.borrow_mut();
         let key = seats.insert(occupied);
         if seats.len() == 1 {
             self.changed.notify_waiters();
         }
         Seat { seats: self.clone(), key, deadline }
+    }
+
+    /// Takes a seat for the task that polls this.
+    pub(super) fn take(self: &Rc<Self>, cx: &Context<'_>) -> Seat {
+        let seat = self.reserve();
+        seat.sit(cx);
+        seat
     }
 
     /// How many are taken.
@@ -104,6 +112,13 @@ impl Seats {
 }
 
 impl Seat {
+    /// From now on the task that polls this is woken.
+    pub(super) fn sit(&self, cx: &Context<'_>) {
+        if let Some(occupied) = self.seats.seats.borrow_mut().get_mut(self.key) {
+            occupied.waker.clone_from(cx.waker());
+        }
+    }
+
     /// From now on the connection has until then.
     pub(super) fn until(&self, deadline: Instant) {
         self.deadline.set(Some(deadline));

@@ -119,14 +119,12 @@ impl Thread {
                 _ = ending.wait_for(|ending| *ending) => break,
             }
         }
-        // Those that are connected already, and nobody knows of yet, are served: closing would reset them. A
-        // socket that was handed over goes on without us.
-        while !listener.handed_over
-            && let Some(Ok((stream, _))) = futures_util::FutureExt::now_or_never(listener.socket.accept())
-        {
-            self.clone().welcome(stream);
+        // A socket that was handed over goes on without us.
+        if listener.handed_over {
+            drop(listener);
+        } else {
+            self.clone().welcome_the_last(listener);
         }
-        drop(listener);
         self.seats.drain(clock::now());
         let drain = self.seen().plane.limits.drain;
         if tokio::time::timeout(drain, self.seats.emptied()).await.is_err() {
@@ -136,6 +134,18 @@ impl Thread {
         watching.abort();
         keeping.abort();
         self.flush_log();
+    }
+
+    /// Those that are connected already, and nobody knows of yet, are served: closing would reset them. The system is
+    /// asked itself, for what came since the runtime looked last.
+    fn welcome_the_last(self: Rc<Self>, listener: Listener) {
+        let Ok(socket) = listener.socket.into_std() else { return };
+        while let Ok((stream, _)) = socket.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.clone().welcome(stream);
+            }
+        }
     }
 
     fn welcome(self: Rc<Self>, stream: tokio::net::TcpStream) {
@@ -148,9 +158,11 @@ impl Thread {
         }
         // Latency only; a socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
+        // A drain that begins before the task does waits for it too.
+        let seat = self.seats.reserve();
         tokio::task::spawn_local(async move {
             let _counted = counted;
-            connection::welcome(&self, stream).await;
+            connection::welcome(&self, stream, seat).await;
         });
     }
 

@@ -2,7 +2,7 @@
 //! stand-in where a grant is renewed.
 
 mod ends;
-mod fixture;
+pub(crate) mod fixture;
 mod http2;
 mod passing;
 mod refusing;

@@ -4,6 +4,7 @@
 
 mod api_keys;
 mod callers;
+mod differential;
 mod edits;
 mod fixture;
 mod gateway;

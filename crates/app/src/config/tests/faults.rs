@@ -83,7 +83,7 @@ fn every_fault_has_its_place_and_says_what_to_do() {
         (
             "[http]\nlisten = \"0.0.0.0:80\"",
             &[
-                "2:10 listen is 0.0.0.0:80, which others can reach without TLS | listen on 127.0.0.1, or put a proxy that ends TLS in front and set behind_proxy = true",
+                "2:10 listen is 0.0.0.0:80, which others can reach without TLS | listen on 127.0.0.1, set tls_cert and tls_key, or put a proxy that ends TLS in front and set behind_proxy = true",
             ],
         ),
         (

@@ -176,6 +176,25 @@ async fn the_end_lets_requests_in_hand_finish_and_takes_no_others() {
 }
 
 #[tokio::test]
+async fn the_end_serves_whoever_is_connected_already() {
+    for _ in 0..5 {
+        let rig = Rig::new().await;
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            clients.push(rig.client().await);
+        }
+        let request = rig.request("GET /v1/anthropic/v1/nothing", "", "");
+        let ended = tokio::spawn(rig.gateway.end());
+        for client in &mut clients {
+            client.send(&request).await;
+            let answer = client.answer().await;
+            assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        }
+        soon("the end", ended).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_socket_that_was_handed_over_loses_no_connection() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();

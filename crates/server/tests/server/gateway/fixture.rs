@@ -78,20 +78,8 @@ impl Rig {
         let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", upstream.local_addr().unwrap());
         let client = HttpClient::new(None).unwrap();
-        let world = TokioWorld::new(MemoryState::new(), client.clone());
-        let profile = Profile::claude();
-        let mut settings = ChainSettings {
-            name: chain(),
-            rules: profile.gateway.clone().unwrap(),
-            api_base: base.parse().unwrap(),
-            client,
-            source: Source::Oauth,
-            shown_prefix: profile.access_prefix.clone(),
-            provider_prefixes: vec!["sk-ant-oat01-".into(), "sk-ant-ort01-".into(), "sk-ant-api".into()],
-            fallback: None,
-            renewer: None,
-            terms: None,
-        };
+        let world = TokioWorld::new(MemoryState::new(), client);
+        let mut settings = settings(&base);
         (change.chain)(&mut settings);
         let folder = tempfile::tempdir().unwrap();
         let metrics = Metrics::default();
@@ -181,6 +169,23 @@ impl Rig {
     pub(crate) async fn log(self) -> String {
         soon("the end", self.gateway.end()).await;
         std::fs::read_to_string(self.folder.path().join("access.log")).unwrap()
+    }
+}
+
+/// The usual chain, with its provider there.
+pub(crate) fn settings(base: &str) -> ChainSettings {
+    let profile = Profile::claude();
+    ChainSettings {
+        name: chain(),
+        rules: profile.gateway.clone().unwrap(),
+        api_base: base.parse().unwrap(),
+        client: HttpClient::new(None).unwrap(),
+        source: Source::Oauth,
+        shown_prefix: profile.access_prefix.clone(),
+        provider_prefixes: vec!["sk-ant-oat01-".into(), "sk-ant-ort01-".into(), "sk-ant-api".into()],
+        fallback: None,
+        renewer: None,
+        terms: None,
     }
 }
 
@@ -274,4 +279,9 @@ pub(crate) fn fallback() -> FallbackKey {
         max_requests_per_day: None,
         uses: std::sync::Arc::new(DayCount::default()),
     }
+}
+
+/// What an access token needs besides, as the profile has it.
+pub(crate) fn capability() -> String {
+    Profile::claude().gateway.unwrap().oauth.append.unwrap().1
 }

@@ -1,6 +1,6 @@
 //! What passes, and how: heads, bodies, streams.
 
-use super::fixture::{ACCESS, Rig, field, ok};
+use super::fixture::{ACCESS, Rig, capability, field, ok};
 
 #[tokio::test]
 async fn a_request_gets_the_access_token_and_loses_what_says_who_asks() {
@@ -25,7 +25,7 @@ async fn a_request_gets_the_access_token_and_loses_what_says_who_asks() {
     assert!(!head.to_lowercase().contains("mine") && !head.contains(&rig.key), "{head}");
     assert_eq!(field(&head, "authorization"), Some(format!("Bearer {ACCESS}").as_str()));
     assert_eq!(field(&head, "host").unwrap(), rig.upstream.local_addr().unwrap().to_string());
-    assert_eq!(field(&head, "anthropic-beta"), Some("a, b,oauth-2025-04-20"));
+    assert_eq!(field(&head, "anthropic-beta"), Some(format!("a, b,{}", capability()).as_str()));
     for (name, value) in [
         ("anthropic-version", "2025-01-01"),
         ("anthropic-odd", "c"),
@@ -78,7 +78,7 @@ async fn a_bare_client_gets_what_the_api_asks_for() {
         let head = provider.head().await;
         assert_eq!(field(&head, "content-type"), Some(content_type), "{head}");
         assert_eq!(field(&head, "anthropic-version"), Some("2023-06-01"), "{head}");
-        assert_eq!(field(&head, "anthropic-beta"), Some("oauth-2025-04-20"), "{head}");
+        assert_eq!(field(&head, "anthropic-beta"), Some(capability().as_str()), "{head}");
         provider.exactly(2).await;
         provider.send(ok("{}").replace("content-type", "connection: close\r\ncontent-type")).await;
         let answer = client.answer().await;

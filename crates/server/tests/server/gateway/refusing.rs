@@ -46,6 +46,7 @@ async fn what_two_readers_might_split_differently_is_refused() {
         ("absolute form", head("").replace("POST /", "POST http://gateway/")),
         ("two slashes first", head("").replace("POST /", "POST //")),
         ("8-bit in the target", head("").replace("/messages ", "/mess\u{e4}ges ")),
+        ("a fragment", head("").replace("/messages ", "/messages#x ")),
         ("a blank in the target", head("").replace("/messages ", "/messages x ")),
         ("no host", head("").replace("host: gateway\r\n", "")),
         ("two hosts", head("host: other\r\n")),
@@ -98,12 +99,24 @@ async fn paths_that_somebody_might_read_differently_are_not_forwarded() {
         "/api/hello",
         "",
         "/v1/models;x/../../organizations",
-        "/v1/models#x",
     ] {
         client.send(rig.request(&format!("GET /v1/anthropic{path}"), "", "")).await;
         let answer = client.answer().await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
         assert_eq!(error(&answer)["error"]["type"], "not_found_error");
+    }
+    assert_nobody_came(&rig).await;
+}
+
+/// Whoever answers such a request sends it back as it came: with the access token.
+#[tokio::test]
+async fn a_request_for_its_own_head_is_not_forwarded() {
+    let rig = Rig::new().await;
+    let mut client = rig.client().await;
+    for method in ["TRACE", "trace"] {
+        client.send(rig.request(&format!("{method} /v1/anthropic/v1/messages"), "", "")).await;
+        let answer = client.answer().await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     }
     assert_nobody_came(&rig).await;
 }

@@ -7,14 +7,17 @@ use evergrant_core::gateway::{Position, Source};
 use evergrant_core::keeper::Look;
 use evergrant_core::{AccessToken, Generation, Lineage};
 use evergrant_server::Snapshots;
-use evergrant_server::gateway::{Act, ChainRenewer, Limits, Renewer};
+use evergrant_server::gateway::{Act, ChainRenewer, Limits, Plane, Renewer};
 use evergrant_server::snapshot::Current;
 use evergrant_standin::{Fault, FaultTarget};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::io::AsyncWriteExt;
 
-use super::fixture::{ACCESS, Change, FALLBACK, Peer, Rig, answer, fallback, field, ok, soon};
-use crate::fixture::{ACCESS_PREFIX, Fixture, chain, settings};
+use super::fixture::{
+    ACCESS, Change, FALLBACK, Peer, Rig, answer, capability, fallback, field, ok, settings, soon,
+};
+use crate::fixture::{ACCESS_PREFIX, Fixture, chain, settings as standin_settings};
 
 const NEW: &str = "sk-ant-oat01-test-renewed-0000000000000000";
 
@@ -86,12 +89,54 @@ async fn turn(provider: &mut Peer, secret: &str, answer: &str) {
     let expected = if secret == FALLBACK { (None, Some(secret)) } else { (Some(secret), None) };
     assert_eq!(presented, expected, "{head}");
     let beta = field(&head, "anthropic-beta");
-    assert_eq!(beta, if secret == FALLBACK { None } else { Some("oauth-2025-04-20") });
+    assert_eq!(beta, if secret == FALLBACK { None } else { Some(capability()) }.as_deref());
     assert_eq!(provider.exactly(4).await, b"body");
     provider.send(answer).await;
 }
 
 const UNAUTHORIZED: &str = "401 Unauthorized";
+
+/// What was dropped as malformed would let the provider find another end than the gateway did.
+#[tokio::test]
+async fn broken_chunks_behind_a_refused_token_end_the_request_too() {
+    let (rig, _) =
+        scripted(Scripted { gives: Some(NEW), ..Scripted::default() }, false, Limits::default()).await;
+    let mut client = rig.client().await;
+    client.send(rig.message("transfer-encoding: chunked\r\n", "") + "4\r\nbody\r\n").await;
+    let mut provider = rig.provider().await;
+    provider.head().await;
+    provider.exactly(9).await;
+    provider.send("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n").await;
+    // Behind another client's turn the gateway has come to the answer's body, which it waits for.
+    let mut other = rig.client().await;
+    for piece in ["3;", "0\r\n\r\nGET /v1/organizations HTTP/1.1\r\nhost: gate\r\n\r\n\r\n0\r\n\r\n"] {
+        other.send(rig.request("GET /v1/anthropic/v1/nothing", "", "")).await;
+        assert!(other.answer().await.starts_with("HTTP/1.1 404 "));
+        client.send(piece).await;
+    }
+    other.send(rig.request("GET /v1/anthropic/v1/nothing", "", "")).await;
+    other.answer().await;
+    // It may have gone already.
+    let _ = provider.0.write_all(b"{").await;
+    assert_eq!(String::from_utf8(provider.rest().await.unwrap_or_else(|cut| cut)).unwrap(), "");
+    let answer = client.answer().await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_chain_that_moved_to_another_provider_sends_its_new_token_only_there() {
+    let rig = Rig::new().await;
+    let mut client = rig.client().await;
+    client.send(rig.message("", "body")).await;
+    let mut provider = rig.provider().await;
+    provider.head().await;
+    assert_eq!(provider.exactly(4).await, b"body");
+    rig.gateway.set_plane(Plane::new(vec![settings("http://127.0.0.1:9")], Limits::default()));
+    rig.put_token(NEW, 2);
+    provider.send(answer(UNAUTHORIZED, "{}")).await;
+    let told = client.answer().await;
+    assert!(told.starts_with("HTTP/1.1 401 "), "{told}");
+}
 
 #[tokio::test]
 async fn a_spurious_401_is_replayed_once_with_the_token_that_lives() {
@@ -293,7 +338,7 @@ async fn terms_that_are_not_accepted_serve_nothing_and_an_api_key_serves_alone()
 /// The whole of it: a stand-in provider, the keeper, the probe.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_requests_with_one_dead_token_cost_one_exchange_and_none_of_them_fails() {
-    let fixture = Fixture::with(settings(), |_| {}).await;
+    let fixture = Fixture::with(standin_settings(), |_| {}).await;
     fixture.look().await;
     let keeper = fixture.keeper.clone();
     let renew: Act = Box::new(move |(lineage, generation)| {
