@@ -176,7 +176,7 @@ impl Upward {
         })
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         let content = &mut self.content;
         let scanned =
             self.body.take(bytes, |data| *content += data.len() as u64).map_err(Fault::BadRequest)?;

@@ -49,7 +49,10 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, mut job: Job, 
     let seen = thread.seen();
     let limits = &seen.plane.limits;
     let asked = job.asked;
-    let mut up = upward(thread, client, &mut job);
+    let mut up = match upward(thread, client, &mut job) {
+        Ok(up) => up,
+        Err(fault) => return fault.before_answer(&asked, entry),
+    };
     entry.ready = Some(clock::now());
     // Where nothing can be sent once more, no connection is used that may have closed.
     let mut tried = Tried { fresh: up.kept.bytes().is_none(), ..Tried::default() };
@@ -61,7 +64,8 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, mut job: Job, 
         };
         if asked.expects_continue && !tried.continued && !up.ended {
             tried.continued = true;
-            if client.ahead.is_empty()
+            // Who sends its body already waits for nothing.
+            if up.content == 0
                 && let Err(fault) = client.send(b"HTTP/1.1 100 Continue\r\n\r\n", limits.client).await
             {
                 return fault.before_answer(&asked, entry);
@@ -96,9 +100,9 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, mut job: Job, 
 }
 
 /// The request's way up, with its head and what came with it.
-fn upward(thread: &Thread, client: &mut Client, job: &mut Job) -> Upward {
+fn upward(thread: &Thread, client: &mut Client, job: &mut Job) -> Result<Upward, Fault> {
     let Asked { head_len, framing, limit, .. } = job.asked;
-    let mut kept = match &job.serving {
+    let kept = match &job.serving {
         Some(serving) => {
             let length = match framing {
                 Framing::None => Some(0),
@@ -109,9 +113,7 @@ fn upward(thread: &Thread, client: &mut Client, job: &mut Job) -> Upward {
         }
         None => Kept::none(),
     };
-    kept.push(&client.ahead[..head_len]);
-    client.consume(thread, head_len);
-    Upward {
+    let mut up = Upward {
         body: Body::new(framing, trailer_allowed),
         ended: framing == Framing::None,
         sent: false,
@@ -121,7 +123,15 @@ fn upward(thread: &Thread, client: &mut Client, job: &mut Job) -> Upward {
         content: 0,
         limit,
         refused: false,
-    }
+    };
+    let came = std::mem::take(&mut client.ahead);
+    let (head, behind) = came.split_at(head_len);
+    up.kept.push(head);
+    let used = if up.ended { 0 } else { up.take(behind)? };
+    up.out.extend_from_slice(&behind[..used]);
+    client.ahead.extend_from_slice(&behind[used..]);
+    thread.give_back(came);
+    Ok(up)
 }
 
 /// Why there is no connection.

@@ -26,8 +26,9 @@ use crate::snapshot::Snapshots;
 
 /// One read takes so much at most, in bytes.
 const SCRATCH: usize = 64 * 1024;
-/// Buffers that wait for the next request; larger ones than this are let go.
-const BUFFERS: usize = 64;
+/// Buffers that wait for the next request take so much together at most, in bytes; a larger one than the second is
+/// let go.
+const BUFFERS_ROOM: usize = 16 << 20;
 const BUFFER_ROOM: usize = 512 * 1024;
 const FLUSH: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(5);
@@ -52,6 +53,7 @@ pub(super) struct Thread {
     pub(super) requests: Requests,
     scratch: RefCell<Box<[u8]>>,
     buffers: RefCell<Vec<Vec<u8>>>,
+    buffers_room: Cell<usize>,
     seen: RefCell<(Versions, Rc<Seen>)>,
     batch: RefCell<Vec<u8>>,
     ids: (u64, Cell<u64>),
@@ -92,6 +94,7 @@ impl Thread {
             requests: Requests::new(shared.measures.clone()),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             buffers: RefCell::default(),
+            buffers_room: Cell::new(0),
             seen: RefCell::new(seen),
             batch: RefCell::new(Vec::new()),
             ids: (rand::random(), Cell::new(0)),
@@ -191,15 +194,18 @@ impl Thread {
 
     /// An empty buffer.
     pub(super) fn buffer(&self) -> Vec<u8> {
-        self.buffers.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(4096))
+        let Some(buffer) = self.buffers.borrow_mut().pop() else { return Vec::with_capacity(4096) };
+        self.buffers_room.set(self.buffers_room.get() - buffer.capacity());
+        buffer
     }
 
     /// Gives a buffer back.
     pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
-        let mut buffers = self.buffers.borrow_mut();
-        if buffers.len() < BUFFERS && buffer.capacity() <= BUFFER_ROOM && buffer.capacity() > 0 {
+        let (room, all) = (buffer.capacity(), self.buffers_room.get());
+        if room > 0 && room <= BUFFER_ROOM && all + room <= BUFFERS_ROOM {
             buffer.clear();
-            buffers.push(buffer);
+            self.buffers_room.set(all + room);
+            self.buffers.borrow_mut().push(buffer);
         }
     }
 

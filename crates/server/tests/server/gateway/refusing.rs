@@ -136,13 +136,24 @@ async fn broken_chunks_end_the_request_and_reach_nobody_whole() {
         ("a trailer with a key", "3\r\nabc\r\n0\r\nx-api-key: k\r\n\r\n"),
     ] {
         let mut client = rig.client().await;
-        client.send(rig.message("transfer-encoding: chunked\r\n", "") + body).await;
+        client.send(rig.message("transfer-encoding: chunked\r\n", "")).await;
+        let mut provider = rig.provider().await;
+        provider.head().await;
+        client.send(body).await;
         let answer = client.answer().await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{what}: {answer}");
-        let mut provider = rig.provider().await;
         let came = String::from_utf8(provider.rest().await.unwrap_or_else(|cut| cut)).unwrap();
         assert!(!came.contains("\r\n0\r\n"), "{what}: {came}");
     }
+}
+
+#[tokio::test]
+async fn what_is_broken_from_the_first_is_not_even_begun() {
+    let rig = Rig::new().await;
+    let mut client = rig.client().await;
+    client.send(rig.message("transfer-encoding: chunked\r\n", "") + "+3\r\nabc\r\n0\r\n\r\n").await;
+    assert!(client.answer().await.starts_with("HTTP/1.1 400 "));
+    assert_nobody_came(&rig).await;
 }
 
 #[tokio::test]
@@ -262,8 +273,9 @@ async fn bodies_beyond_the_limit_are_refused_by_their_length_or_while_they_come(
     assert_eq!(error(&answer)["error"]["type"], "request_too_large");
     let mut client = rig.client().await;
     client.send(rig.request("HEAD /v1/anthropic/api/hello", "transfer-encoding: chunked\r\n", "")).await;
-    client.send("1\r\nx\r\n").await;
     let mut provider = rig.provider().await;
+    provider.head().await;
+    client.send("1\r\nx\r\n").await;
     assert!(client.head().await.starts_with("HTTP/1.1 413 "));
     let came = String::from_utf8(provider.rest().await.unwrap_or_else(|cut| cut)).unwrap();
     assert!(!came.contains("\r\n0\r\n"), "{came}");
