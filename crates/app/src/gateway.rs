@@ -25,7 +25,7 @@ use crate::host::Host;
 const SAVE_USES: Duration = Duration::from_secs(1);
 /// How often it is looked at whether a fallback key still works.
 const CHECK_KEYS: Duration = Duration::from_secs(24 * 3600);
-const FIRST_CHECK: Duration = Duration::from_secs(5);
+const FIRST_CHECK: Duration = Duration::from_secs(1);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// A grant that is refused again and again is written down once in so long.
 const GRANT_REFUSED_EVERY: Duration = Duration::from_secs(60);

@@ -47,6 +47,20 @@ async fn the_official_sdk_finds_through_the_gateway_what_it_finds_at_the_provide
     assert!(!sources.is_empty() && sources.iter().all(|source| *source == evergrant_standin::Source::Oauth));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fallback_key_is_tried_before_it_is_needed() {
+    let standin = provider().await;
+    let home = Home::new(&standin);
+    for (key, reason, level) in
+        [(FALLBACK, "fallback_key_ok", "INFO"), ("sk-ant-api03-gone", "fallback_key_refused", "WARN")]
+    {
+        let server = Server::start(home.command(&["serve"]).env("ANTHROPIC_FALLBACK_KEY", key));
+        assert_eq!(server.line("reason", reason)["level"], level);
+    }
+    let paths: Vec<_> = standin.engine().sightings().iter().map(|call| call.target.clone()).collect();
+    assert!(!paths.is_empty() && paths.iter().all(|path| path.starts_with("/v1/models")), "{paths:?}");
+}
+
 fn curl(arguments: &[&str]) -> Output {
     Command::new("curl")
         .args(["--silent", "--noproxy", "*", "--max-time", "20"])
