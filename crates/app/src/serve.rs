@@ -71,11 +71,11 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     let router = admin::router(admin);
     let http = tokio::spawn(async move { axum::serve(own_routes, router).await });
     let saving = tokio::spawn(uses.clone().keep_saving(host.clone()));
+    // Before anybody is told that it is ready: a signal right after that must not end it.
+    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     let shown: Vec<_> = names(&loaded.settings).map(String::from).collect();
     let address = gateway.address();
     tracing::info!(%address, chains = shown.join(","), version = env!("CARGO_PKG_VERSION"), "serving");
-    // Before anybody is told that it is ready: a signal right after that must not end it.
-    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     notify(&[NotifyState::Ready]);
     let serving = Serving { host: &host, gateway, chains, uses: uses.clone() };
     let deadline = serving.until_told_to_end(running, loaded.settings, global, env, signals).await;
