@@ -132,6 +132,7 @@ impl Upward {
                     self.refused = true;
                     return Poll::Pending;
                 }
+                thread.give_back(std::mem::take(&mut self.out));
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_fresh(cx, thread, client, answerer))?;
@@ -204,6 +205,8 @@ impl Downward {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::ClientGone)),
                 Poll::Pending => return Poll::Pending,
             }
+            // A stream that is silent for long holds no buffer.
+            thread.give_back(std::mem::take(&mut self.out));
             let flushed = Pin::new(&mut client.io).poll_flush(cx);
             if self.ended {
                 return flushed.map_err(|_| Fault::ClientGone);

@@ -28,7 +28,7 @@ use crate::snapshot::Snapshots;
 const SCRATCH: usize = 64 * 1024;
 /// Buffers that wait for the next request take so much together at most, in bytes; a larger one than the second is
 /// let go.
-const BUFFERS_ROOM: usize = 16 << 20;
+const BUFFERS_ROOM: usize = 4 << 20;
 const BUFFER_ROOM: usize = 512 * 1024;
 const FLUSH: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(5);
