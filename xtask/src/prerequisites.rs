@@ -19,7 +19,7 @@ pub(crate) struct Needed {
     pub(crate) for_what: &'static str,
 }
 
-const ALWAYS: [Needed; 6] = [
+const ALWAYS: [Needed; 7] = [
     Needed { program: "cc", packages: &["gcc", "libc6-dev"], for_what: "SQLite and the cryptography are C" },
     Needed {
         program: "setpriv",
@@ -32,6 +32,7 @@ const ALWAYS: [Needed; 6] = [
         for_what: "tests of mounts run in a namespace of their own",
     },
     Needed { program: "mount", packages: &["mount"], for_what: "tests of mounts" },
+    Needed { program: "curl", packages: &["curl"], for_what: "tests ask the gateway by it" },
     Needed { program: "nginx", packages: &["nginx"], for_what: "tests run the gateway beside it" },
     Needed { program: "haproxy", packages: &["haproxy"], for_what: "tests run the gateway beside it" },
 ];
