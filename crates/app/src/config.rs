@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use document::{reference, schema, show};
 pub(crate) use fault::{Fault, Severity};
 pub(crate) use file::{Config, LogFormat};
+pub(crate) use resolve::reachable_without_tls;
 pub(crate) use settings::{ChainSettings, LogSettings, ProbeSettings, Settings, Way};
 
 use evergrant_core::Reason;

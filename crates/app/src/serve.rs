@@ -1,12 +1,11 @@
 //! `evergrant serve`: starts the parts, answers signals, and lets an exchange in flight finish.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::admin::{self, Admin, ChainNames};
-use evergrant_server::gateway::{Gateway, Parts};
+use evergrant_server::gateway::{FallbackUses, Gateway, Parts, check_fallback_key};
 use evergrant_server::{Callers, Renewable, Wake, World, probe};
 use evergrant_store::{State, watch};
 use futures_channel::mpsc::{self, UnboundedSender};
@@ -17,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::chain::{Chain, Renewal};
 use crate::cli::Global;
 use crate::config::{self, ChainSettings, Environment, Loaded, ProbeSettings, Settings};
-use crate::gateway::{self, Uses};
+use crate::gateway;
 use crate::host::Host;
 use crate::output;
 
@@ -32,7 +31,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) -> ExitCode {
     let host = match Host::open(&loaded.settings) {
-        Ok(host) => Arc::new(host),
+        Ok(host) => host,
         Err(why) => return output::failed(why),
     };
     let settings = &loaded.settings;
@@ -50,8 +49,8 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
         Ok(running) => running,
         Err(why) => return output::failed(why),
     };
-    let uses = Uses::default();
-    uses.save(&host).await;
+    let uses = FallbackUses::default();
+    uses.save(&host.world).await;
     let parts = Parts {
         plane: gateway::plane(&host, &loaded.settings, &running.chains, &uses),
         snapshots: host.snapshots.clone(),
@@ -70,7 +69,7 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
         Admin { world: host.world.clone(), metrics: host.metrics.clone(), callers, chains: chains.clone() };
     let router = admin::router(admin);
     let http = tokio::spawn(async move { axum::serve(own_routes, router).await });
-    let saving = tokio::spawn(uses.clone().keep_saving(host.clone()));
+    let saving = tokio::spawn(uses.clone().keep_saving(host.world.clone()));
     // Before anybody is told that it is ready: a signal right after that must not end it.
     let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     let shown: Vec<_> = names(&loaded.settings).map(String::from).collect();
@@ -80,7 +79,7 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     let serving = Serving { host: &host, gateway, chains, uses: uses.clone() };
     let deadline = serving.until_told_to_end(running, loaded.settings, global, env, signals).await;
     saving.abort();
-    uses.save(&host).await;
+    uses.save(&host.world).await;
     http.abort();
     follow.abort();
     if tokio::time::timeout(deadline + SETTLE, host.world.settled()).await.is_err() {
@@ -101,7 +100,7 @@ struct Serving<'h> {
     host: &'h Host,
     gateway: Gateway,
     chains: ChainNames,
-    uses: Uses,
+    uses: FallbackUses,
 }
 
 impl Serving<'_> {
@@ -246,8 +245,13 @@ impl Running {
                 )));
             }
         }
-        let pairs = settings.chains.iter().cloned().zip(chains.iter().cloned()).collect();
-        others.push(tokio::spawn(gateway::check_fallback_keys(pairs)));
+        for (settings, chain) in settings.chains.iter().zip(&chains) {
+            if let Some(key) = &settings.fallback_key {
+                let (world, client) = (chain.world.clone(), chain.world.client().clone());
+                let (name, profile) = (settings.name.clone(), settings.policy.profile.clone());
+                others.push(tokio::spawn(check_fallback_key(world, client, name, profile, key.clone())));
+            }
+        }
         let retention = (settings.retention.events, settings.retention.rotations);
         others.push(tokio::spawn(housekeeping(host.state.clone(), chains.clone(), retention)));
         let watch = watch_files(&chains, wakes.clone());

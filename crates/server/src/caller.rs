@@ -2,8 +2,7 @@
 //! the limits of each (SPEC §7, §13).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_core::Reason;
@@ -13,6 +12,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 
+use crate::published::Published;
 use crate::world::World;
 
 pub mod change;
@@ -128,15 +128,16 @@ fn only<'a>(mut values: impl Iterator<Item = &'a http::HeaderValue>) -> Option<&
     Some(if values.next().is_some() { b"" } else { first.as_bytes() })
 }
 
+/// The table of one version of the state.
 #[derive(Debug, Default)]
-struct Published {
-    version: AtomicU64,
-    table: RwLock<Arc<CallerTable>>,
+struct Loaded {
+    version: u64,
+    table: Arc<CallerTable>,
 }
 
 /// The table that is in force. Cheap to clone; all clones see the same.
 #[derive(Debug, Clone, Default)]
-pub struct Callers(Arc<Published>);
+pub struct Callers(Arc<Published<Loaded>>);
 
 impl Callers {
     /// Reads the callers of a state.
@@ -149,19 +150,19 @@ impl Callers {
     /// Changes whenever the table does. One atomic load: a thread keeps its table until this differs from what
     /// it was before that table was taken.
     pub fn version(&self) -> u64 {
-        self.0.version.load(Ordering::Acquire)
+        self.0.version()
     }
 
     /// The table.
     pub fn table(&self) -> Arc<CallerTable> {
-        self.0.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.current().table.clone()
     }
 
     /// Reads the state's callers again, if they changed. Says whether another table was published.
     pub async fn refresh<S: State>(&self, state: &S) -> Result<bool, StateError> {
         // Its first version is 0, of a state without callers, as the table's is before the first reading.
         let version = state.callers_version().await?.unsigned_abs();
-        if version == self.version() {
+        if version == self.0.current().version {
             return Ok(false);
         }
         // What changes between these two reads is published too early, and then once more.
@@ -169,14 +170,11 @@ impl Callers {
     }
 
     fn publish(&self, version: u64, callers: Vec<Caller>) -> bool {
-        let mut table = self.0.table.write().unwrap_or_else(PoisonError::into_inner);
-        // Somebody who began to read later was quicker: a revocation is never taken back.
-        if version <= self.0.version.load(Ordering::Acquire) {
-            return false;
-        }
-        *table = Arc::new(CallerTable::after(&table, callers));
-        self.0.version.store(version, Ordering::Release);
-        true
+        self.0.replace(|before| {
+            // Somebody who began to read later was quicker: a revocation is never taken back.
+            let next = (version > before.version).then(|| CallerTable::after(&before.table, callers))?;
+            Some(Loaded { version, table: Arc::new(next) })
+        })
     }
 
     /// Keeps the table up to date until its task is dropped. A state that cannot be read leaves it as it is.

@@ -29,6 +29,7 @@ mod clock;
 mod connection;
 mod entry;
 mod exchange;
+mod fallback;
 mod fault;
 mod forward;
 pub mod http1;
@@ -47,9 +48,10 @@ mod thread;
 mod told;
 
 pub use access_log::AccessLog;
+pub use fallback::{DayCount, FallbackKey, FallbackUses, check_fallback_key};
 pub use listen::Bound;
-pub use plane::{ChainSettings, DayCount, FallbackKey, Limits, Plane, Renewer, day_of};
-pub use renewer::{Act, ChainRenewer};
+pub use plane::{ChainSettings, Limits, Plane, Renewer};
+pub use renewer::{Act, ChainRenewer, note_grant_refused};
 
 use access_log::Log;
 use measure::Measures;

@@ -173,7 +173,7 @@ fn listen(raw: &Config, resolve: &mut Resolve<'_>) -> Option<SocketAddr> {
         return None;
     };
     let secured = raw.http.behind_proxy || raw.http.tls_cert.is_some();
-    if !address.ip().to_canonical().is_loopback() && !secured {
+    if reachable_without_tls(address, secured) {
         let message = format!("listen is {address}, which others can reach without TLS");
         let help = "listen on 127.0.0.1, set tls_cert and tls_key, or put a proxy that ends TLS in front and set \
                     behind_proxy = true";
@@ -181,6 +181,11 @@ fn listen(raw: &Config, resolve: &mut Resolve<'_>) -> Option<SocketAddr> {
         return None;
     }
     Some(address)
+}
+
+/// Others can reach it, and what they say is read on the way unless it is `secured` by TLS, here or in a proxy.
+pub(crate) fn reachable_without_tls(address: SocketAddr, secured: bool) -> bool {
+    !address.ip().to_canonical().is_loopback() && !secured
 }
 
 fn one_chain(

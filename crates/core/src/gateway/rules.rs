@@ -81,13 +81,8 @@ pub enum Route<'a> {
 impl Rules {
     /// Where a request goes. `path` is as the client sent it, without its query.
     pub fn route<'a>(&self, method: &str, path: &'a str) -> Route<'a> {
-        let Some(rest) = path.strip_prefix(self.route.as_str()) else {
+        let Some(rest) = self.below_route(path) else {
             return Route::Elsewhere;
-        };
-        let rest = match rest.as_bytes() {
-            [] => "/",
-            [b'/', ..] => rest,
-            _ => return Route::Elsewhere,
         };
         // An answer to TRACE is the request as it came there: with the secret that was put in.
         if !plain(rest) || method.eq_ignore_ascii_case("TRACE") {
@@ -101,6 +96,14 @@ impl Rules {
         match self.paths.iter().position(allowed) {
             Some(index) => Route::Forwarded(index, rest),
             None => Route::NotForwarded,
+        }
+    }
+
+    /// The path at the provider, if it is one below the route at all.
+    pub fn below_route<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match path.strip_prefix(self.route.as_str())? {
+            "" => Some("/"),
+            rest => rest.starts_with('/').then_some(rest),
         }
     }
 

@@ -44,6 +44,19 @@ pub enum Fallback {
     UsedUp,
 }
 
+impl Fallback {
+    /// Of a key that is there or not, a caller whom it may serve or not, and a day's number with something left of it
+    /// or not.
+    pub fn of(there: bool, for_caller: bool, left: bool) -> Self {
+        match (there, for_caller, left) {
+            (false, _, _) => Self::Absent,
+            (true, false, _) => Self::NotForCaller,
+            (true, true, false) => Self::UsedUp,
+            (true, true, true) => Self::Ready,
+        }
+    }
+}
+
 /// When the fallback key serves (`fallback.on`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FallbackOn {

@@ -228,3 +228,17 @@ fn errors_of_our_own_have_the_apis_shape() {
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&body["status"], &body["reason"]), (&401.into(), &"bad_request".into()));
 }
+
+#[test]
+fn a_fallback_key_serves_whom_it_may_while_something_is_left() {
+    for (there, for_caller, left, fallback) in [
+        (true, true, true, Fallback::Ready),
+        (true, true, false, Fallback::UsedUp),
+        (true, false, true, Fallback::NotForCaller),
+        (true, false, false, Fallback::NotForCaller),
+        (false, true, true, Fallback::Absent),
+        (false, false, false, Fallback::Absent),
+    ] {
+        assert_eq!(Fallback::of(there, for_caller, left), fallback, "{there} {for_caller} {left}");
+    }
+}

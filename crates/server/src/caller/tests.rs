@@ -1,6 +1,7 @@
 //! Lookups, limits and what survives another table.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use evergrant_core::audit::Actor;
 use evergrant_core::caller::{CallerKey, NewCaller, Scopes};

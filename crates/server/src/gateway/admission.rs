@@ -10,11 +10,12 @@ use jiff::Timestamp;
 
 use super::clock;
 use super::entry::Entry;
+use super::fallback::day_of;
 use super::http1::{Framing, Request, Version, empty_room, parse_request};
 use super::own_error::{
     bad_head, no_source, not_forwarded, over_limit, provider_token, too_large, unauthorized, unknown_chain,
 };
-use super::plane::{Chain, day_of};
+use super::plane::Chain;
 use super::request::{Injected, Presented, own_head, provider_head};
 use super::thread::{Live, Seen, Thread};
 use crate::caller::{KnownCaller, Permit};
@@ -46,8 +47,8 @@ pub(super) struct Asked {
 pub(super) struct Serving {
     pub(super) seen: Rc<Seen>,
     pub(super) chain: Arc<Chain>,
-    /// Its numbers in the plane.
-    pub(super) at: (usize, usize),
+    /// The number of the path's rule.
+    rule: usize,
     pub(super) caller: Arc<KnownCaller>,
     pub(super) with: With,
     _permit: Permit,
@@ -69,7 +70,7 @@ pub(super) struct Refusal {
 
 impl Serving {
     pub(super) fn rule(&self) -> &PathRule {
-        &self.chain.rules.paths[self.at.1]
+        &self.chain.rules.paths[self.rule]
     }
 
     fn injected(&self) -> Option<&Injected> {
@@ -186,18 +187,13 @@ fn serve(
     };
     let with = with.map_err(|reason| no_source(&chain, reason))?;
     entry.serve(&chain, &with);
-    Ok(Serving { seen, chain, at: (number, rule), caller, with, _permit: permit })
+    Ok(Serving { seen, chain, rule, caller, with, _permit: permit })
 }
 
 fn fallback(chain: &Chain, caller: &KnownCaller, now: Timestamp) -> Fallback {
-    match &chain.fallback {
-        None => Fallback::Absent,
-        Some(_) if !caller.caller.fallback => Fallback::NotForCaller,
-        Some(fallback) if !fallback.key.uses.left(day_of(now), fallback.key.max_requests_per_day) => {
-            Fallback::UsedUp
-        }
-        Some(_) => Fallback::Ready,
-    }
+    let key = chain.fallback.as_ref().map(|fallback| &fallback.key);
+    let left = key.is_some_and(|key| key.uses.left(day_of(now), key.max_requests_per_day));
+    Fallback::of(key.is_some(), caller.caller.fallback, left)
 }
 
 /// One more request for the fallback key, said aloud: it costs money, and says that something is wrong.

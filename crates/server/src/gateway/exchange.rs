@@ -118,8 +118,7 @@ impl Upward {
             // Head and what came with it go out together.
             if !self.ended && !client.ahead.is_empty() {
                 let ahead = std::mem::take(&mut client.ahead);
-                let used = self.take(&ahead)?;
-                self.out.extend_from_slice(&ahead[..used]);
+                let used = self.queue(&ahead)?;
                 client.ahead.extend_from_slice(&ahead[used..]);
                 thread.give_back(ahead);
             }
@@ -177,7 +176,14 @@ impl Upward {
         })
     }
 
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+    /// Takes what belongs to the request into `out`.
+    pub(super) fn queue(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+        let used = self.take(bytes)?;
+        self.out.extend_from_slice(&bytes[..used]);
+        Ok(used)
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         let content = &mut self.content;
         let scanned =
             self.body.take(bytes, |data| *content += data.len() as u64).map_err(Fault::BadRequest)?;

@@ -127,8 +127,7 @@ fn upward(thread: &Thread, client: &mut Client, job: &mut Job) -> Result<Upward,
     let came = std::mem::take(&mut client.ahead);
     let (head, behind) = came.split_at(head_len);
     up.kept.push(head);
-    let used = if up.ended { 0 } else { up.take(behind)? };
-    up.out.extend_from_slice(&behind[..used]);
+    let used = if up.ended { 0 } else { up.queue(behind)? };
     client.ahead.extend_from_slice(&behind[used..]);
     thread.give_back(came);
     Ok(up)

@@ -1,18 +1,18 @@
-//! What all threads of the data plane share: chains with their provider's rules, limits, and the day's use of the
-//! fallback keys. A new configuration is a new plane.
+//! What all threads of the data plane share: chains with their provider's rules, and limits. A new configuration is a
+//! new plane.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use evergrant_core::gateway::{ErrorShape, FallbackOn, Injection, Position, Rules, Source, Spent, spend};
-use evergrant_core::{ApiKey, ChainName, Reason};
+use evergrant_core::gateway::{ErrorShape, Injection, Position, Rules, Source};
+use evergrant_core::{ChainName, Reason};
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use url::Url;
 
 use super::body::Budget;
+use super::fallback::FallbackKey;
 use super::request::{Injected, Target};
 use crate::http::{HttpClient, host};
 
@@ -48,21 +48,6 @@ pub struct ChainSettings {
     pub renewer: Option<Arc<dyn Renewer>>,
     /// The terms that its operator has not accepted: it serves nothing.
     pub terms: Option<String>,
-}
-
-/// A key that serves when a chain cannot.
-#[derive(Debug, Clone)]
-pub struct FallbackKey {
-    /// The key.
-    pub key: ApiKey,
-    /// What API keys begin with.
-    pub prefix: Option<String>,
-    /// When it serves.
-    pub on: FallbackOn,
-    /// How many requests a day it serves at most.
-    pub max_requests_per_day: Option<u64>,
-    /// How many it has served today.
-    pub uses: Arc<DayCount>,
 }
 
 /// Limits of the data plane.
@@ -177,10 +162,7 @@ impl Plane {
 
     /// The shape of errors below the path, if that is one of the routes.
     pub(super) fn route_of(&self, path: &str) -> Option<ErrorShape> {
-        let below = |chain: &&Arc<Chain>| {
-            let rest = path.strip_prefix(chain.rules.route.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
+        let below = |chain: &&Arc<Chain>| chain.rules.below_route(path).is_some();
         self.chains.iter().find(below).map(|chain| chain.rules.errors)
     }
 
@@ -226,7 +208,8 @@ impl Chain {
         match (&self.terms, reason) {
             (Some(terms), _) => format!(
                 "chain {name} serves nothing until its login's owner accepts the provider's terms ({terms}): set \
-                 accept_provider_terms = true on it, or set ANTHROPIC_FALLBACK_KEY"
+                 accept_provider_terms = true on it, or set {}",
+                self.rules.fallback_variable.as_deref().unwrap_or("fallback_key_file")
             ),
             (None, Reason::FallbackUsedUp) => format!(
                 "chain {name} has no live access token, and today's requests for the fallback key are used up: see \
@@ -236,64 +219,5 @@ impl Chain {
                 "chain {name} has no live access token, and no fallback key serves: see `evergrant status`"
             ),
         }
-    }
-}
-
-/// How many requests a fallback key has served on a day (UTC).
-#[derive(Debug, Default)]
-pub struct DayCount(Mutex<Day>);
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Day {
-    day: i32,
-    used: u64,
-    /// Of these, not yet written to the state.
-    unsaved: u64,
-}
-
-/// Days since the epoch.
-pub fn day_of(at: Timestamp) -> i32 {
-    i32::try_from(at.as_second().div_euclid(24 * 3600)).unwrap_or(i32::MAX)
-}
-
-impl DayCount {
-    fn with<T>(&self, day: i32, with: impl FnOnce(&mut Day) -> T) -> T {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.day != day {
-            *counted = Day { day, used: 0, unsaved: 0 };
-        }
-        with(&mut counted)
-    }
-
-    /// One more request, unless `max` are served already.
-    pub fn take(&self, day: i32, max: Option<u64>) -> Spent {
-        self.with(day, |counted| {
-            let spent = spend(counted.used, max);
-            if spent.allowed {
-                counted.used += 1;
-                counted.unsaved += 1;
-            }
-            spent
-        })
-    }
-
-    /// Whether one more is allowed.
-    pub fn left(&self, day: i32, max: Option<u64>) -> bool {
-        self.with(day, |counted| spend(counted.used, max).allowed)
-    }
-
-    /// What is to be written to the state: it counts as written.
-    pub fn unsaved(&self, day: i32) -> u64 {
-        self.with(day, |counted| std::mem::take(&mut counted.unsaved))
-    }
-
-    /// The state's total of this day, which other processes and earlier ones have added to.
-    pub fn seen(&self, day: i32, total: u64) {
-        self.with(day, |counted| counted.used = counted.used.max(total + counted.unsaved));
-    }
-
-    /// What could not be written after all.
-    pub fn not_saved(&self, day: i32, uses: u64) {
-        self.with(day, |counted| counted.unsaved += uses);
     }
 }

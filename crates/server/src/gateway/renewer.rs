@@ -6,12 +6,15 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use evergrant_core::ChainName;
+use evergrant_core::event::{Event, EventKind};
 use evergrant_core::gateway::Position;
 use evergrant_core::probe::Verdict;
 use evergrant_core::provider::Profile;
+use evergrant_core::{ChainName, Reason};
+use evergrant_store::State;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::plane::Renewer;
@@ -19,7 +22,10 @@ use crate::http::HttpClient;
 use crate::probe::probe_token;
 use crate::renewable::Pass;
 use crate::snapshot::Snapshots;
+use crate::world::World;
 
+/// A grant that is refused again and again is written down once in so long.
+const GRANT_REFUSED_EVERY: Duration = Duration::from_secs(60);
 /// A probe that takes longer says nothing.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -104,4 +110,33 @@ impl Inner {
             Some(Verdict::Refused | Verdict::Unavailable) | None => (self.renew)(position).await,
         }
     }
+}
+
+/// Writes down in log and ledger that a grant may not do what was asked of it.
+pub fn note_grant_refused<W: World>(world: W, chain: ChainName) -> Act {
+    let last: Arc<Mutex<Option<(Position, Duration)>>> = Arc::default();
+    Box::new(move |position| {
+        let (last, world, chain) = (last.clone(), world.clone(), chain.clone());
+        async move {
+            let now = world.monotonic();
+            {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                let again = |(before, at): (Position, Duration)| before == position && now - at < GRANT_REFUSED_EVERY;
+                if last.is_some_and(again) {
+                    return;
+                }
+                *last = Some((position, now));
+            }
+            let (lineage, generation) = position;
+            let reason = Reason::GrantRefused;
+            tracing::warn!(%reason, %chain, %lineage, %generation, "the grant may not do what a request asked of it");
+            let (at, kind, attempt) = (world.now(), EventKind::Found, None);
+            let detail = json!({ "by": "gateway" });
+            let event = Event { chain, at, kind, reason, lineage, generation, attempt, detail };
+            if let Err(error) = world.state().add_events(&[event]).await {
+                tracing::warn!(%error, "that could not be written to the ledger");
+            }
+        }
+        .boxed()
+    })
 }

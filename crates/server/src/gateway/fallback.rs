@@ -1,0 +1,173 @@
+//! The key that serves when a chain cannot: how often it has, and whether it works (SPEC §7).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use evergrant_core::gateway::{FallbackOn, Spent, spend};
+use evergrant_core::provider::Profile;
+use evergrant_core::{ApiKey, ChainName, Reason};
+use evergrant_store::State;
+use http::Method;
+use jiff::Timestamp;
+
+use crate::http::HttpClient;
+use crate::world::World;
+
+/// How often the uses are written down.
+const SAVE_USES: Duration = Duration::from_secs(1);
+/// How often it is looked at whether a key still works.
+const CHECK_KEYS: Duration = Duration::from_secs(24 * 3600);
+const FIRST_CHECK: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A key that serves when a chain cannot.
+#[derive(Debug, Clone)]
+pub struct FallbackKey {
+    /// The key.
+    pub key: ApiKey,
+    /// What API keys begin with.
+    pub prefix: Option<String>,
+    /// When it serves.
+    pub on: FallbackOn,
+    /// How many requests a day it serves at most.
+    pub max_requests_per_day: Option<u64>,
+    /// How many it has served today.
+    pub uses: Arc<DayCount>,
+}
+
+/// How many requests a fallback key has served on a day (UTC).
+#[derive(Debug, Default)]
+pub struct DayCount(Mutex<Day>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Day {
+    day: i32,
+    used: u64,
+    /// Of these, not yet written to the state.
+    unsaved: u64,
+}
+
+/// Days since the epoch.
+pub(super) fn day_of(at: Timestamp) -> i32 {
+    i32::try_from(at.as_second().div_euclid(24 * 3600)).unwrap_or(i32::MAX)
+}
+
+impl DayCount {
+    fn with<T>(&self, day: i32, with: impl FnOnce(&mut Day) -> T) -> T {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.day != day {
+            *counted = Day { day, used: 0, unsaved: 0 };
+        }
+        with(&mut counted)
+    }
+
+    /// One more request, unless `max` are served already.
+    pub fn take(&self, day: i32, max: Option<u64>) -> Spent {
+        self.with(day, |counted| {
+            let spent = spend(counted.used, max);
+            if spent.allowed {
+                counted.used += 1;
+                counted.unsaved += 1;
+            }
+            spent
+        })
+    }
+
+    /// Whether one more is allowed.
+    pub fn left(&self, day: i32, max: Option<u64>) -> bool {
+        self.with(day, |counted| spend(counted.used, max).allowed)
+    }
+
+    /// What is to be written to the state: it counts as written.
+    pub fn unsaved(&self, day: i32) -> u64 {
+        self.with(day, |counted| std::mem::take(&mut counted.unsaved))
+    }
+
+    /// The state's total of this day, which other processes and earlier ones have added to.
+    pub fn seen(&self, day: i32, total: u64) {
+        self.with(day, |counted| counted.used = counted.used.max(total + counted.unsaved));
+    }
+
+    /// What could not be written after all.
+    pub fn not_saved(&self, day: i32, uses: u64) {
+        self.with(day, |counted| counted.unsaved += uses);
+    }
+}
+
+/// What fallback keys have served today, by chain. It outlives configurations; all clones see the same.
+#[derive(Debug, Clone, Default)]
+pub struct FallbackUses(Arc<Mutex<BTreeMap<ChainName, Arc<DayCount>>>>);
+
+impl FallbackUses {
+    /// What the key of this chain has served.
+    pub fn of(&self, chain: &ChainName) -> Arc<DayCount> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(chain.clone()).or_default().clone()
+    }
+
+    fn all(&self) -> BTreeMap<ChainName, Arc<DayCount>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds what was served to the state's count, and reads what other processes have added.
+    pub async fn save<W: World>(&self, world: &W) {
+        let day = day_of(world.now());
+        for (chain, count) in self.all() {
+            let uses = count.unsaved(day);
+            match world.state().add_fallback_uses(&chain, day, uses).await {
+                Ok(total) => count.seen(day, total),
+                Err(error) => {
+                    count.not_saved(day, uses);
+                    tracing::warn!(%chain, %error, "the fallback key's uses could not be written down yet");
+                }
+            }
+        }
+    }
+
+    /// Keeps doing that.
+    pub async fn keep_saving<W: World>(self, world: W) {
+        loop {
+            self.save(&world).await;
+            world.sleep(SAVE_USES).await;
+        }
+    }
+}
+
+/// Looks once a day whether a chain's fallback key works, by a call that costs nothing.
+pub async fn check_fallback_key<W: World>(
+    world: W,
+    client: HttpClient,
+    chain: ChainName,
+    profile: Profile,
+    key: ApiKey,
+) {
+    let shown = key.shown(profile.api_key_prefix.as_deref());
+    let mut wait = FIRST_CHECK;
+    loop {
+        world.sleep(wait).await;
+        wait = CHECK_KEYS;
+        match ask(&client, &profile, &key).await {
+            Some(200) => {
+                tracing::info!(reason = %Reason::FallbackKeyOk, %chain, key = shown, "the fallback key works");
+            }
+            Some(status @ (401 | 403)) => tracing::warn!(
+                reason = %Reason::FallbackKeyRefused, %chain, key = shown, status,
+                "the provider refuses the fallback key: requests will fail when the chain does; put a key that works \
+                 in its place"
+            ),
+            status => {
+                tracing::debug!(%chain, key = shown, ?status, "nothing was learned about the fallback key")
+            }
+        }
+    }
+}
+
+/// The status of the provider's free call; `None`: it has none, or did not answer.
+async fn ask(client: &HttpClient, profile: &Profile, key: &ApiKey) -> Option<u16> {
+    let url = profile.api_base.join(profile.round_trip.as_ref()?).ok()?;
+    let headers = profile.api_key_headers(key);
+    let call = client.call(Method::GET, &url, &headers, Bytes::new());
+    let reply = tokio::time::timeout(CHECK_TIMEOUT, call).await.ok()?.ok()?;
+    Some(reply.status)
+}
