@@ -3,6 +3,7 @@
 //! No async runtime, no database, no HTTP client, no file system, no environment and no clock: those live in
 //! the rooms that call this one.
 
+pub mod alert;
 pub mod api_key;
 pub mod audit;
 pub mod authfile;
@@ -15,6 +16,7 @@ pub mod keeper;
 pub mod minter;
 pub mod probe;
 pub mod provider;
+pub mod push;
 pub mod reason;
 pub mod secret;
 

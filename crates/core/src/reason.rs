@@ -204,6 +204,50 @@ reasons! {
     /// The state cannot be read or written at the moment.
     StateUnavailable = "state_unavailable",
 
+    // Push events: what agent and server make of them.
+    /// The grant of a push is the chain's now.
+    Accepted = "accepted",
+    /// A heartbeat was heard.
+    Beat = "beat",
+    /// The entry was written before the agent's last look, so it is no new login.
+    NotFresh = "not_fresh",
+    /// The server refused this grant for good.
+    Refused = "refused",
+    /// The workstation's keychain is locked.
+    KeychainLocked = "keychain_locked",
+    /// The workstation holds no entry with a login.
+    NoEntry = "no_entry",
+    /// The login was wiped: its tokens are empty.
+    Wiped = "wiped",
+    /// The entry cannot be read as a login.
+    Malformed = "malformed",
+    /// The agent's clock is more than 5 minutes off the server's.
+    AgentClockSkew = "agent_clock_skew",
+    /// This very message was taken before.
+    NonceSeen = "nonce_seen",
+    /// The grant is another account's or organization's than the chain's.
+    IdentityMismatch = "identity_mismatch",
+    /// The chain's kind takes no pushed grant.
+    NothingToPush = "nothing_to_push",
+    /// The agent got no answer from the server.
+    ServerUnreachable = "server_unreachable",
+    /// The server's answer is none of Evergrant's.
+    ServerError = "server_error",
+    /// The server's address is neither TLS nor loopback, so the agent sends nothing there.
+    ServerInsecure = "server_insecure",
+    /// The operator paused the agent.
+    Paused = "paused",
+
+    // Alerts on their way.
+    /// The sink took the alert.
+    Delivered = "delivered",
+    /// The sink could not be reached, or is not well; the alert is sent again.
+    SinkUnavailable = "sink_unavailable",
+    /// The sink refuses this alert for good.
+    SinkRefused = "sink_refused",
+    /// The sink did not take the alert within 24 h.
+    SinkGivenUp = "sink_given_up",
+
     // Configuration.
     /// The configuration was read again.
     ConfigReloaded = "config_reloaded",

@@ -1,0 +1,316 @@
+//! What an operator is told: conditions, episodes and the alerts that come out of them (SPEC §6).
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::chain::ChainName;
+
+macro_rules! conditions {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $code:literal, $level:ident, $group:ident;)+) => {
+        /// What may be wrong with a chain. Each has one episode at a time.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Condition {
+            $($(#[doc = $doc])+ #[serde(rename = $code)] $variant,)+
+        }
+
+        impl Condition {
+            /// All of them, in the order of SPEC §6.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The code as it stands in JSON, logs and metrics, and the name of its runbook page.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// How bad it is.
+            pub fn level(self) -> Level {
+                match self { $(Self::$variant => Level::$level,)+ }
+            }
+
+            /// Where its alerts belong.
+            pub fn group(self) -> Group {
+                match self { $(Self::$variant => Group::$group,)+ }
+            }
+
+            /// What it is, for a person.
+            pub fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+conditions! {
+    /// The workstation's agent has fallen silent.
+    MacSilent = "mac_silent", Yellow, TokenPush;
+    /// The last pushes from the workstation failed.
+    Failed = "failed", Red, TokenPush;
+    /// The workstation reports, but no push has succeeded for hours.
+    Stale = "stale", Yellow, TokenPush;
+    /// The grant is dead; somebody has to log in again.
+    ReauthRequired = "reauth_required", Red, TokenPush;
+    /// Nothing can serve requests.
+    NotServing = "not_serving", Red, Chain;
+    /// The fallback key serves requests, at its own cost.
+    FallbackActive = "fallback_active", Red, Chain;
+    /// The grant cannot be renewed.
+    RenewalFailing = "renewal_failing", Red, Chain;
+    /// A renewed pair could not be kept, so nothing is sent.
+    VaultUnwritable = "vault_unwritable", Red, Chain;
+    /// The vault was restored from a backup and may hold a spent pair.
+    Quarantined = "quarantined", Red, Chain;
+    /// Nobody can know whether the refresh token was spent.
+    RenewalInDoubt = "renewal_in_doubt", Yellow, Chain;
+    /// The login itself ends soon, whatever is renewed.
+    LoginExpiring = "login_expiring", Yellow, Chain;
+    /// The API refuses a live grant for what it is.
+    GrantRefused = "grant_refused", Red, Chain;
+    /// The fallback key does not work, so there is no reserve.
+    FallbackUnusable = "fallback_unusable", Yellow, Chain;
+    /// Half of the day's requests for the fallback key are used up.
+    FallbackHalfUsed = "fallback_half_used", Yellow, Chain;
+    /// Nine tenths of the day's requests for the fallback key are used up.
+    FallbackNearlyUsed = "fallback_nearly_used", Red, Chain;
+    /// The probe gets no answer, or the API refuses a token that should live.
+    ProbeFailing = "probe_failing", Yellow, Chain;
+    /// Somebody else rotates this chain's pair.
+    SecondWriter = "second_writer", Yellow, Chain;
+    /// The workstation's keychain has been locked for hours, so the agent sees nothing.
+    AgentBlind = "agent_blind", Yellow, Chain;
+    /// Our clock is more than 2 minutes off the provider's.
+    ClockSkew = "clock_skew", Yellow, Chain;
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How bad it is; worse is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// It is over.
+    Green,
+    /// It needs a look.
+    Yellow,
+    /// It needs somebody now.
+    Red,
+}
+
+impl Level {
+    /// The code as it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Green => "green",
+            Self::Yellow => "yellow",
+            Self::Red => "red",
+        }
+    }
+
+    /// The sign that people see.
+    pub fn sign(self) -> &'static str {
+        match self {
+            Self::Green => "🟢",
+            Self::Yellow => "🟡",
+            Self::Red => "🔴",
+        }
+    }
+}
+
+/// Which family of alerts (SPEC §6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Group {
+    /// The workstation, its pushes, and the grant that they bring.
+    TokenPush,
+    /// Everything else about a chain.
+    Chain,
+}
+
+impl Group {
+    /// The code as it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TokenPush => "token_push",
+            Self::Chain => "chain",
+        }
+    }
+}
+
+/// What an alert says of its episode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertState {
+    /// It began.
+    Open,
+    /// It still goes on.
+    Reminder,
+    /// It ended.
+    Closed,
+}
+
+impl AlertState {
+    /// The code as it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Reminder => "reminder",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// One continuous run of one condition on one chain, by name: `CHAIN-CONDITION-OPENED`. It is the key under which
+/// sinks tell alerts apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EpisodeId(String);
+
+impl EpisodeId {
+    /// Of the episode that opened then.
+    pub fn new(chain: &ChainName, condition: Condition, opened_at: Timestamp) -> Self {
+        Self(format!("{chain}-{condition}-{}", opened_at.strftime("%Y%m%dT%H%M%SZ")))
+    }
+
+    /// One that was written down before.
+    pub fn known(id: &str) -> Self {
+        Self(id.to_owned())
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EpisodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One of the episodes that an alert is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Concerned {
+    /// The episode: the key under which sinks tell alerts apart.
+    pub episode: EpisodeId,
+    /// Its chain.
+    pub chain: ChainName,
+    /// Since when it has been so.
+    pub since: Timestamp,
+    /// Since when it is no longer so; `None` while it is open.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// One line of evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// What it is.
+    pub label: String,
+    /// How it stands. It never holds a token.
+    pub value: String,
+}
+
+impl Fact {
+    /// A line.
+    pub fn new(label: &str, value: impl Into<String>) -> Self {
+        Self { label: label.to_owned(), value: value.into() }
+    }
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Action {
+    /// In a sentence or two.
+    pub text: String,
+    /// The exact commands, one a line.
+    pub commands: Vec<String>,
+}
+
+/// One message out of an episode, whole: a sink needs nothing else to show it. Several chains of one provider with
+/// the same condition share one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// Its own id, which a message that is sent again keeps: the first episode's id, and what is said of it.
+    pub id: String,
+    /// When it was made.
+    pub at: Timestamp,
+    /// Which family.
+    pub group: Group,
+    /// The condition's code; `recovered` where an episode of the group `token_push` ended.
+    pub status: String,
+    /// What is or was wrong.
+    pub condition: Condition,
+    /// What is said of it.
+    pub state: AlertState,
+    /// How bad it is now: green if it ended.
+    pub level: Level,
+    /// The provider's name.
+    pub provider: String,
+    /// Whom it concerns; at least one.
+    pub concerned: Vec<Concerned>,
+    /// What, in one sentence.
+    pub summary: String,
+    /// Since when: the earliest of the episodes.
+    pub since: Timestamp,
+    /// When it ended: the latest of the episodes.
+    pub ended_at: Option<Timestamp>,
+    /// The last event, counts, expiry and the like; the most telling first.
+    pub evidence: Vec<Fact>,
+    /// What serves requests now, and for how long it can.
+    pub serving: String,
+    /// What to do next; nothing where it is over.
+    pub action: Option<Action>,
+    /// The runbook's page.
+    pub runbook_url: String,
+    /// Where the chain's status is shown.
+    pub status_url: String,
+    /// It rehearses only: `evergrant alerts test`.
+    pub test: bool,
+}
+
+impl Alert {
+    /// The names of the chains, for a person.
+    pub fn chains(&self) -> String {
+        self.concerned.iter().map(|concerned| concerned.chain.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A span as people say it: `36 h 5 min`, `2 min 3 s`; the two largest units.
+pub fn span(secs: i64) -> String {
+    let secs = secs.max(0);
+    let (days, hours, minutes) = (secs / 86_400, secs / 3600 % 24, secs / 60 % 60);
+    let two = |large: i64, unit: &str, small: i64, small_unit: &str| {
+        if small == 0 { format!("{large} {unit}") } else { format!("{large} {unit} {small} {small_unit}") }
+    };
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{secs} s"),
+        (0, 0, minutes) => two(minutes, "min", secs % 60, "s"),
+        (0, hours, minutes) => two(hours, "h", minutes, "min"),
+        (days, hours, _) => two(days, "d", hours, "h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_said_in_their_two_largest_units() {
+        for (secs, said) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (123, "2 min 3 s"),
+            (3600, "1 h"),
+            (129_900, "1 d 12 h"),
+            (-5, "0 s"),
+        ] {
+            assert_eq!(span(secs), said);
+        }
+    }
+}
