@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::ChainName;
 
+mod compose;
+mod episode;
+
+pub use compose::{Links, Told, compose};
+pub use episode::{Acknowledgement, Advance, Episode, Reminding, advance};
+
 macro_rules! conditions {
     ($($(#[doc = $doc:literal])+ $variant:ident = $code:literal, $level:ident, $group:ident;)+) => {
         /// What may be wrong with a chain. Each has one episode at a time.
@@ -253,6 +259,9 @@ pub struct Alert {
     pub provider: String,
     /// Whom it concerns; at least one.
     pub concerned: Vec<Concerned>,
+    /// Episodes that gave way to these without an alert of their own: sinks that keep alerts open close them.
+    #[serde(default)]
+    pub replaces: Vec<EpisodeId>,
     /// What, in one sentence.
     pub summary: String,
     /// Since when: the earliest of the episodes.

@@ -12,6 +12,7 @@ pub mod chain;
 pub mod event;
 pub mod gateway;
 pub mod grant;
+pub mod health;
 pub mod keeper;
 pub mod minter;
 pub mod probe;
