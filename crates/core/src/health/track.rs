@@ -148,7 +148,7 @@ impl PushFacts {
             let key = |event: &PushSeen| (event.at, rank(event.outcome));
             key(one)
                 .cmp(&key(two))
-                .then_with(|| one.reason.cmp(&two.reason))
+                .then_with(|| one.reason.as_str().cmp(two.reason.as_str()))
                 .then_with(|| one.agent.id.cmp(&two.agent.id))
         });
         seen.into_iter().fold(Self::default(), Self::and)
