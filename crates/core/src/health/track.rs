@@ -79,6 +79,23 @@ pub struct AgentSeen {
 }
 
 impl AgentSeen {
+    /// Of one whose message could not be read.
+    pub fn unknown(reason: Reason, at: Timestamp) -> Self {
+        Self {
+            id: "unknown".into(),
+            host: String::new(),
+            version: String::new(),
+            last_at: at,
+            reason,
+            local: Local::default(),
+            pending: false,
+            blind_since: None,
+            absence: None,
+            absence_reason: None,
+            failures: Vec::new(),
+        }
+    }
+
     /// Of a message that came at `at`.
     pub fn of(message: &Message, reason: Reason, at: Timestamp) -> Self {
         let absent = |absence: &Absence| Span { from: at, until: absence.until.max(at) };
