@@ -19,7 +19,6 @@ use evergrant_server::{Keeper, Renewable, World as _, probe};
 use evergrant_store::{AuthFile, OsDisk, secret_file};
 use serde_json::{Value, json};
 
-use crate::chain::{Chain, Renewal};
 use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain};
 use crate::config::{self, Environment, Fault, Loaded, Way};
 use crate::host::{Host, World};

@@ -11,7 +11,6 @@ use evergrant_server::{Renewable, tls};
 use futures_util::FutureExt as _;
 use tokio_rustls::TlsAcceptor;
 
-use crate::chain::Chain;
 use crate::config::{ChainSettings, Settings, reachable_without_tls};
 use crate::host::Host;
 

@@ -10,7 +10,6 @@ use evergrant_server::metrics::Metrics;
 use evergrant_server::{ApiKeyChain, Keeper, Minter, Snapshots, TokioWorld};
 use evergrant_store::{AuthFile, OsDisk, SqliteState};
 
-use crate::chain::{Chain, Renewal};
 use crate::config::{ChainSettings, Settings, Way};
 
 /// The real world.

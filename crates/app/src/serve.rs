@@ -13,7 +13,6 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use crate::chain::{Chain, Renewal};
 use crate::cli::Global;
 use crate::config::{self, ChainSettings, Environment, Loaded, ProbeSettings, Settings};
 use crate::gateway;

@@ -13,7 +13,6 @@ use evergrant_store::state::Numbered;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::chain::{Chain, Renewal};
 use crate::config::Loaded;
 use crate::host::Host;
 use crate::output;
