@@ -10,6 +10,7 @@ use crate::chain::ChainName;
 mod action;
 mod compose;
 mod episode;
+mod outcome;
 pub mod render;
 mod sample;
 pub mod sink;
@@ -17,6 +18,7 @@ pub mod sink;
 pub use action::{ActionContext, action};
 pub use compose::{Links, Told, compose};
 pub use episode::{Acknowledgement, Advance, Episode, Quiet, Reminding, advance, gathering};
+pub use outcome::Outcome;
 pub use sample::{largest, samples};
 pub use sink::{Sink, SinkKind};
 
