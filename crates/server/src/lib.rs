@@ -20,6 +20,7 @@ mod stream;
 pub mod tls;
 pub mod token;
 pub mod tokio_world;
+pub mod watchdog;
 pub mod world;
 
 pub use api_key::ApiKeyChain;

@@ -8,6 +8,7 @@ mod differential;
 mod edits;
 mod fixture;
 mod gateway;
+mod health;
 mod http1_beside_hyper;
 mod http1_oracle;
 mod minting;
