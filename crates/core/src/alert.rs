@@ -7,11 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::ChainName;
 
+mod action;
 mod compose;
 mod episode;
+mod outcome;
+pub mod render;
+mod sample;
+pub mod sink;
 
+pub use action::{ActionContext, action};
 pub use compose::{Links, Told, compose};
 pub use episode::{Acknowledgement, Advance, Episode, Quiet, Reminding, advance, gathering};
+pub use outcome::Outcome;
+pub use sample::{largest, samples};
+pub use sink::{Sink, SinkKind};
 
 macro_rules! conditions {
     ($($(#[doc = $doc:literal])+ $variant:ident = $code:literal, $level:ident, $group:ident;)+) => {
@@ -191,6 +200,14 @@ impl EpisodeId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Chain, condition and opening, as the id says them; `None` of an id that was not made here.
+    pub fn parts(&self) -> Option<(ChainName, Condition, Timestamp)> {
+        let mut parts = self.0.rsplitn(3, '-');
+        let (opened, condition, chain) = (parts.next()?, parts.next()?, parts.next()?);
+        let condition = Condition::ALL.iter().copied().find(|known| known.as_str() == condition)?;
+        Some((chain.parse().ok()?, condition, opened.parse().ok()?))
+    }
 }
 
 impl fmt::Display for EpisodeId {
@@ -283,6 +300,19 @@ pub struct Alert {
 }
 
 impl Alert {
+    /// As a rehearsal: no sink takes it or its episodes for real ones.
+    pub fn rehearsed(mut self) -> Self {
+        self.test = true;
+        self.id = format!("test-{}", self.id);
+        for concerned in &mut self.concerned {
+            concerned.episode = EpisodeId(format!("test-{}", concerned.episode));
+            if let Ok(chain) = format!("test-{}", concerned.chain).parse() {
+                concerned.chain = chain;
+            }
+        }
+        self
+    }
+
     /// The names of the chains, for a person.
     pub fn chains(&self) -> String {
         self.concerned.iter().map(|concerned| concerned.chain.as_str()).collect::<Vec<_>>().join(", ")

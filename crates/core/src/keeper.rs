@@ -9,8 +9,8 @@ mod settle;
 mod swap;
 mod when;
 
-pub(crate) use answer::retry_after;
 pub use answer::{Answer, NewTokens, Outcome, Unspent, classify, clock_offset_secs};
+pub(crate) use answer::{parse_retry_after, retry_after};
 pub use backoff::back_off;
 pub use recover::{FileFound, Finding, Found, Receipt, ReceiptState, Staged, recover};
 pub use report::Report;

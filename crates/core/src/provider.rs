@@ -37,6 +37,10 @@ mod claude {
     pub(super) const MESSAGES: &str = "/v1/messages";
     pub(super) const SMALLEST_MODEL: &str = "claude-haiku-4-5";
     pub(super) const TERMS: &str = "https://code.claude.com/docs/en/legal-and-compliance";
+    pub(super) const CONSOLE: &str = "https://platform.claude.com/settings/keys";
+    pub(super) const LOGIN: &str = "claude /login";
+    pub(super) const LONG_LOGIN: &str = "claude setup-token";
+    pub(super) const FOLDER_VARIABLE: &str = "CLAUDE_CONFIG_DIR";
     pub(super) const ROUTE: &str = "/v1/anthropic";
     pub(super) const API_KEY_HEADER: &str = "x-api-key";
     pub(super) const CLIENT_VARIABLE: &str = "ANTHROPIC_API_KEY";
@@ -107,6 +111,17 @@ pub struct Federation {
     pub may_have: Vec<String>,
 }
 
+/// How a person logs in with the provider's own client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The command that logs in and keeps the login in the client's folder.
+    pub command: String,
+    /// The command that prints a long-lived access token without a refresh token.
+    pub long_lived: String,
+    /// The variable that names the client's folder.
+    pub folder_variable: String,
+}
+
 /// Everything that is particular to one provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
@@ -148,6 +163,10 @@ pub struct Profile {
     pub client_locks: bool,
     /// Where the terms stand that the operator has to accept before this provider's logins are used.
     pub terms: Option<String>,
+    /// Where a person gets an API key.
+    pub console: Option<String>,
+    /// How a person logs in.
+    pub login: Option<Login>,
     /// How the gateway forwards to it; `None`: it does not.
     pub gateway: Option<Rules>,
 }
@@ -182,6 +201,12 @@ impl Profile {
             probe_scope_reason: Some(claude::PROBE_SCOPE_REASON.into()),
             client_locks: true,
             terms: Some(claude::TERMS.into()),
+            console: Some(claude::CONSOLE.into()),
+            login: Some(Login {
+                command: claude::LOGIN.into(),
+                long_lived: claude::LONG_LOGIN.into(),
+                folder_variable: claude::FOLDER_VARIABLE.into(),
+            }),
             gateway: Some(claude_gateway()),
         }
     }

@@ -100,6 +100,11 @@ secret! {
     ApiKey
 }
 
+secret! {
+    /// What a sink of alerts takes as proof of who sends: a routing key or an access token of its own.
+    SinkKey
+}
+
 /// The longest identity token that is accepted, in bytes.
 pub const MAX_IDENTITY_TOKEN_LEN: usize = 16 * 1024;
 

@@ -1,5 +1,11 @@
 //! The alerter: takes alerts out of the outbox and hands them to their sinks, in order, until each took it (SPEC §6).
 
+pub mod mail;
+pub mod sink;
+
+pub use evergrant_core::alert::Outcome;
+pub use sink::Courier;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,25 +23,6 @@ use crate::world::World;
 const LOOK: Duration = Duration::from_secs(1);
 /// A sink is one process's for so long while it delivers; longer than any delivery takes.
 const LEASE: Duration = Duration::from_secs(60);
-
-/// What a sink made of an alert.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It took it.
-    Delivered,
-    /// It could not be reached, or is not well: later it may take it.
-    Unavailable {
-        /// Not earlier than after this, if it said so.
-        retry_after: Option<Duration>,
-        /// What it said. It never holds a secret.
-        detail: String,
-    },
-    /// It refuses this alert for good.
-    Refused {
-        /// What it said. It never holds a secret.
-        detail: String,
-    },
-}
 
 /// Hands alerts to sinks.
 pub trait Deliver: Send + Sync + 'static {

@@ -21,6 +21,11 @@ use url::Url;
 
 use crate::stream::Stream;
 
+mod public;
+
+use public::Resolver;
+pub use public::is_public;
+
 /// What every request of ours says of itself (SPEC §14).
 pub const USER_AGENT: &str = concat!("evergrant/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,6 +82,7 @@ pub struct BadCertificates {
 pub struct HttpClient {
     tls: Arc<rustls::ClientConfig>,
     proxies: Arc<Matcher>,
+    public_only: bool,
 }
 
 impl fmt::Debug for HttpClient {
@@ -109,7 +115,14 @@ impl HttpClient {
             .expect("the crypto provider supports the default protocol versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { tls: Arc::new(tls), proxies: Arc::new(Matcher::from_env()) })
+        Ok(Self { tls: Arc::new(tls), proxies: Arc::new(Matcher::from_env()), public_only: false })
+    }
+
+    /// The same, but it reaches loopback and public addresses only. What a proxy reaches is the proxy's to judge.
+    #[must_use]
+    pub fn public_only(mut self) -> Self {
+        self.public_only = true;
+        self
     }
 
     /// Sends one request. It waits for the answer for as long as that takes: the caller bounds it.
@@ -121,7 +134,9 @@ impl HttpClient {
         body: Bytes,
     ) -> Result<Reply, CallError> {
         let not_sent = |why: String| CallError::NotSent(why);
-        let uri: Uri = url.as_str().parse().map_err(|error| not_sent(format!("{url} is no URL: {error}")))?;
+        // The address itself may be a secret: only its host is ever named.
+        let no_url = |error| not_sent(format!("the address at {} is no URL: {error}", host(url)));
+        let uri: Uri = url.as_str().parse().map_err(no_url)?;
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(url, &uri));
         let (stream, via_proxy) = match connecting.await {
             Ok(connected) => connected.map_err(not_sent)?,
@@ -162,14 +177,14 @@ impl HttpClient {
     /// proxy wants for authorization.
     async fn connect(&self, url: &Url, uri: &Uri) -> Result<(Stream, Option<ViaProxy>), String> {
         let secure = url.scheme() == "https";
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_keepalive(Some(KEEPALIVE));
-        connector.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
+        let proxy = if is_loopback(url) { None } else { self.proxies.intercept(uri) };
+        let public_only = self.public_only && proxy.is_none();
+        if public_only && !is_loopback(url) && literal(url).is_some_and(|address| !is_public(address)) {
+            return Err(format!("{} is a private address", host(url)));
+        }
+        let mut connector = connector(public_only);
         let failed =
             |error: &dyn std::error::Error| format!("no connection to {}: {}", host(url), describe(error));
-        let proxy = if is_loopback(url) { None } else { self.proxies.intercept(uri) };
         let (tcp, via) = match proxy {
             None => (connector.call(uri.clone()).await.map_err(|error| failed(&error))?, None),
             Some(proxy) if secure => {
@@ -194,6 +209,15 @@ impl HttpClient {
         let tls = tls.map_err(|error| format!("no TLS connection to {}: {error}", host(url)))?;
         Ok((Stream::Tls(Box::new(tls.into())), None))
     }
+}
+
+fn connector(public_only: bool) -> HttpConnector<Resolver> {
+    let mut connector = HttpConnector::new_with_resolver(Resolver::new(public_only));
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
+    connector
 }
 
 struct ViaProxy {
@@ -255,7 +279,16 @@ pub(crate) fn host(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-fn is_loopback(url: &Url) -> bool {
+fn literal(url: &Url) -> Option<std::net::IpAddr> {
+    match url.host()? {
+        url::Host::Ipv4(address) => Some(address.into()),
+        url::Host::Ipv6(address) => Some(address.into()),
+        url::Host::Domain(_) => None,
+    }
+}
+
+/// Whether the address names this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),

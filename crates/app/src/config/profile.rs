@@ -175,6 +175,8 @@ fn blank(
         probe_scope_reason: None,
         client_locks: false,
         terms: None,
+        console: None,
+        login: None,
         gateway: None,
     })
 }

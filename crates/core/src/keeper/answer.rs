@@ -193,7 +193,7 @@ fn new_tokens(body: &Value) -> Option<NewTokens> {
 const MAX_LIFE_SECS: f64 = 100.0 * 365.25 * 86_400.0;
 
 /// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3); capped at a day.
-fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+pub(crate) fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     let secs = match value.parse::<u64>() {
         Ok(secs) => secs,
