@@ -55,8 +55,12 @@ pub(crate) enum Command {
     },
     /// Run a stand-in provider on loopback.
     StandIn(StandInArgs),
-    /// Show what state the chains are in.
-    Status,
+    /// Show what state the chains are in: what serves, what is wrong, and what to do.
+    Status {
+        /// Show what happened, in order: rotations, push events, episodes and their alerts.
+        #[arg(long)]
+        timeline: bool,
+    },
     /// Look at a chain now, and renew it if that is due.
     Refresh {
         #[command(flatten)]
@@ -105,6 +109,17 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// Show what is and was wrong, acknowledge it, and hold alerts back for maintenance.
+    Alerts {
+        #[command(subcommand)]
+        command: AlertsCommand,
+    },
+    /// Rehearse a failure against a stand-in provider, and check what should come of it.
+    Drill {
+        /// Which failure.
+        #[arg(value_enum)]
+        name: DrillName,
+    },
     /// Check, show and describe the configuration.
     Config {
         #[command(subcommand)]
@@ -117,6 +132,51 @@ pub(crate) enum Command {
     },
     /// Print the manual page.
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlertsCommand {
+    /// Show the episodes, the newest last, and how the sinks fare.
+    List {
+        /// Of this chain only.
+        #[arg(long, value_name = "NAME")]
+        chain: Option<ChainName>,
+        /// Only those that are open.
+        #[arg(long)]
+        open: bool,
+    },
+    /// Say that somebody looks after an episode: no reminders, but a word when it is over.
+    Ack {
+        /// Which one, as `alerts list` shows it.
+        episode: String,
+        /// Remind again after so long, e.g. `2h`.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+        span: Option<Duration>,
+        /// Take it back.
+        #[arg(long, conflicts_with = "span")]
+        undo: bool,
+    },
+    /// Hold alerts about a chain back; what is still wrong at the end is told then.
+    Mute {
+        /// Which chain.
+        chain: ChainName,
+        /// For so long, e.g. `2h`; `0s` ends it.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+        span: Duration,
+    },
+}
+
+/// A failure that can be rehearsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DrillName {
+    /// A forced exchange: a new generation that works.
+    ForceRefresh,
+    /// A worthless refresh token: one alert, then recovery.
+    Revoked,
+    /// A silent agent: one alert after 60 minutes, then recovery.
+    Silence,
+    /// The auth file gone under load: no request fails.
+    Fallback,
 }
 
 #[derive(Debug, Subcommand)]

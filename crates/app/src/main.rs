@@ -1,8 +1,10 @@
 //! The binary `evergrant`: command line, configuration, wiring, nothing else (SPEC §11, §12).
 
+mod alerts;
 mod cli;
 mod commands;
 mod config;
+mod drill;
 mod gateway;
 mod host;
 mod keys;
@@ -11,6 +13,7 @@ mod output;
 mod serve;
 mod standin;
 mod status;
+mod timeline;
 
 use std::process::ExitCode;
 
