@@ -11,6 +11,8 @@ use crate::grant::Grant;
 use crate::reason::Reason;
 use crate::secret::{AccessToken, Fingerprint, RefreshToken};
 
+pub mod agent;
+
 /// Where push events are sent, below the server's address.
 pub const PATH: &str = "/api/v1/admin/system/token-push";
 /// The longest message of an agent, in bytes.
