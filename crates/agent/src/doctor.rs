@@ -175,15 +175,24 @@ fn tls_and_clock(agent: &Agent, chain: &ChainSettings, checks: &mut Vec<Check>) 
 
 fn try_key(agent: &Agent, chain: &ChainSettings, key: &PushKey) -> Check {
     let next = "make one on the server (evergrant keys create --scope push) and put it into the key file";
+    let memory = agent.folder().load(&chain.name).unwrap_or_default();
+    // Only a push event proves the scope, and this is to be none: the last one tells.
+    let lacks_scope = memory.streak.is_some_and(|streak| streak.reason == Reason::ScopeMissing);
     match agent.client().try_key(key, &chain.name) {
+        Ok((200 | 403, _)) if lacks_scope => {
+            let found = "the server knows it, and refused the last push event: it lacks the scope push, or is of \
+                         another chain";
+            check("key", Verdict::Bad, found, Some(next))
+        }
+        Ok((200, _) | (403, Some(Reason::ScopeMissing))) => check("key", Verdict::Ok, "the server knows it", None),
         Ok((401 | 403, reason)) => {
             let found = reason.map_or("the server refuses it", Reason::sentence);
             check("key", Verdict::Bad, found, Some(next))
         }
-        Ok((400 | 422, _)) => check("key", Verdict::Ok, "the server takes it", None),
         Ok((429, _)) => check("key", Verdict::Warning, "it is used too often at the moment", Some("try again")),
         Ok((status, reason)) => {
-            let found = reason.map_or_else(|| format!("the server answers {status}"), |reason| reason.sentence().to_owned());
+            let words = || format!("the server answers {status}");
+            let found = reason.map_or_else(words, |reason| reason.sentence().to_owned());
             check("key", Verdict::Warning, found, Some("see evergrant status on the server"))
         }
         Err(error) => check("key", Verdict::Warning, error, Some("try again")),

@@ -103,9 +103,12 @@ impl Client {
         }
     }
 
-    /// Whether the key may push, without saying anything: a body that is no message is refused after the key is.
+    /// Whether the server knows the key, without an event: it asks for what another scope may read.
     pub fn try_key(&self, key: &PushKey, chain: &ChainName) -> Result<(u16, Option<Reason>), String> {
-        let answer = self.post(&self.url(PATH, chain), key, b"{}").map_err(|error| error.to_string())?;
+        let authorization = Zeroizing::new(format!("Bearer {}", key.expose()));
+        let url = self.url(&format!("{PATH}/status"), chain);
+        let answered = self.agent.get(url).header("authorization", authorization.as_str()).call();
+        let answer = take(answered.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
         let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let reason = problem.get("reason").and_then(serde_json::Value::as_str);
         Ok((answer.status, reason.and_then(|code| code.parse().ok())))

@@ -15,14 +15,13 @@ use evergrant_core::{ApiKey, Reason};
 use evergrant_server::keeper::{Import, Refused};
 use evergrant_server::probe::MessageProbe;
 use evergrant_server::renewable::Pass;
-use evergrant_server::{Keeper, Renewable, World as _, probe};
+use evergrant_server::{Keeper, Renewable, Renewal, World as _, probe};
 use evergrant_store::{AuthFile, OsDisk, secret_file};
 use serde_json::{Value, json};
 
-use crate::chain::{Chain, Renewal};
 use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain};
 use crate::config::{self, Environment, Fault, Loaded, Way};
-use crate::host::{Host, World};
+use crate::host::{Chain, Host, World};
 use crate::{keys, logs, output, serve, standin, status};
 
 /// Runs one command.

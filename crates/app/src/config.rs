@@ -2,6 +2,7 @@
 //!
 //! The environment comes in as an argument, so that nothing here depends on the process it runs in.
 
+mod alerts;
 mod document;
 mod environment;
 mod fault;
@@ -23,7 +24,7 @@ pub(crate) use document::{reference, schema, show};
 pub(crate) use fault::{Fault, Severity};
 pub(crate) use file::{Config, LogFormat};
 pub(crate) use resolve::reachable_without_tls;
-pub(crate) use settings::{ChainSettings, LogSettings, ProbeSettings, Settings, Way};
+pub(crate) use settings::{AlertSettings, ChainSettings, LogSettings, ProbeSettings, Settings, Way};
 
 use evergrant_core::Reason;
 

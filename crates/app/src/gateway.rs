@@ -11,9 +11,8 @@ use evergrant_server::{Renewable, tls};
 use futures_util::FutureExt as _;
 use tokio_rustls::TlsAcceptor;
 
-use crate::chain::Chain;
 use crate::config::{ChainSettings, Settings, reachable_without_tls};
-use crate::host::Host;
+use crate::host::{Chain, Host};
 
 /// The plane of a configuration.
 pub(crate) fn plane(host: &Host, settings: &Settings, chains: &[Chain], uses: &FallbackUses) -> Plane {
@@ -48,7 +47,11 @@ fn one_chain(
     })
 }
 
-fn fallback_key(settings: &Settings, chain: &ChainSettings, uses: &FallbackUses) -> Option<FallbackKey> {
+pub(crate) fn fallback_key(
+    settings: &Settings,
+    chain: &ChainSettings,
+    uses: &FallbackUses,
+) -> Option<FallbackKey> {
     Some(FallbackKey {
         key: chain.fallback_key.clone()?,
         prefix: chain.policy.profile.api_key_prefix.clone(),

@@ -7,14 +7,15 @@ use std::path::Path;
 use evergrant_core::ChainName;
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
-use evergrant_server::{ApiKeyChain, Keeper, Minter, Snapshots, TokioWorld};
+use evergrant_server::{ApiKeyChain, Keeper, Minter, Renewal, Snapshots, TokioWorld};
 use evergrant_store::{AuthFile, OsDisk, SqliteState};
 
-use crate::chain::{Chain, Renewal};
 use crate::config::{ChainSettings, Settings, Way};
 
 /// The real world.
 pub(crate) type World = TokioWorld<SqliteState>;
+/// A chain in the real world.
+pub(crate) type Chain = evergrant_server::Chain<World>;
 
 /// Everything that a command or the server works with.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl Host {
         Ok(Chain { renewal: self.renewal(settings, chain, &world), kind: chain.kind(), world })
     }
 
-    fn renewal(&self, settings: &Settings, chain: &ChainSettings, world: &World) -> Renewal {
+    fn renewal(&self, settings: &Settings, chain: &ChainSettings, world: &World) -> Renewal<World> {
         let (world, name, policy) = (world.clone(), chain.name.clone(), chain.policy.clone());
         let (snapshots, metrics) = (self.snapshots.clone(), self.metrics.clone());
         match &chain.way {

@@ -1,6 +1,5 @@
 //! The binary `evergrant`: command line, configuration, wiring, nothing else (SPEC §11, §12).
 
-mod chain;
 mod cli;
 mod commands;
 mod config;

@@ -1,23 +1,24 @@
 //! `evergrant serve`: starts the parts, answers signals, and lets an exchange in flight finish.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_core::{ChainName, Reason};
-use evergrant_server::admin::{self, Admin, ChainNames};
+use evergrant_server::admin::{self, Admin, Chains};
 use evergrant_server::gateway::{FallbackUses, Gateway, Parts, check_fallback_key};
-use evergrant_server::{Callers, Renewable, Wake, World, probe};
-use evergrant_store::{State, watch};
+use evergrant_server::health::{Alerting, Monitor, WatchedChain};
+use evergrant_server::{Callers, Renewable, Renewal, Wake, World as _, probe, watchdog};
+use evergrant_store::{SqliteState, State, watch};
 use futures_channel::mpsc::{self, UnboundedSender};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use crate::chain::{Chain, Renewal};
 use crate::cli::Global;
-use crate::config::{self, ChainSettings, Environment, Loaded, ProbeSettings, Settings};
+use crate::config::{self, AlertSettings, ChainSettings, Environment, Loaded, ProbeSettings, Settings};
 use crate::gateway;
-use crate::host::Host;
+use crate::host::{Chain, Host, World};
 use crate::output;
 
 /// The look behind the watch, for changes that it misses.
@@ -45,12 +46,14 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
         Err(error) => return output::failed(error),
     };
     let follow = tokio::spawn(callers.clone().follow(host.world.clone()));
-    let running = match Running::start(&host, &loaded.settings) {
+    let uses = FallbackUses::default();
+    uses.save(&host.world).await;
+    let common =
+        Common { host: &host, callers: callers.clone(), chains: Chains::default(), uses: uses.clone() };
+    let running = match Running::start(&common, &loaded.settings) {
         Ok(running) => running,
         Err(why) => return output::failed(why),
     };
-    let uses = FallbackUses::default();
-    uses.save(&host.world).await;
     let parts = Parts {
         plane: gateway::plane(&host, &loaded.settings, &running.chains, &uses),
         snapshots: host.snapshots.clone(),
@@ -63,10 +66,8 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
         Ok(started) => started,
         Err(error) => return output::failed(format!("the gateway cannot be started: {error}")),
     };
-    let chains = ChainNames::default();
-    chains.set(names(&loaded.settings));
-    let admin =
-        Admin { world: host.world.clone(), metrics: host.metrics.clone(), callers, chains: chains.clone() };
+    let chains = common.chains.clone();
+    let admin = Admin { world: host.world.clone(), metrics: host.metrics.clone(), callers, chains };
     let router = admin::router(admin);
     let http = tokio::spawn(async move { axum::serve(own_routes, router).await });
     let saving = tokio::spawn(uses.clone().keep_saving(host.world.clone()));
@@ -76,7 +77,7 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     let address = gateway.address();
     tracing::info!(%address, chains = shown.join(","), version = env!("CARGO_PKG_VERSION"), "serving");
     notify(&[NotifyState::Ready]);
-    let serving = Serving { host: &host, gateway, chains, uses: uses.clone() };
+    let serving = Serving { common: &common, gateway };
     let deadline = serving.until_told_to_end(running, loaded.settings, global, env, signals).await;
     saving.abort();
     uses.save(&host.world).await;
@@ -97,9 +98,15 @@ fn names(settings: &Settings) -> impl Iterator<Item = ChainName> {
 
 /// What runs from start to end.
 struct Serving<'h> {
-    host: &'h Host,
+    common: &'h Common<'h>,
     gateway: Gateway,
-    chains: ChainNames,
+}
+
+/// What outlives a configuration.
+struct Common<'h> {
+    host: &'h Host,
+    callers: Callers,
+    chains: Chains<SqliteState>,
     uses: FallbackUses,
 }
 
@@ -148,11 +155,11 @@ impl Serving<'_> {
     fn take_up(&self, running: &mut Running, old: &Settings, fresh: &Settings) -> Result<(), String> {
         let tls = gateway::acceptor(fresh)?;
         let new = fresh.chains.iter().filter(|chain| known(old, &chain.name).is_none());
-        new.for_each(|chain| self.host.snapshots.forget(&chain.name));
-        let next = Running::start(self.host, fresh)?;
-        self.gateway.set_plane(gateway::plane(self.host, fresh, &next.chains, &self.uses));
+        let host = self.common.host;
+        new.for_each(|chain| host.snapshots.forget(&chain.name));
+        let next = Running::start(self.common, fresh)?;
+        self.gateway.set_plane(gateway::plane(host, fresh, &next.chains, &self.common.uses));
         self.gateway.set_tls(tls);
-        self.chains.set(names(fresh));
         std::mem::replace(running, next).stop();
         tracing::info!(reason = %Reason::ConfigReloaded, "the configuration was read again");
         Ok(())
@@ -225,7 +232,8 @@ struct Running {
 }
 
 impl Running {
-    fn start(host: &Host, settings: &Settings) -> Result<Self, String> {
+    fn start(common: &Common<'_>, settings: &Settings) -> Result<Self, String> {
+        let host = common.host;
         let chains = host.chains(settings)?;
         let mut wakes = Vec::new();
         let mut others = Vec::new();
@@ -245,13 +253,29 @@ impl Running {
                 )));
             }
         }
-        for (settings, chain) in settings.chains.iter().zip(&chains) {
-            if let Some(key) = &settings.fallback_key {
+        let mut watched = Vec::new();
+        for (one, chain) in settings.chains.iter().zip(&chains) {
+            let watched_one = watched_chain(common, settings, one, chain);
+            if let Some(key) = &watched_one.fallback {
                 let (world, client) = (chain.world.clone(), chain.world.client().clone());
-                let (name, profile) = (settings.name.clone(), settings.policy.profile.clone());
+                let (name, profile) = (one.name.clone(), one.policy.profile.clone());
                 others.push(tokio::spawn(check_fallback_key(world, client, name, profile, key.clone())));
             }
+            watched.push(watched_one);
         }
+        let (poke, pokes) = mpsc::unbounded();
+        let alerting = alerting(settings);
+        let monitor = Monitor::new(host.world.clone(), watched.clone(), alerting);
+        others.push(tokio::spawn(monitor.run(pokes)));
+        if let Some((url, every)) = settings.watchdog.clone() {
+            others.push(tokio::spawn(watchdog::ping(
+                host.world.clone(),
+                host.world.client().clone(),
+                url,
+                every,
+            )));
+        }
+        common.chains.set(watched, Some(poke));
         let retention = (settings.retention.events, settings.retention.rotations);
         others.push(tokio::spawn(housekeeping(host.state.clone(), chains.clone(), retention)));
         let watch = watch_files(&chains, wakes.clone());
@@ -266,6 +290,29 @@ impl Running {
             other.abort();
         }
     }
+}
+
+fn watched_chain(
+    common: &Common<'_>,
+    settings: &Settings,
+    one: &ChainSettings,
+    chain: &Chain,
+) -> WatchedChain<World> {
+    WatchedChain {
+        chain: chain.clone(),
+        snapshots: common.host.snapshots.clone(),
+        fallback: gateway::fallback_key(settings, one, &common.uses),
+        push: one.push,
+        expected: one.expected.clone(),
+        token_read: one.token_read,
+        callers: common.callers.clone(),
+        advice: Arc::new(|_, _| None),
+    }
+}
+
+fn alerting(settings: &Settings) -> Alerting {
+    let AlertSettings { links, reminding } = settings.alerts.clone();
+    Alerting { links, reminding, sinks: Arc::new(|_| Vec::new()) }
 }
 
 fn watch_files(chains: &[Chain], wakes: Vec<UnboundedSender<Wake>>) -> Option<watch::Watch> {

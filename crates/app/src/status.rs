@@ -7,15 +7,14 @@ use evergrant_core::chain::Record;
 use evergrant_core::event::{Event, EventKind};
 use evergrant_core::keeper::Report;
 use evergrant_core::{ChainName, Reason, api_key};
-use evergrant_server::{Renewable, World};
+use evergrant_server::{Renewable, Renewal, World};
 use evergrant_store::State;
 use evergrant_store::state::Numbered;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::chain::{Chain, Renewal};
 use crate::config::Loaded;
-use crate::host::Host;
+use crate::host::{Chain, Host};
 use crate::output;
 
 /// So many events are shown of a chain.

@@ -11,7 +11,7 @@ mod compose;
 mod episode;
 
 pub use compose::{Links, Told, compose};
-pub use episode::{Acknowledgement, Advance, Episode, Reminding, advance};
+pub use episode::{Acknowledgement, Advance, Episode, Quiet, Reminding, advance, gathering};
 
 macro_rules! conditions {
     ($($(#[doc = $doc:literal])+ $variant:ident = $code:literal, $level:ident, $group:ident;)+) => {
@@ -304,9 +304,133 @@ pub fn span(secs: i64) -> String {
     }
 }
 
+/// What is new in the book of episodes after one look.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BookChange {
+    /// Episodes that are new or changed.
+    pub episodes: Vec<Episode>,
+    /// Alerts, each with the names of the sinks that want it.
+    pub alerts: Vec<(Alert, Vec<String>)>,
+}
+
+/// The book of episodes as the monitor reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Book {
+    /// Rises with every change, whoever makes it.
+    pub version: i64,
+    /// Those that are open, those that owe their closing alert, and the last one of each chain and condition.
+    pub episodes: Vec<Episode>,
+    /// Maintenance windows that have not ended, by chain.
+    pub mutes: Vec<Mute>,
+}
+
+impl Book {
+    /// Whether alerts about this chain are held back.
+    pub fn is_muted(&self, chain: &ChainName, now: Timestamp) -> bool {
+        self.mutes.iter().any(|mute| mute.chain == *chain && now < mute.until)
+    }
+
+    /// The episodes of a chain.
+    pub fn of(&self, chain: &ChainName) -> Vec<Episode> {
+        self.episodes.iter().filter(|episode| episode.chain == *chain).cloned().collect()
+    }
+}
+
+/// A maintenance window: alerts about the chain are held back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mute {
+    /// The chain.
+    pub chain: ChainName,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// An alert on its way to a sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its number, which orders them.
+    pub seq: u64,
+    /// The sink's name.
+    pub sink: String,
+    /// What is delivered.
+    pub alert: Alert,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// What became of an attempt to deliver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// The sink took it.
+    Delivered,
+    /// It is tried again then.
+    Again {
+        /// Not earlier.
+        at: Timestamp,
+        /// What the sink said.
+        detail: String,
+    },
+    /// It is not tried again.
+    Dropped {
+        /// `sink_refused` or `sink_given_up`.
+        reason: crate::reason::Reason,
+        /// What the sink said.
+        detail: String,
+    },
+}
+
+/// How a sink fares.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SinkState {
+    /// Its name.
+    pub sink: String,
+    /// Alerts that wait for it.
+    pub waiting: u64,
+    /// The oldest of them was made then.
+    pub waiting_since: Option<Timestamp>,
+    /// Alerts that it took.
+    pub delivered: u64,
+    /// When it took the last one.
+    pub last_delivered_at: Option<Timestamp>,
+    /// Alerts that it did not take in the end.
+    pub dropped: u64,
+    /// What it said last, of what waits or was dropped.
+    pub last_fault: Option<String>,
+}
+
+/// A delivery is tried again after so long: 5 s, then twice as long each time, up to 5 min, or what the sink asks for.
+/// `None`: it was made more than 24 h ago.
+pub fn try_again_at(
+    made_at: Timestamp,
+    attempts: u32,
+    asked: Option<std::time::Duration>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    const FIRST: std::time::Duration = std::time::Duration::from_secs(5);
+    const LONGEST: std::time::Duration = std::time::Duration::from_secs(300);
+    const GIVE_UP: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+    if now.duration_since(made_at) >= GIVE_UP {
+        return None;
+    }
+    let doubled = FIRST.saturating_mul(1 << attempts.min(10)).min(LONGEST);
+    let asked = asked.unwrap_or_default().min(std::time::Duration::from_secs(3600));
+    Some(now + doubled.max(asked))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deliveries_are_tried_for_a_day() {
+        let made = Timestamp::UNIX_EPOCH;
+        let secs = std::time::Duration::from_secs;
+        let again = |attempts, asked| try_again_at(made, attempts, asked, made).map(|at| at.as_second());
+        assert_eq!([0, 1, 2, 6, 60].map(|attempts| again(attempts, None)), [5, 10, 20, 300, 300].map(Some));
+        assert_eq!(again(0, Some(secs(90))), Some(90));
+        assert_eq!(again(0, Some(secs(90_000))), Some(3600));
+        assert_eq!(try_again_at(made, 3, None, made + secs(24 * 3600)), None);
+    }
 
     #[test]
     fn spans_are_said_in_their_two_largest_units() {

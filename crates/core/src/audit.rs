@@ -45,6 +45,16 @@ pub enum Act {
     KeyRevoked,
     /// A caller key was replaced by another one of the same caller.
     KeyRotated,
+    /// An episode was acknowledged, or its acknowledgement taken back.
+    EpisodeAcknowledged,
+    /// Alerts about a chain were muted, or are let through again.
+    ChainMuted,
+    /// An exchange was asked for.
+    RefreshForced,
+    /// The access token was read.
+    TokenRead,
+    /// A grant was pushed.
+    GrantPushed,
 }
 
 impl Act {
@@ -54,6 +64,11 @@ impl Act {
             Self::KeyCreated => "key_created",
             Self::KeyRevoked => "key_revoked",
             Self::KeyRotated => "key_rotated",
+            Self::EpisodeAcknowledged => "episode_acknowledged",
+            Self::ChainMuted => "chain_muted",
+            Self::RefreshForced => "refresh_forced",
+            Self::TokenRead => "token_read",
+            Self::GrantPushed => "grant_pushed",
         }
     }
 }
@@ -67,6 +82,7 @@ pub struct AuditEntry {
     pub who: Actor,
     /// What.
     pub what: Act,
-    /// To which key.
-    pub key: KeyId,
+    /// To what: a key's id, an episode's, or a chain's name.
+    #[serde(alias = "key")]
+    pub to: String,
 }

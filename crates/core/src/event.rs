@@ -27,6 +27,10 @@ pub enum EventKind {
     Found,
     /// The probe ran.
     Probed,
+    /// An agent's heartbeat came.
+    Beat,
+    /// An agent pushed a grant.
+    Pushed,
 }
 
 impl EventKind {
@@ -41,6 +45,8 @@ impl EventKind {
             Self::Adopted => "adopted",
             Self::Found => "found",
             Self::Probed => "probed",
+            Self::Beat => "beat",
+            Self::Pushed => "pushed",
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::reason::Reason;
 use crate::secret::{AccessToken, Fingerprint, RefreshToken};
 
 pub mod agent;
+mod judge;
+
+pub use judge::{Refusal, judge, same_identity};
 
 /// Where push events are sent, below the server's address.
 pub const PATH: &str = "/api/v1/admin/system/token-push";
@@ -164,8 +167,24 @@ impl Identity {
 
 /// Why bytes are no message of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct NotACall(String);
+pub enum NotACall {
+    /// They have another form.
+    #[error("{0}")]
+    Malformed(String),
+    /// The login in them was wiped.
+    #[error("the login was wiped: its access token is empty; log in again")]
+    Wiped,
+}
+
+impl NotACall {
+    /// The reason that it stands for.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Malformed(_) => Reason::RequestInvalid,
+            Self::Wiped => Reason::Wiped,
+        }
+    }
+}
 
 impl Call {
     /// The body of the request, with the tokens in it.
@@ -191,7 +210,7 @@ impl Call {
 
     /// Reads the body of a request. The fault never quotes a value.
     pub fn decode(body: &[u8]) -> Result<Self, NotACall> {
-        let fault = |what: &str| NotACall(what.to_owned());
+        let fault = |what: &str| NotACall::Malformed(what.to_owned());
         let Ok(Value::Object(mut body)) = serde_json::from_slice(body) else {
             return Err(fault("it is no JSON object"));
         };
@@ -202,7 +221,7 @@ impl Call {
             Some(_) => return Err(fault("accept_new_identity is neither true nor false")),
         };
         let message = Message::deserialize(Value::Object(body)).map_err(|error| {
-            NotACall(format!("it is no push event: {}", without_values(&error.to_string())))
+            NotACall::Malformed(format!("it is no push event: {}", without_values(&error.to_string())))
         })?;
         let grant = match grant {
             None | Some(Value::Null) => None,
@@ -227,7 +246,7 @@ fn without_values(error: &str) -> String {
 }
 
 fn pushed(grant: &Value) -> Result<Grant, NotACall> {
-    let fault = |member: &str, what: &str| NotACall(format!("grant.{member} {what}"));
+    let fault = |member: &str, what: &str| NotACall::Malformed(format!("grant.{member} {what}"));
     let text = |member: &str| match grant.get(member) {
         None | Some(Value::Null) => Ok(""),
         Some(Value::String(text)) => Ok(text.as_str()),
@@ -238,6 +257,9 @@ fn pushed(grant: &Value) -> Result<Grant, NotACall> {
         text => text.parse().map(Some).map_err(|_| fault(member, "is no instant (RFC 3339)")),
     };
     let token = |member: &str| fault(member, "is no token: one word of visible ASCII");
+    if text("access_token")?.is_empty() {
+        return Err(NotACall::Wiped);
+    }
     let access = AccessToken::parse(text("access_token")?).map_err(|_| token("access_token"))?;
     let refresh = match text("refresh_token")? {
         "" => None,

@@ -199,6 +199,8 @@ reasons! {
     NotFound = "not_found",
     /// This address takes other methods.
     MethodNotAllowed = "method_not_allowed",
+    /// This is switched off in the configuration.
+    NotEnabled = "not_enabled",
     /// No chain of that name is configured.
     ChainUnknown = "chain_unknown",
     /// The state cannot be read or written at the moment.

@@ -10,17 +10,23 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::State;
+use evergrant_store::{HealthState, State};
+use futures_channel::mpsc::UnboundedSender;
 
 use crate::caller::Callers;
+use crate::health::WatchedChain;
 use crate::metrics::Metrics;
+use crate::renewable::Renewable as _;
 use crate::tokio_world::TokioWorld;
 use crate::world::World;
 
 mod authorized;
 mod body;
+mod chains;
+mod episodes;
 mod keys;
 mod problem;
+mod token_push;
 
 pub use authorized::{AdminRead, AdminWrite, Authorized, Needs, Push, TokenRead};
 pub use body::{MAX_BODY_LEN, Parsed};
@@ -28,7 +34,7 @@ pub use problem::Problem;
 
 /// What the calls work with.
 #[derive(Debug, Clone)]
-pub struct Admin<S> {
+pub struct Admin<S: State> {
     /// Clock, randomness and state.
     pub world: TokioWorld<S>,
     /// What `/metrics` shows.
@@ -36,38 +42,79 @@ pub struct Admin<S> {
     /// Who may call.
     pub callers: Callers,
     /// The chains that are configured.
-    pub chains: ChainNames,
+    pub chains: Chains<S>,
 }
 
-/// The names of the chains that are configured; another configuration sets others. All clones see the same.
-#[derive(Debug, Clone, Default)]
-pub struct ChainNames(Arc<RwLock<Arc<[ChainName]>>>);
+/// A chain of this process, as the calls see it.
+pub type AdminChain<S> = WatchedChain<TokioWorld<S>>;
 
-impl ChainNames {
-    /// Puts others in their place.
-    pub fn set(&self, names: impl IntoIterator<Item = ChainName>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = names.into_iter().collect();
+/// The chains that are configured, and who watches them; another configuration sets others. All clones see the same.
+#[derive(Debug, Clone)]
+pub struct Chains<S: State>(Arc<RwLock<Arc<Configured<S>>>>);
+
+#[derive(Debug)]
+struct Configured<S: State> {
+    chains: Vec<AdminChain<S>>,
+    /// Wakes the health monitor.
+    poke: Option<UnboundedSender<()>>,
+}
+
+impl<S: State> Default for Chains<S> {
+    fn default() -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(Configured { chains: Vec::new(), poke: None }))))
+    }
+}
+
+impl<S: State> Chains<S> {
+    /// Puts others in their place; `poke` wakes the monitor that watches them.
+    pub fn set(&self, chains: Vec<AdminChain<S>>, poke: Option<UnboundedSender<()>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Configured { chains, poke });
+    }
+
+    fn configured(&self) -> Arc<Configured<S>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The names of all.
+    pub fn names(&self) -> Vec<ChainName> {
+        self.configured().chains.iter().map(|chain| chain.chain.chain().clone()).collect()
     }
 
     /// All of them.
-    pub fn all(&self) -> Arc<[ChainName]> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn all(&self) -> Vec<AdminChain<S>> {
+        self.configured().chains.clone()
+    }
+
+    /// The one of this name.
+    pub fn get(&self, name: &ChainName) -> Option<AdminChain<S>> {
+        self.configured().chains.iter().find(|chain| chain.chain.chain() == name).cloned()
+    }
+
+    /// Makes the monitor look now.
+    pub fn poke(&self) {
+        if let Some(poke) = &self.configured().poke {
+            let _ = poke.unbounded_send(());
+        }
     }
 }
 
 /// The routes.
-pub fn router<S: State>(admin: Admin<S>) -> Router {
+pub fn router<S: HealthState>(admin: Admin<S>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz::<S>))
         .route("/metrics", get(metrics_text::<S>))
+        .route("/api/openapi.json", get(openapi))
         .nest("/api/v1/admin/system", system())
         .with_state(admin)
 }
 
 /// The calls that need a key.
-fn system<S: State>() -> Router<Admin<S>> {
+fn system<S: HealthState>() -> Router<Admin<S>> {
     Router::new()
+        .nest("/token-push", token_push::router())
+        .nest("/chains", chains::router())
+        .nest("/episodes", episodes::router())
         .nest("/keys", keys::router())
         .fallback(|| async { Problem::of(StatusCode::NOT_FOUND, Reason::NotFound) })
         .method_not_allowed_fallback(|| async {
@@ -88,6 +135,12 @@ async fn readyz<S: State>(Extract(admin): Extract<Admin<S>>) -> Response {
         Ok(()) => "ready\n".into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
     }
+}
+
+/// What the calls are, for programs.
+async fn openapi() -> Response {
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    (content_type, include_str!("../../../docs/reference/openapi.json")).into_response()
 }
 
 async fn metrics_text<S: State>(Extract(admin): Extract<Admin<S>>) -> Response {

@@ -2,11 +2,12 @@
 //! the limits of each (SPEC §7, §13).
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evergrant_core::Reason;
 use evergrant_core::caller::{Caller, KeyHash, Scope};
+use evergrant_core::{ChainName, Reason};
 use evergrant_store::{State, StateError};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -25,6 +26,9 @@ use limit::{Flow, Pace};
 /// How often the state is asked whether its callers changed: a revocation works within twice that.
 const LOOK_AT_CALLERS: Duration = Duration::from_millis(500);
 
+/// An agent sends one in half an hour, and at most one in 60 s while it has something to say; several share a key.
+const PUSHES_A_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("it is not 0");
+
 /// One caller that is known, with what it has in flight.
 #[derive(Debug)]
 pub struct KnownCaller {
@@ -32,6 +36,8 @@ pub struct KnownCaller {
     pub caller: Caller,
     flow: Arc<Flow>,
     pace: Option<Arc<Pace>>,
+    /// How often it may push; only a key with that scope has it.
+    pushes: Option<Arc<Pace>>,
 }
 
 impl KnownCaller {
@@ -45,7 +51,11 @@ impl KnownCaller {
             (_, asked) => asked.map(|per_minute| Arc::new(Pace::new(per_minute))),
         };
         let flow = before.map(|before| before.flow.clone()).unwrap_or_default();
-        Arc::new(Self { caller, flow, pace })
+        let pushes = caller.scopes.allow(Scope::Push).then(|| {
+            let before = before.and_then(|before| before.pushes.clone());
+            before.unwrap_or_else(|| Arc::new(Pace::new(PUSHES_A_MINUTE)))
+        });
+        Arc::new(Self { caller, flow, pace, pushes })
     }
 
     /// Lets one request in, or says which limit it is over. `now` is the age of this process by a clock that
@@ -57,6 +67,11 @@ impl KnownCaller {
             Some(pace) => pace.take(now).map(|()| permit),
             None => Ok(permit),
         }
+    }
+
+    /// Lets one push event in, or says when to try again.
+    pub fn admit_push(&self, now: Duration) -> Result<(), Limit> {
+        self.pushes.as_ref().map_or(Ok(()), |pace| pace.take(now))
     }
 
     /// How many requests it has in flight.
@@ -96,6 +111,12 @@ impl CallerTable {
             Some(refusal) => Err(refusal.reason()),
             None => Ok(known),
         }
+    }
+
+    /// Whether any key of this chain may do what needs `scope`.
+    pub fn any_may(&self, scope: Scope, chain: &ChainName, now: Timestamp) -> bool {
+        let may = |caller: &Caller| caller.chain == *chain && caller.refusal(now, scope).is_none();
+        self.0.values().any(|known| may(&known.caller))
     }
 
     /// How many keys it holds.

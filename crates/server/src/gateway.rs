@@ -48,6 +48,7 @@ mod thread;
 mod told;
 
 pub use access_log::AccessLog;
+pub(crate) use fallback::day_of;
 pub use fallback::{DayCount, FallbackKey, FallbackUses, check_fallback_key};
 pub use listen::Bound;
 pub use plane::{ChainSettings, Limits, Plane, Renewer};

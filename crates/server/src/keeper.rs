@@ -139,6 +139,11 @@ impl<W: World> Keeper<W> {
         self.last(|last| last.report.clone())
     }
 
+    /// The record of the last look.
+    pub fn last_record(&self) -> Option<Record> {
+        self.last(|last| last.record.clone())
+    }
+
     /// How far the provider's clock was ahead of ours at its last answer.
     pub fn clock_offset_secs(&self) -> Option<i64> {
         self.last(|last| last.clock_offset_secs)

@@ -1,10 +1,13 @@
-//! What Evergrant does: the keeper, the minter, the probe, the callers and their admin calls, and what these need of the
+//! What Evergrant does: the keeper, the minter, the probe, the health monitor and the alerter, the callers and their admin calls, and what these need of the
 //! network and the clock.
 
 pub mod admin;
+pub mod alert;
 pub mod api_key;
 pub mod caller;
+pub mod chain;
 pub mod gateway;
+pub mod health;
 pub mod http;
 pub mod keeper;
 pub mod metrics;
@@ -17,10 +20,13 @@ mod stream;
 pub mod tls;
 pub mod token;
 pub mod tokio_world;
+pub mod watchdog;
 pub mod world;
 
 pub use api_key::ApiKeyChain;
 pub use caller::Callers;
+pub use chain::{Chain, Renewal};
+pub use health::Monitor;
 pub use keeper::{Keeper, Wake};
 pub use minter::Minter;
 pub use renewable::Renewable;

@@ -27,6 +27,11 @@ struct WithReason {
     reason: Label,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfReason {
+    reason: Label,
+}
+
 /// A chain's name or a reason: both come from closed sets, so that nobody can flood the labels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Label(String);
@@ -67,6 +72,8 @@ struct Families {
     exchange_seconds: Family<OfChain, Histogram>,
     state_failures: Family<OfChain, Counter>,
     probes: Family<WithReason, Counter>,
+    push_events: Family<WithReason, Counter>,
+    push_refused: Family<OfReason, Counter>,
     token_valid: Family<OfChain, Gauge>,
     expires_at: Family<OfChain, Gauge<f64, AtomicU64>>,
     renew_at: Family<OfChain, Gauge<f64, AtomicU64>>,
@@ -84,6 +91,8 @@ impl Default for Metrics {
             exchange_seconds: Family::new_with_constructor(seconds),
             state_failures: Family::default(),
             probes: Family::default(),
+            push_events: Family::default(),
+            push_refused: Family::default(),
             token_valid: Family::default(),
             expires_at: Family::default(),
             renew_at: Family::default(),
@@ -107,6 +116,12 @@ fn register(families: &Families) {
     );
     registry.register("state_failures", "Writes of the state that failed", families.state_failures.clone());
     registry.register("probes", "Probes of the access token, by what they found", families.probes.clone());
+    registry.register("push_events", "Push events, by what they came to", families.push_events.clone());
+    registry.register(
+        "push_requests_refused",
+        "Requests that were no push event: without a key that may push, or too many",
+        families.push_refused.clone(),
+    );
     registry.register("token_valid", "1 while the access token is valid", families.token_valid.clone());
     registry.register_with_unit(
         "access_token_expires_at",
@@ -166,6 +181,16 @@ impl Metrics {
     pub fn probed(&self, chain: &ChainName, verdict: Verdict) {
         let with_reason = WithReason { chain: chain.into(), reason: verdict.reason().into() };
         self.0.probes.get_or_create(&with_reason).inc();
+    }
+
+    /// Counts a push event.
+    pub fn pushed(&self, chain: &ChainName, reason: Reason) {
+        self.0.push_events.get_or_create(&WithReason { chain: chain.into(), reason: reason.into() }).inc();
+    }
+
+    /// Counts a request that was no push event.
+    pub fn push_refused(&self, reason: Reason) {
+        self.0.push_refused.get_or_create(&OfReason { reason: reason.into() }).inc();
     }
 
     /// All of them in OpenMetrics text.

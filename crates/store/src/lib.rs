@@ -5,6 +5,7 @@
 pub mod authfile;
 pub mod crash;
 pub mod disk;
+pub mod health;
 pub mod memory;
 pub mod secret_file;
 pub mod sqlite;
@@ -13,6 +14,7 @@ pub mod watch;
 
 pub use authfile::{AuthFile, Held, LockError, Reservation, VaultError};
 pub use disk::{Disk, OsDisk};
+pub use health::HealthState;
 pub use memory::MemoryState;
 pub use sqlite::SqliteState;
 pub use state::{State, StateError};

@@ -13,6 +13,8 @@ use jiff::Timestamp;
 
 use crate::state::{Numbered, State, StateError, day_of, event_key, supersedes};
 
+mod health;
+
 #[derive(Debug, Default)]
 struct Tables {
     records: BTreeMap<ChainName, Record>,
@@ -24,6 +26,7 @@ struct Tables {
     callers_version: i64,
     audit: Vec<AuditEntry>,
     fallback_uses: BTreeMap<(ChainName, i32), u64>,
+    health: health::Tables,
 }
 
 /// A state that dies with its last handle.
@@ -61,8 +64,8 @@ impl Tables {
         self.callers_version += 1;
     }
 
-    fn audit(&mut self, at: Timestamp, who: &Actor, what: Act, key: KeyId) {
-        self.audit.push(AuditEntry { at, who: who.clone(), what, key });
+    fn audit(&mut self, at: Timestamp, who: &Actor, what: Act, to: String) {
+        self.audit.push(AuditEntry { at, who: who.clone(), what, to });
     }
 }
 
@@ -123,7 +126,8 @@ impl State for MemoryState {
         tables.fallback_uses.retain(|(_, day), _| *day >= day_of(events_before));
         let keys = tables.events.iter().filter_map(|numbered| event_key(&numbered.event)).collect();
         tables.keys = keys;
-        Ok((before - rows(&tables)) as u64)
+        let others = tables.health.prune(events_before);
+        Ok((before - rows(&tables) + others) as u64)
     }
 
     async fn add_caller(&self, caller: &Caller, who: &Actor) -> Result<bool, StateError> {
@@ -132,7 +136,7 @@ impl State for MemoryState {
             return Ok(false);
         }
         tables.insert(caller);
-        tables.audit(caller.created_at, who, Act::KeyCreated, caller.id);
+        tables.audit(caller.created_at, who, Act::KeyCreated, caller.id.to_string());
         Ok(true)
     }
 
@@ -155,7 +159,7 @@ impl State for MemoryState {
         let caller = caller.clone();
         if first {
             tables.callers_version += 1;
-            tables.audit(at, who, Act::KeyRevoked, *id);
+            tables.audit(at, who, Act::KeyRevoked, id.to_string());
         }
         Ok(Some(caller))
     }
@@ -168,7 +172,7 @@ impl State for MemoryState {
         let Some(stored) = open.filter(|_| !known) else { return Ok(false) };
         *stored = old.clone();
         tables.insert(new);
-        tables.audit(new.created_at, who, Act::KeyRotated, old.id);
+        tables.audit(new.created_at, who, Act::KeyRotated, old.id.to_string());
         Ok(true)
     }
 

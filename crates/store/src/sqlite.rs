@@ -18,7 +18,11 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use self::schema::{BUSY_TIMEOUT, MIGRATIONS, migrate, refuse_newer, schema, set_up, take_turn};
 use crate::state::{Numbered, State, StateError, day_of, event_key, supersedes};
 
+mod book;
 mod callers;
+mod deliveries;
+mod health;
+mod pushes;
 mod schema;
 
 /// A state in one SQLite file.
@@ -232,7 +236,9 @@ impl State for SqliteState {
                 .execute("DELETE FROM events WHERE at_ms < ?1", [events_before.as_millisecond()])?;
             let replaced = transaction
                 .execute("DELETE FROM replaced WHERE at_ms < ?1", [replaced_before.as_millisecond()])?;
-            let others = callers::prune(&transaction, replaced_before, day_of(events_before))?;
+            let others = callers::prune(&transaction, replaced_before, day_of(events_before))?
+                + pushes::prune(&transaction, events_before)?
+                + book::prune(&transaction, events_before)?;
             transaction.commit()?;
             Ok((events + replaced + others) as u64)
         })

@@ -25,6 +25,10 @@ pub(crate) struct Config {
     pub(crate) chains: BTreeMap<String, Chain>,
     /// The regular proof that the access tokens work.
     pub(crate) probe: Probe,
+    /// What alerts say, and when they are repeated.
+    pub(crate) alerts: Alerts,
+    /// An outside dead-man, which is told that Evergrant itself lives.
+    pub(crate) watchdog: Watchdog,
     /// How long the past is kept.
     pub(crate) retention: Retention,
     /// Profiles of providers: your own, or overrides of the built-in `claude`.
@@ -246,6 +250,55 @@ pub(crate) struct Chain {
     /// `SIGHUP` reads it again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fallback_key_file: Option<PathBuf>,
+    /// An agent on a workstation is to be heard of: silence is told. A key with the scope `push` that names the chain
+    /// does the same.
+    pub(crate) push: bool,
+    /// When push events are expected; without it day and night.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expected: Option<ExpectedHours>,
+    /// Programs whose key has the scope `token:read` may read the access token.
+    pub(crate) token_read: bool,
+}
+
+/// When push events are expected of a workstation. Outside these hours its silence does not count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ExpectedHours {
+    /// The days.
+    pub(crate) days: Vec<Day>,
+    /// From when, as `HH:MM`.
+    pub(crate) from: String,
+    /// Until when, as `HH:MM`, on the same day.
+    pub(crate) until: String,
+    /// Whose clock: a name of the IANA database such as `Europe/Berlin`, or `UTC`.
+    pub(crate) time_zone: String,
+}
+
+impl Default for ExpectedHours {
+    fn default() -> Self {
+        let days = vec![Day::Mon, Day::Tue, Day::Wed, Day::Thu, Day::Fri];
+        Self { days, from: "09:00".into(), until: "17:00".into(), time_zone: "UTC".into() }
+    }
+}
+
+/// A day of the week.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Day {
+    /// Monday.
+    Mon,
+    /// Tuesday.
+    Tue,
+    /// Wednesday.
+    Wed,
+    /// Thursday.
+    Thu,
+    /// Friday.
+    Fri,
+    /// Saturday.
+    Sat,
+    /// Sunday.
+    Sun,
 }
 
 impl Default for Chain {
@@ -269,6 +322,9 @@ impl Default for Chain {
             deadline_secs: 30,
             client_locks: ClientLocks::Auto,
             fallback_key_file: None,
+            push: false,
+            expected: None,
+            token_read: false,
         }
     }
 }
@@ -320,6 +376,45 @@ pub(crate) struct Probe {
 impl Default for Probe {
     fn default() -> Self {
         Self { enabled: true, every_secs: 300, message: false, message_model: None }
+    }
+}
+
+/// What alerts say, and when they are repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Alerts {
+    /// The address under which people reach this server, for links in alerts. Without it: the one that it listens on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) public_url: Option<String>,
+    /// Where the runbook lies; `/CODE.md` is appended. Without it: this server shows it, below `/runbook`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) runbook_url: Option<String>,
+    /// A red alert is repeated after so long, in seconds; then after twice as long each time, up to a day.
+    #[schemars(range(min = 60, max = 604_800))]
+    pub(crate) remind_after_secs: u64,
+}
+
+impl Default for Alerts {
+    fn default() -> Self {
+        Self { public_url: None, runbook_url: None, remind_after_secs: 4 * 3600 }
+    }
+}
+
+/// An outside dead-man, which is told that Evergrant itself lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Watchdog {
+    /// An address that is fetched (GET) while the health monitor looks; https, but for loopback. Without it: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ping_url: Option<String>,
+    /// How often, in seconds.
+    #[schemars(range(min = 10, max = 86_400))]
+    pub(crate) every_secs: u64,
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        Self { ping_url: None, every_secs: 300 }
     }
 }
 

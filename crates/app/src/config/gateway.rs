@@ -14,7 +14,7 @@ use super::resolve::Resolve;
 use super::settings::GatewaySettings;
 
 /// Paths that Evergrant answers itself.
-const OWN_ROUTES: [&str; 5] = ["/api", "/healthz", "/readyz", "/metrics", "/"];
+const OWN_ROUTES: [&str; 6] = ["/api", "/runbook", "/healthz", "/readyz", "/metrics", "/"];
 
 pub(crate) fn settings(raw: &mut Config, resolve: &mut Resolve<'_>) -> Option<GatewaySettings> {
     let gateway = &mut raw.gateway;

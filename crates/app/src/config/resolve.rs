@@ -16,7 +16,7 @@ use super::file::{Chain, Config};
 use super::profile::{self, Resolved};
 use super::settings::{ChainSettings, LogSettings, ProbeSettings, RetentionSettings, Settings};
 use super::structure::Places;
-use super::{Environment, gateway, kind, source};
+use super::{Environment, alerts, gateway, kind, source};
 
 const DAY_SECS: u64 = 24 * 3600;
 
@@ -130,6 +130,8 @@ pub(crate) fn resolve(
     if let Some(chains) = &chains {
         files_of_their_own(chains, &mut resolve);
     }
+    let alerts = listen.and_then(|listen| alerts::settings(raw, listen, &mut resolve));
+    let watchdog = alerts::watchdog(raw, &mut resolve);
     let days = |days: u64| Duration::from_secs(days * DAY_SECS);
     Some(Settings {
         state_dir: state_dir?,
@@ -144,6 +146,8 @@ pub(crate) fn resolve(
             every: Duration::from_secs(raw.probe.every_secs),
             message: raw.probe.message.then(|| MessageProbe { model: raw.probe.message_model.clone() }),
         },
+        alerts: alerts?,
+        watchdog: watchdog?,
         retention: RetentionSettings {
             events: days(raw.retention.events_days),
             rotations: days(raw.retention.rotations_days),
@@ -214,6 +218,7 @@ fn one_chain(
     let way = kind::way(name, chain, profile, resolve);
     let profile = profile?;
     let fallback_key = gateway::fallback_key(name, chain, profile, resolve);
+    let expected = alerts::expected(name, chain, resolve);
     let needs_terms = kind::of(chain.kind).needs_terms() && profile.profile.terms.is_some();
     let accepted = chain.accept_provider_terms || !needs_terms;
     if !accepted && chain.enabled {
@@ -231,6 +236,9 @@ fn one_chain(
         },
         ca_file: profile.ca_file.clone(),
         fallback_key: fallback_key?,
+        push: chain.push,
+        expected: expected?,
+        token_read: chain.token_read,
     })
 }
 

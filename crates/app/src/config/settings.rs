@@ -4,19 +4,22 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use evergrant_core::alert::{Links, Reminding};
 use evergrant_core::chain::Kind;
 use evergrant_core::gateway::FallbackOn;
+use evergrant_core::health::Expected;
 use evergrant_core::keeper::Policy;
 use evergrant_core::{ApiKey, ChainName};
 use evergrant_server::gateway::{AccessLog, Limits};
 use evergrant_server::minter::Grounds;
 use evergrant_server::probe::MessageProbe;
 use evergrant_store::authfile::TakeClientLocks;
+use url::Url;
 
 use super::file::{LogFormat, LogLevel};
 
 /// Everything that the rest of the program needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
     /// Folder of the state.
     pub(crate) state_dir: PathBuf,
@@ -34,8 +37,21 @@ pub(crate) struct Settings {
     pub(crate) chains: Vec<ChainSettings>,
     /// The probe.
     pub(crate) probe: ProbeSettings,
+    /// What alerts say.
+    pub(crate) alerts: AlertSettings,
+    /// The outside dead-man that is told, and how often.
+    pub(crate) watchdog: Option<(Url, Duration)>,
     /// How long the past is kept.
     pub(crate) retention: RetentionSettings,
+}
+
+/// What alerts say, and when they are repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AlertSettings {
+    /// Where they point to.
+    pub(crate) links: Links,
+    /// When reminders come.
+    pub(crate) reminding: Reminding,
 }
 
 /// What is logged, and how.
@@ -48,7 +64,7 @@ pub(crate) struct LogSettings {
 }
 
 /// One chain that is enabled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ChainSettings {
     /// Its name.
     pub(crate) name: ChainName,
@@ -62,6 +78,12 @@ pub(crate) struct ChainSettings {
     pub(crate) ca_file: Option<PathBuf>,
     /// What serves while it cannot.
     pub(crate) fallback_key: Option<ApiKey>,
+    /// An agent is to be heard of.
+    pub(crate) push: bool,
+    /// When.
+    pub(crate) expected: Expected,
+    /// Programs may read its access token.
+    pub(crate) token_read: bool,
 }
 
 /// The data plane.

@@ -17,6 +17,8 @@ const HOLD: SignedDuration = SignedDuration::from_mins(5);
 const LONGEST_HOLD: SignedDuration = SignedDuration::from_hours(6);
 /// A condition that comes back sooner than this after its episode closed flaps.
 const FLAPS_WITHIN: SignedDuration = SignedDuration::from_hours(6);
+/// Openings of one condition on several chains of a provider are told together for so long.
+const GATHER: SignedDuration = SignedDuration::from_mins(10);
 /// Reminders are so far apart at most.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(24);
 
@@ -73,8 +75,8 @@ pub struct Episode {
     pub closed_at: Option<Timestamp>,
     /// How often the condition came back before, each time within hours.
     pub flaps: u32,
-    /// An alert said that it opened.
-    pub announced: bool,
+    /// When an alert said that it opened.
+    pub announced_at: Option<Timestamp>,
     /// The alert that says that it closed is still to be sent.
     pub owed: bool,
     /// How many reminders were sent.
@@ -100,7 +102,7 @@ impl Episode {
             ended_at: None,
             closed_at: None,
             flaps,
-            announced: false,
+            announced_at: None,
             owed: false,
             reminders: 0,
             remind_at: None,
@@ -150,14 +152,31 @@ pub struct Advance {
     pub say: Vec<(Episode, AlertState)>,
 }
 
+/// What is held back for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quiet<'c> {
+    /// A maintenance window: everything.
+    pub muted: bool,
+    /// Openings of these: an alert told a moment ago that they hold for other chains of the same provider, and the
+    /// next one tells of all that came after it.
+    pub gathering: &'c [Condition],
+}
+
+/// The conditions that an alert told within the last 10 min to hold for other chains of a provider. `others`: the
+/// episodes of its other chains.
+pub fn gathering<'e>(others: impl IntoIterator<Item = &'e Episode>, now: Timestamp) -> Vec<Condition> {
+    let lately = |at: Timestamp| at < now && now.duration_since(at) < GATHER;
+    let told = others.into_iter().filter(|episode| episode.announced_at.is_some_and(lately));
+    told.map(|episode| episode.condition).collect()
+}
+
 /// Brings the episodes of one chain up to what was found. `known`: those that are open, those that owe their closing
-/// alert, and the last closed one of each condition. `muted`: a maintenance window holds alerts back. The chain's
-/// push track has one finding at most.
+/// alert, and the last closed one of each condition. The chain's push track has one finding at most.
 pub fn advance(
     chain: &ChainName,
     known: &[Episode],
     found: &[Finding],
-    muted: bool,
+    quiet: Quiet<'_>,
     reminding: Reminding,
     now: Timestamp,
 ) -> Advance {
@@ -171,25 +190,28 @@ pub fn advance(
             Some(finding) if episode.is_open() => {
                 episode.ended_at = None;
                 episode.reason = finding.reason.or(episode.reason);
-                said = goes_on(&mut episode, muted, reminding, now);
+                said = goes_on(&mut episode, quiet, reminding, now);
             }
             // One status of the push track gives way to another at once, and nobody has recovered.
             None if episode.is_open() && track.is_some() && on_push_track(episode.condition) => {
                 episode.ended_at.get_or_insert(now);
                 episode.closed_at = Some(now);
-                replaced =
-                    if episode.announced { Some(episode.id.clone()) } else { episode.replaces.clone() };
+                replaced = if episode.announced_at.is_some() {
+                    Some(episode.id.clone())
+                } else {
+                    episode.replaces.clone()
+                };
             }
             None if episode.is_open() => {
                 let since = *episode.ended_at.get_or_insert(now);
                 if now.duration_since(since) >= episode.hold() {
                     episode.closed_at = Some(now);
-                    episode.owed = episode.announced;
+                    episode.owed = episode.announced_at.is_some();
                 }
             }
             Some(_) | None => {}
         }
-        if episode.owed && !muted {
+        if episode.owed && !quiet.muted {
             episode.owed = false;
             said = Some(AlertState::Closed);
         }
@@ -208,7 +230,7 @@ pub fn advance(
         if on_push_track(finding.condition) {
             episode.replaces = replaced.take();
         }
-        let said = goes_on(&mut episode, muted, reminding, now);
+        let said = goes_on(&mut episode, quiet, reminding, now);
         advance.changed.push(episode.clone());
         advance.say.extend(said.map(|state| (episode, state)));
     }
@@ -221,13 +243,21 @@ fn on_push_track(condition: Condition) -> bool {
 }
 
 /// What is to be said of an episode whose condition holds.
-fn goes_on(episode: &mut Episode, muted: bool, reminding: Reminding, now: Timestamp) -> Option<AlertState> {
-    if muted {
+fn goes_on(
+    episode: &mut Episode,
+    quiet: Quiet<'_>,
+    reminding: Reminding,
+    now: Timestamp,
+) -> Option<AlertState> {
+    if quiet.muted {
         return None;
     }
     let red = episode.condition.level() == Level::Red;
-    if !episode.announced {
-        episode.announced = true;
+    if episode.announced_at.is_none() {
+        if quiet.gathering.contains(&episode.condition) {
+            return None;
+        }
+        episode.announced_at = Some(now);
         episode.remind_at = red.then(|| now + reminding.pause(0));
         return Some(AlertState::Open);
     }

@@ -79,6 +79,23 @@ pub struct AgentSeen {
 }
 
 impl AgentSeen {
+    /// Of one whose message could not be read.
+    pub fn unknown(reason: Reason, at: Timestamp) -> Self {
+        Self {
+            id: "unknown".into(),
+            host: String::new(),
+            version: String::new(),
+            last_at: at,
+            reason,
+            local: Local::default(),
+            pending: false,
+            blind_since: None,
+            absence: None,
+            absence_reason: None,
+            failures: Vec::new(),
+        }
+    }
+
     /// Of a message that came at `at`.
     pub fn of(message: &Message, reason: Reason, at: Timestamp) -> Self {
         let absent = |absence: &Absence| Span { from: at, until: absence.until.max(at) };
@@ -148,7 +165,7 @@ impl PushFacts {
             let key = |event: &PushSeen| (event.at, rank(event.outcome));
             key(one)
                 .cmp(&key(two))
-                .then_with(|| one.reason.cmp(&two.reason))
+                .then_with(|| one.reason.as_str().cmp(two.reason.as_str()))
                 .then_with(|| one.agent.id.cmp(&two.agent.id))
         });
         seen.into_iter().fold(Self::default(), Self::and)

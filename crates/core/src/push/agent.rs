@@ -200,7 +200,7 @@ pub enum Contact {
     Taken(Answer),
     /// The server heard a push and refuses its grant for good.
     Refused(Reason),
-    /// The server heard a push and could not judge or take it now.
+    /// The server heard it, and could not or would not do it now.
     Postponed {
         /// Why.
         reason: Reason,

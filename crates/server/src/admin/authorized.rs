@@ -76,7 +76,7 @@ impl<S: State, N: Needs> FromRequestParts<Admin<S>> for Authorized<N> {
     }
 }
 
-fn refused(reason: Reason, needed: Scope) -> Problem {
+pub(super) fn refused(reason: Reason, needed: Scope) -> Problem {
     if reason == Reason::ScopeMissing {
         let detail =
             format!("the caller key lacks the scope {needed}; use one that was made with --scope {needed}");

@@ -123,8 +123,8 @@ impl From<ChangeError> for Problem {
 }
 
 /// The chain that is named, or the only one, or `claude`.
-fn configured<S>(admin: &Admin<S>, named: Option<ChainName>) -> Result<ChainName, Problem> {
-    let names = admin.chains.all();
+fn configured<S: State>(admin: &Admin<S>, named: Option<ChainName>) -> Result<ChainName, Problem> {
+    let names = admin.chains.names();
     chain_of(named, &names).map_err(|error| {
         Problem::with(StatusCode::BAD_REQUEST, Reason::ChainUnknown, format!("chain: {error}"))
     })

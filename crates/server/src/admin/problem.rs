@@ -28,6 +28,17 @@ impl Problem {
         Self { status, reason, detail: detail.into(), retry_after_secs: None }
     }
 
+    /// Not to be tried again earlier.
+    #[must_use]
+    pub fn retry_after(self, secs: u64) -> Self {
+        Self { retry_after_secs: Some(secs), ..self }
+    }
+
+    /// Its reason.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
     /// A request that cannot be understood.
     pub fn invalid(detail: impl Into<String>) -> Self {
         Self::with(StatusCode::BAD_REQUEST, Reason::RequestInvalid, detail)

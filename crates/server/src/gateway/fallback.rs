@@ -37,9 +37,9 @@ pub struct FallbackKey {
     pub uses: Arc<DayCount>,
 }
 
-/// How many requests a fallback key has served on a day (UTC).
+/// How many requests a fallback key has served on a day (UTC), and whether it works.
 #[derive(Debug, Default)]
-pub struct DayCount(Mutex<Day>);
+pub struct DayCount(Mutex<Day>, Mutex<Option<bool>>);
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Day {
@@ -50,7 +50,7 @@ struct Day {
 }
 
 /// Days since the epoch.
-pub(super) fn day_of(at: Timestamp) -> i32 {
+pub(crate) fn day_of(at: Timestamp) -> i32 {
     i32::try_from(at.as_second().div_euclid(24 * 3600)).unwrap_or(i32::MAX)
 }
 
@@ -78,6 +78,21 @@ impl DayCount {
     /// Whether one more is allowed.
     pub fn left(&self, day: i32, max: Option<u64>) -> bool {
         self.with(day, |counted| spend(counted.used, max).allowed)
+    }
+
+    /// How many it has served.
+    pub fn used(&self, day: i32) -> u64 {
+        self.with(day, |counted| counted.used)
+    }
+
+    /// What the last check of the key said; nothing if none was answered.
+    pub fn usable(&self) -> Option<bool> {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what a check of the key said.
+    pub fn checked(&self, usable: bool) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(usable);
     }
 
     /// What is to be written to the state: it counts as written.
@@ -140,8 +155,9 @@ pub async fn check_fallback_key<W: World>(
     client: HttpClient,
     chain: ChainName,
     profile: Profile,
-    key: ApiKey,
+    key: FallbackKey,
 ) {
+    let FallbackKey { key, uses, .. } = key;
     let shown = key.shown(profile.api_key_prefix.as_deref());
     let mut wait = FIRST_CHECK;
     loop {
@@ -149,13 +165,17 @@ pub async fn check_fallback_key<W: World>(
         wait = CHECK_KEYS;
         match ask(&client, &profile, &key).await {
             Some(200) => {
+                uses.checked(true);
                 tracing::info!(reason = %Reason::FallbackKeyOk, %chain, key = shown, "the fallback key works");
             }
-            Some(status @ (401 | 403)) => tracing::warn!(
-                reason = %Reason::FallbackKeyRefused, %chain, key = shown, status,
-                "the provider refuses the fallback key: requests will fail when the chain does; put a key that works \
-                 in its place"
-            ),
+            Some(status @ (401 | 403)) => {
+                uses.checked(false);
+                tracing::warn!(
+                    reason = %Reason::FallbackKeyRefused, %chain, key = shown, status,
+                    "the provider refuses the fallback key: requests will fail when the chain does; put a key that \
+                     works in its place"
+                );
+            }
             status => {
                 tracing::debug!(%chain, key = shown, ?status, "nothing was learned about the fallback key")
             }

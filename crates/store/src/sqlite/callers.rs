@@ -8,19 +8,22 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::{Fault, signed};
 
-fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+pub(super) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
-fn read<T: serde::de::DeserializeOwned>(what: impl std::fmt::Display, json: &str) -> Result<T, Fault> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(
+    what: impl std::fmt::Display,
+    json: &str,
+) -> Result<T, Fault> {
     serde_json::from_str(json).map_err(|error| Fault::Unreadable(format!("{what}: {error}")))
 }
 
-fn write(value: &impl serde::Serialize) -> Result<String, Fault> {
+pub(super) fn write(value: &impl serde::Serialize) -> Result<String, Fault> {
     serde_json::to_string(value).map_err(|error| Fault::Unreadable(error.to_string()))
 }
 
-fn audit(connection: &Connection, entry: &AuditEntry) -> Result<(), Fault> {
+pub(super) fn audit(connection: &Connection, entry: &AuditEntry) -> Result<(), Fault> {
     let mut insert = connection.prepare_cached("INSERT INTO audit (at_ms, entry) VALUES (?1, ?2)")?;
     insert.execute(params![entry.at.as_millisecond(), write(entry)?])?;
     Ok(())
@@ -50,7 +53,12 @@ pub(super) fn add(connection: &mut Connection, caller: &Caller, who: &Actor) -> 
     if !insert(&transaction, caller)? {
         return Ok(false);
     }
-    let entry = AuditEntry { at: caller.created_at, who: who.clone(), what: Act::KeyCreated, key: caller.id };
+    let entry = AuditEntry {
+        at: caller.created_at,
+        who: who.clone(),
+        what: Act::KeyCreated,
+        to: caller.id.to_string(),
+    };
     audit(&transaction, &entry)?;
     transaction.commit()?;
     Ok(true)
@@ -74,7 +82,7 @@ pub(super) fn revoke(
     if caller.revoked_at.is_none() {
         caller.revoked_at = Some(at);
         update(&transaction, &caller)?;
-        audit(&transaction, &AuditEntry { at, who: who.clone(), what: Act::KeyRevoked, key: *id })?;
+        audit(&transaction, &AuditEntry { at, who: who.clone(), what: Act::KeyRevoked, to: id.to_string() })?;
         transaction.commit()?;
     }
     Ok(Some(caller))
@@ -93,7 +101,8 @@ pub(super) fn replace(
         return Ok(false);
     }
     update(&transaction, old)?;
-    let entry = AuditEntry { at: new.created_at, who: who.clone(), what: Act::KeyRotated, key: old.id };
+    let entry =
+        AuditEntry { at: new.created_at, who: who.clone(), what: Act::KeyRotated, to: old.id.to_string() };
     audit(&transaction, &entry)?;
     transaction.commit()?;
     Ok(true)

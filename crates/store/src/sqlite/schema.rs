@@ -11,9 +11,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::state::StateError;
 
 /// The steps from an empty database to today's, in order; never changed once released.
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 3] = [
     include_str!("../../migrations/sqlite/0001_chains_and_ledger.sql"),
     include_str!("../../migrations/sqlite/0002_callers.sql"),
+    include_str!("../../migrations/sqlite/0003_pushes_and_episodes.sql"),
 ];
 /// Another process may hold the write lock so long at most.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -48,6 +48,7 @@ macro_rules! conformance {
 }
 
 mod callers;
+mod health;
 
 conformance! {
     a_record_comes_back_as_it_was,

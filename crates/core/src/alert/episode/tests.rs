@@ -24,7 +24,14 @@ struct Book {
 impl Book {
     fn look(&mut self, minute: i64, found: &[Condition], muted: bool) {
         let found: Vec<_> = found.iter().copied().map(finding).collect();
-        let advance = advance(&chain(), &self.known(), &found, muted, Reminding::default(), at(minute));
+        let advance = advance(
+            &chain(),
+            &self.known(),
+            &found,
+            Quiet { muted, gathering: &[] },
+            Reminding::default(),
+            at(minute),
+        );
         for changed in advance.changed {
             match self.episodes.iter_mut().find(|known| known.id == changed.id) {
                 Some(known) => *known = changed,
@@ -179,6 +186,27 @@ fn a_week_of_flapping_says_less_than_one_alert_an_hour() {
     }
 }
 
+#[test]
+fn chains_of_one_provider_are_told_of_together() {
+    let found = [finding(Condition::RenewalFailing)];
+    let named = |name: &str| name.parse::<ChainName>().unwrap();
+    let first = advance(&named("a"), &[], &found, Quiet::default(), Reminding::default(), at(0));
+    assert_eq!(first.say.len(), 1);
+    let look = |minute, known: &[Episode]| {
+        let gathering = gathering(&first.changed, at(minute));
+        let quiet = Quiet { muted: false, gathering: &gathering };
+        advance(&named("b"), known, &found, quiet, Reminding::default(), at(minute))
+    };
+    // In the same look they are one alert anyway.
+    assert_eq!(look(0, &[]).say.len(), 1);
+    let waits = look(3, &[]);
+    assert_eq!((waits.changed.len(), waits.say.len()), (1, 0));
+    assert_eq!(look(9, &waits.changed).say, []);
+    let told = look(10, &waits.changed);
+    assert_eq!(told.say[0].1, AlertState::Open);
+    assert_eq!(told.changed[0].opened_at, at(3));
+}
+
 proptest! {
     /// An episode opens and closes once, in this order, and alerts tell just that.
     #[test]
@@ -204,7 +232,7 @@ proptest! {
         for condition in conditions {
             let said: Vec<_> = book.said.iter().filter(|said| said.1 == condition).map(|said| said.2).collect();
             let opened = said.iter().filter(|state| **state == AlertState::Open).count();
-            let announced: Vec<_> = book.episodes.iter().filter(|known| known.condition == condition && known.announced).collect();
+            let announced: Vec<_> = book.episodes.iter().filter(|known| known.condition == condition && known.announced_at.is_some()).collect();
             prop_assert_eq!(opened, announced.len());
             // Each that was announced says that it closed, or another one took its place.
             let closed = said.iter().filter(|state| **state == AlertState::Closed).count();

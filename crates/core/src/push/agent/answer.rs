@@ -32,16 +32,27 @@ pub fn judge(kind: PushKind, answer: &HttpAnswer<'_>) -> (Contact, Option<String
     let reason = problem.get("reason").and_then(Value::as_str).and_then(|code| code.parse::<Reason>().ok());
     let detail = problem.get("detail").and_then(Value::as_str);
     let detail = detail.map(|detail| detail.chars().take(MOST_DETAIL).collect());
-    let contact = match (kind, reason) {
-        (PushKind::Push, Some(reason)) if answer.status == 422 && is_final(reason) => Contact::Refused(reason),
-        (PushKind::Push, Some(reason @ (Reason::ProbeUnavailable | Reason::LeaseHeld))) => {
+    let contact = match reason {
+        Some(reason) if kind == PushKind::Push && answer.status == 422 && is_final(reason) => {
+            Contact::Refused(reason)
+        }
+        Some(reason) if is_heard(answer.status, reason) => {
             Contact::Postponed { reason, retry_after_secs: answer.retry_after_secs }
         }
-        (PushKind::Push | PushKind::Beat, Some(reason)) => failed(reason, answer),
-        (PushKind::Push | PushKind::Beat, None) if answer.status == 429 => failed(Reason::RateLimited, answer),
-        (PushKind::Push | PushKind::Beat, None) => failed(Reason::ServerError, answer),
+        Some(reason) => failed(reason, answer),
+        None if answer.status == 429 => failed(Reason::RateLimited, answer),
+        None => failed(Reason::ServerError, answer),
     };
     (contact, detail)
+}
+
+/// The server has judged the message and written it down: it knows by itself what there is to tell.
+fn is_heard(status: u16, reason: Reason) -> bool {
+    let unheard = matches!(
+        reason,
+        Reason::StateUnavailable | Reason::ChainUnknown | Reason::NonceSeen | Reason::ServerError | Reason::NotFound
+    );
+    matches!(status, 400 | 413 | 422 | 503) && !unheard
 }
 
 fn fits(kind: PushKind, reason: Reason) -> bool {

@@ -323,20 +323,20 @@ fn answers_have_their_table() {
     let problem = |reason: &str| format!(r#"{{"status":1,"reason":"{reason}","detail":"words"}}"#);
     let (push, beat) = (PushKind::Push, PushKind::Beat);
     let failed = |reason| Contact::Failed { reason, retry_after_secs: Some(7) };
+    let postponed = |reason| Contact::Postponed { reason, retry_after_secs: Some(7) };
     let cases = [
         (push, 422, problem("grant_spent"), Contact::Refused(Reason::GrantSpent)),
-        (push, 422, problem("agent_clock_skew"), failed(Reason::AgentClockSkew)),
+        (push, 422, problem("agent_clock_skew"), postponed(Reason::AgentClockSkew)),
+        (beat, 422, problem("agent_clock_skew"), postponed(Reason::AgentClockSkew)),
         (push, 422, problem("nonce_seen"), failed(Reason::NonceSeen)),
         (push, 422, problem("reason_of_the_future"), failed(Reason::ServerError)),
-        (beat, 422, problem("grant_spent"), failed(Reason::GrantSpent)),
+        (beat, 422, problem("grant_spent"), postponed(Reason::GrantSpent)),
         (push, 500, problem("grant_spent"), failed(Reason::GrantSpent)),
-        (
-            push,
-            422,
-            problem("probe_unavailable"),
-            Contact::Postponed { reason: Reason::ProbeUnavailable, retry_after_secs: Some(7) },
-        ),
-        (push, 503, problem("lease_held"), Contact::Postponed { reason: Reason::LeaseHeld, retry_after_secs: Some(7) }),
+        (push, 400, problem("request_invalid"), postponed(Reason::RequestInvalid)),
+        (push, 503, problem("probe_unavailable"), postponed(Reason::ProbeUnavailable)),
+        (push, 503, problem("lease_held"), postponed(Reason::LeaseHeld)),
+        (push, 503, problem("state_unavailable"), failed(Reason::StateUnavailable)),
+        (push, 404, problem("chain_unknown"), failed(Reason::ChainUnknown)),
         (push, 401, problem("caller_unknown"), failed(Reason::CallerUnknown)),
         (push, 403, problem("scope_missing"), failed(Reason::ScopeMissing)),
         (push, 429, "slow down".into(), failed(Reason::RateLimited)),

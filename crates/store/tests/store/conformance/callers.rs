@@ -56,13 +56,13 @@ async fn a_caller_comes_back_as_it_was<S: State>(Two { one, other, .. }: Two<S>)
     assert_eq!(one.callers().await.unwrap(), [early.clone(), late.clone()]);
     let audit = other.audit(9).await.unwrap();
     let said: Vec<_> =
-        audit.iter().map(|entry| (entry.at, entry.who.as_str(), entry.what, entry.key)).collect();
+        audit.iter().map(|entry| (entry.at, entry.who.as_str(), entry.what, entry.to.clone())).collect();
     let by_key = late.id.to_string();
     assert_eq!(
         said,
         [
-            (second(10), by_key.as_str(), Act::KeyCreated, early.id),
-            (second(20), "cli:somebody", Act::KeyCreated, late.id)
+            (second(10), by_key.as_str(), Act::KeyCreated, early.id.to_string()),
+            (second(20), "cli:somebody", Act::KeyCreated, late.id.to_string())
         ]
     );
     assert_eq!(other.audit(1).await.unwrap(), audit[..1]);
@@ -111,10 +111,13 @@ async fn a_rotation_is_whole<S: State>(Two { one, other, .. }: Two<S>) {
     let revoked = Caller { revoked_at: Some(second(40)), ..new };
     assert_eq!(one.callers().await.unwrap(), [old, revoked]);
     let audit = one.audit(9).await.unwrap();
-    let said: Vec<_> = audit.iter().map(|entry| (entry.what, entry.key, entry.at)).collect();
+    let said: Vec<_> = audit.iter().map(|entry| (entry.what, entry.to.clone(), entry.at)).collect();
     assert_eq!(
         said[1..],
-        [(Act::KeyRotated, before.id, second(20)), (Act::KeyCreated, before.id, second(10))]
+        [
+            (Act::KeyRotated, before.id.to_string(), second(20)),
+            (Act::KeyCreated, before.id.to_string(), second(10))
+        ]
     );
 }
 

@@ -1,39 +1,43 @@
-//! One chain of whatever kind: what keeps it, and what the commands ask of all kinds alike (SPEC §3, §11).
+//! One chain of whatever kind: what keeps it, and what commands and calls ask of all kinds alike (SPEC §3, §11).
 
 use std::path::{Path, PathBuf};
 
 use evergrant_core::ChainName;
-use evergrant_core::chain::Kind;
+use evergrant_core::chain::{Kind, Record};
 use evergrant_core::gateway::Position;
 use evergrant_core::keeper::{Look, Report};
 use evergrant_core::provider::Profile;
-use evergrant_server::{ApiKeyChain, Keeper, Minter, Renewable, Wake};
-use futures_channel::mpsc::UnboundedReceiver;
-use futures_channel::mpsc::UnboundedSender;
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use crate::host::World;
+use crate::api_key::ApiKeyChain;
+use crate::keeper::{Keeper, Wake};
+use crate::minter::Minter;
+use crate::renewable::Renewable;
+use crate::world::World;
 
 /// One chain, with the world that its provider needs.
 #[derive(Debug, Clone)]
-pub(crate) struct Chain {
-    pub(crate) renewal: Renewal,
+pub struct Chain<W: World> {
+    /// What keeps it.
+    pub renewal: Renewal<W>,
     /// The kind that the configuration makes of it.
-    pub(crate) kind: Kind,
-    pub(crate) world: World,
+    pub kind: Kind,
+    /// What its provider is reached through.
+    pub world: W,
 }
 
 /// What keeps a chain.
 #[derive(Debug, Clone)]
-pub(crate) enum Renewal {
+pub enum Renewal<W: World> {
     /// The grant in an auth file.
-    Keeper(Keeper<World>),
+    Keeper(Keeper<W>),
     /// What is never spent.
-    Minter(Minter<World>),
+    Minter(Minter<W>),
     /// An API key.
-    ApiKey(ApiKeyChain<World>),
+    ApiKey(ApiKeyChain<W>),
 }
 
-impl Renewable for Chain {
+impl<W: World> Renewable for Chain<W> {
     fn chain(&self) -> &ChainName {
         match &self.renewal {
             Renewal::Keeper(keeper) => keeper.chain(),
@@ -74,9 +78,9 @@ impl Renewable for Chain {
     }
 }
 
-impl Chain {
+impl<W: World> Chain<W> {
     /// Looks at the chain and does what is due, or what is asked for.
-    pub(crate) async fn look(&self, look: Look) -> Report {
+    pub async fn look(&self, look: Look) -> Report {
         match &self.renewal {
             Renewal::Keeper(keeper) => keeper.look(look).await,
             Renewal::Minter(minter) => minter.look(look).await,
@@ -85,7 +89,7 @@ impl Chain {
     }
 
     /// Keeps the chain until `woken` ends.
-    pub(crate) async fn run(&self, woken: UnboundedReceiver<Wake>, wake: UnboundedSender<Wake>) {
+    pub async fn run(&self, woken: UnboundedReceiver<Wake>, wake: UnboundedSender<Wake>) {
         match &self.renewal {
             Renewal::Keeper(keeper) => keeper.run(woken, wake).await,
             Renewal::Minter(minter) => minter.run(woken).await,
@@ -94,7 +98,7 @@ impl Chain {
     }
 
     /// The file that tells the chain something new when it changes.
-    pub(crate) fn watched_file(&self) -> Option<PathBuf> {
+    pub fn watched_file(&self) -> Option<PathBuf> {
         match &self.renewal {
             Renewal::Keeper(keeper) => Some(keeper.vault().path().to_owned()),
             Renewal::Minter(minter) => minter.grounds().identity_token_file.clone(),
@@ -103,15 +107,32 @@ impl Chain {
     }
 
     /// Its auth file, if it has one.
-    pub(crate) fn auth_file(&self) -> Option<&Path> {
+    pub fn auth_file(&self) -> Option<&Path> {
         match &self.renewal {
             Renewal::Keeper(keeper) => Some(keeper.vault().path()),
             Renewal::Minter(_) | Renewal::ApiKey(_) => None,
         }
     }
 
+    /// The record of the last look; only a grant has one.
+    pub fn record(&self) -> Option<Record> {
+        match &self.renewal {
+            Renewal::Keeper(keeper) => keeper.last_record(),
+            Renewal::Minter(_) | Renewal::ApiKey(_) => None,
+        }
+    }
+
+    /// How far the provider's clock was ahead of ours at its last answer.
+    pub fn clock_offset_secs(&self) -> Option<i64> {
+        match &self.renewal {
+            Renewal::Keeper(keeper) => keeper.clock_offset_secs(),
+            Renewal::Minter(minter) => minter.clock_offset_secs(),
+            Renewal::ApiKey(_) => None,
+        }
+    }
+
     /// The keeper, for what only a grant can be told; `what` completes "there is nothing to …".
-    pub(crate) fn keeper(&self, what: &str) -> Result<&Keeper<World>, String> {
+    pub fn keeper(&self, what: &str) -> Result<&Keeper<W>, String> {
         match &self.renewal {
             Renewal::Keeper(keeper) => Ok(keeper),
             Renewal::Minter(_) | Renewal::ApiKey(_) => {

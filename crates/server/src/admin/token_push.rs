@@ -1,0 +1,359 @@
+//! `/api/v1/admin/system/token-push`: takes push events, and says how the push track stands (SPEC §5, §9).
+
+use axum::extract::{Query, Request, State as Extract};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use evergrant_core::alert::{Condition, Episode};
+use evergrant_core::caller::{Scope, chain_of};
+use evergrant_core::event::{Event, EventKind};
+use evergrant_core::gateway::Source;
+use evergrant_core::grant::Grant;
+use evergrant_core::health::{AgentSeen, Outcome, PushSeen};
+use evergrant_core::probe::Verdict;
+use evergrant_core::push::{self, Answer, Call, Message, PushKind, Refusal};
+use evergrant_core::{ChainName, Reason};
+use evergrant_store::HealthState;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::admin::{Admin, AdminChain, Authorized, Problem, Push};
+use crate::caller::presented_key;
+use crate::health::{self, Watched as _};
+use crate::keeper::Import;
+use crate::probe::probe_token;
+use crate::renewable::{Pass, Renewable as _};
+use crate::world::World as _;
+
+/// An agent that has to wait comes again after so long.
+const AGAIN_SECS: u64 = 30;
+
+pub(super) fn router<S: HealthState>() -> Router<Admin<S>> {
+    Router::new()
+        .route("/", post(push::<S>))
+        .route("/status", get(status::<S>))
+        .route("/last-seen", get(last_seen::<S>))
+}
+
+/// Which chain is meant; `claude`, or the only one, if none is named.
+#[derive(Debug, Deserialize)]
+struct OfChain {
+    chain: Option<ChainName>,
+}
+
+impl OfChain {
+    fn find<S: HealthState>(self, admin: &Admin<S>) -> Result<AdminChain<S>, Problem> {
+        let unknown = |detail: String| Problem::with(StatusCode::NOT_FOUND, Reason::ChainUnknown, detail);
+        let name = chain_of(self.chain, &admin.chains.names()).map_err(|error| unknown(error.to_string()))?;
+        admin.chains.get(&name).ok_or_else(|| unknown(format!("there is no chain {name}")))
+    }
+}
+
+async fn push<S: HealthState>(
+    Extract(admin): Extract<Admin<S>>,
+    who: Result<Authorized<Push>, Problem>,
+    request: Request,
+) -> Result<Response, Problem> {
+    // Whoever may not push makes no event, and nothing that would grow with every try.
+    let who = match who {
+        Ok(who) => who,
+        Err(problem) => {
+            admin.metrics.push_refused(problem.reason());
+            return Err(problem);
+        }
+    };
+    if let Err(limit) = who.known.admit_push(admin.world.monotonic()) {
+        admin.metrics.push_refused(Reason::RateLimited);
+        return Err(limit.into());
+    }
+    let name = &who.known.caller.chain;
+    let chain = OfChain { chain: Some(name.clone()) }.find(&admin)?;
+    let taking = Taking { admin: &admin, chain: &chain };
+    let Ok(body) = axum::body::to_bytes(request.into_body(), push::MAX_LEN).await else {
+        let detail = format!("a push event is at most {} KiB long", push::MAX_LEN / 1024);
+        return taking.refuse(None, Refusal::new(Reason::BodyTooLarge, detail)).await;
+    };
+    let call = match Call::decode(&body) {
+        Ok(call) => call,
+        Err(fault) => {
+            return taking.refuse(None, Refusal::new(fault.reason(), fault.to_string())).await;
+        }
+    };
+    if call.message.chain.as_ref().is_some_and(|named| named != name) {
+        let detail = format!("this key pushes to chain {name} only: use one that names the other chain");
+        return Err(Problem::with(StatusCode::FORBIDDEN, Reason::ScopeMissing, detail));
+    }
+    taking.take(call).await
+}
+
+/// One push event on its way in.
+struct Taking<'t, S: HealthState> {
+    admin: &'t Admin<S>,
+    chain: &'t AdminChain<S>,
+}
+
+impl<S: HealthState> Taking<'_, S> {
+    async fn take(&self, call: Call) -> Result<Response, Problem> {
+        let judged = self.judge(&call).await?;
+        let taken = match (judged, call.grant.clone()) {
+            (Err(refusal), _) => Err(refusal),
+            (Ok(()), None) => {
+                let reason = call.message.reason.unwrap_or(Reason::Beat);
+                let outcome = Outcome::of_beat(&call.message);
+                return self.answer(&call.message, Reason::Beat, (outcome, reason), None).await;
+            }
+            (Ok(()), Some(grant)) => self.adopt(grant).await?,
+        };
+        match taken {
+            Err(refusal) => self.refuse(Some(&call.message), refusal).await,
+            Ok(reason) => {
+                let identity = call.identity.as_ref().filter(|_| reason == Reason::Accepted);
+                self.answer(&call.message, reason, (Outcome::Good, reason), identity).await
+            }
+        }
+    }
+
+    /// What can be said without the provider.
+    async fn judge(&self, call: &Call) -> Result<Result<(), Refusal>, Problem> {
+        let (world, chain) = (&self.admin.world, &self.chain.chain);
+        let (state, name, now) = (world.state(), chain.chain(), world.now());
+        let accepted = chain.keeper("push").map_or(true, |keeper| keeper.accepted());
+        if let Err(refusal) = push::judge(call, chain.profile(), chain.kind, accepted, now) {
+            return Ok(Err(refusal));
+        }
+        if !state.take_nonce(name, &call.message.nonce, now).await? {
+            let detail = "this message was sent before; every message needs a nonce of its own";
+            return Ok(Err(Refusal::new(Reason::NonceSeen, detail)));
+        }
+        let Some(grant) = &call.grant else { return Ok(Ok(())) };
+        if state.was_replaced(name, grant.pair().fingerprint()).await? {
+            let detail = "the chain has replaced this pair already, so it is worth nothing: log in again";
+            return Ok(Err(Refusal::new(Reason::GrantSpent, detail)));
+        }
+        let known = state.identity(name).await?;
+        Ok(push::same_identity(known.as_ref(), call))
+    }
+
+    /// Proves that a grant works, and makes it the chain's.
+    async fn adopt(&self, grant: Grant) -> Result<Result<Reason, Refusal>, Problem> {
+        let chain = &self.chain.chain;
+        let keeper = match chain.keeper("push") {
+            Ok(keeper) => keeper,
+            Err(detail) => return Ok(Err(Refusal::new(Reason::NothingToPush, detail))),
+        };
+        let present = chain.last_report().is_some_and(|report| report.token_present);
+        if present && chain.record().is_some_and(|record| record.pair == grant.pair()) {
+            return Ok(Ok(Reason::SameGrant));
+        }
+        let pass = Pass::AccessToken(grant.access.clone());
+        let probed = probe_token(chain.world.client(), chain.profile(), &pass, None).await;
+        match probed.verdict {
+            Verdict::Works | Verdict::Limited => {}
+            Verdict::Refused => {
+                let detail = "the API refuses this login's access token: log in again";
+                return Ok(Err(Refusal::new(Reason::ProbeRefused, detail)));
+            }
+            Verdict::Unavailable => {
+                let detail = "the API did not answer the probe of this login; it is tried again";
+                return Ok(Err(Refusal::new(Reason::ProbeUnavailable, detail)));
+            }
+        }
+        Ok(match keeper.import(grant).await {
+            Import::Taken(report) if report.reason == Reason::SameGrant => Ok(Reason::SameGrant),
+            Import::Taken(_) => Ok(Reason::Accepted),
+            Import::Refused(refused) => Err(Refusal::new(refused.reason, refused.detail)),
+        })
+    }
+
+    async fn answer(
+        &self,
+        message: &Message,
+        did: Reason,
+        (outcome, reason): (Outcome, Reason),
+        identity: Option<&push::Identity>,
+    ) -> Result<Response, Problem> {
+        self.write_down(Some(message), outcome, reason, identity).await?;
+        let (chain, now) = (&self.chain.chain, self.admin.world.now());
+        let (status, since) = overall(self.admin, self.chain, now).await?;
+        let record = chain.record();
+        let answer = Answer {
+            chain: chain.chain().clone(),
+            reason: did,
+            status: status.to_owned(),
+            since,
+            fingerprint: record.as_ref().map(|record| record.pair.fingerprint()),
+            now,
+            lineage: record.as_ref().map(|record| record.lineage),
+            generation: record.as_ref().map(|record| record.generation),
+        };
+        Ok(Json(answer).into_response())
+    }
+
+    async fn refuse(&self, message: Option<&Message>, refusal: Refusal) -> Result<Response, Problem> {
+        let beat = message.is_some_and(|message| message.kind == PushKind::Beat);
+        // A message that is sent once more is no sign of life.
+        if !(beat && refusal.reason == Reason::NonceSeen) {
+            let outcome = if beat { Outcome::Neutral } else { Outcome::Failed };
+            self.write_down(message, outcome, refusal.reason, None).await?;
+        }
+        let again = [Reason::AgentClockSkew, Reason::NonceSeen];
+        let status = if refusal.reason == Reason::BodyTooLarge {
+            StatusCode::PAYLOAD_TOO_LARGE
+        } else if refusal.reason == Reason::RequestInvalid {
+            StatusCode::BAD_REQUEST
+        } else if push::is_final(refusal.reason) || again.contains(&refusal.reason) {
+            StatusCode::UNPROCESSABLE_ENTITY
+        } else {
+            let later = Problem::with(StatusCode::SERVICE_UNAVAILABLE, refusal.reason, refusal.detail);
+            return Err(later.retry_after(AGAIN_SECS));
+        };
+        Err(Problem::with(status, refusal.reason, refusal.detail))
+    }
+
+    /// The event, for the dead-man and for the ledger; the monitor looks at it at once.
+    async fn write_down(
+        &self,
+        message: Option<&Message>,
+        outcome: Outcome,
+        reason: Reason,
+        identity: Option<&push::Identity>,
+    ) -> Result<(), Problem> {
+        let (chain, at) = (&self.chain.chain, self.admin.world.now());
+        let kind = message.map_or(PushKind::Push, |message| message.kind);
+        let agent = match message {
+            Some(message) => AgentSeen::of(message, reason, at),
+            None => AgentSeen::unknown(reason, at),
+        };
+        let report = chain.last_report();
+        let event = Event {
+            chain: chain.chain().clone(),
+            at,
+            kind: if kind == PushKind::Beat { EventKind::Beat } else { EventKind::Pushed },
+            reason,
+            lineage: report.as_ref().and_then(|report| report.lineage).unwrap_or_default(),
+            generation: report.as_ref().and_then(|report| report.generation).unwrap_or_default(),
+            attempt: None,
+            detail: json!({ "ok": outcome != Outcome::Failed, "agent": agent.id, "host": agent.host,
+                "entry": agent.local.entry, "fingerprint": agent.local.fingerprint,
+                "failures": agent.failures }),
+        };
+        let seen = PushSeen { at, kind, outcome, reason, agent };
+        self.admin.world.state().add_push(&seen, &event, identity).await?;
+        self.admin.metrics.pushed(chain.chain(), reason);
+        tracing::info!(
+            chain = %chain.chain(), kind = kind.as_str(), %reason, agent = seen.agent.id, host = seen.agent.host,
+            "a push event"
+        );
+        self.admin.chains.poke();
+        Ok(())
+    }
+}
+
+/// The status of the group `token_push`: the worst of it that holds.
+async fn overall<S: HealthState>(
+    admin: &Admin<S>,
+    chain: &AdminChain<S>,
+    now: Timestamp,
+) -> Result<(&'static str, Option<Timestamp>), Problem> {
+    let open = open_episodes(admin, chain.chain.chain()).await?;
+    let dead = open.iter().find(|episode| episode.holds() && episode.condition == Condition::ReauthRequired);
+    if let Some(dead) = dead {
+        return Ok((dead.condition.as_str(), Some(dead.since)));
+    }
+    let standing =
+        health::standing(admin.world.state(), chain.chain.chain(), chain.expected(now), now).await?;
+    Ok((standing.push.0.as_str(), standing.push.1))
+}
+
+/// The open episodes of a chain, newest first.
+pub(super) async fn open_episodes<S: HealthState>(
+    admin: &Admin<S>,
+    chain: &ChainName,
+) -> Result<Vec<Episode>, Problem> {
+    let mut open = admin.world.state().book(admin.world.now()).await?.of(chain);
+    open.retain(Episode::is_open);
+    open.reverse();
+    Ok(open)
+}
+
+/// The word of SPEC §1.
+fn source_of<S: HealthState>(chain: &AdminChain<S>, now: Timestamp) -> Source {
+    health::serving(&chain.chain, &chain.snapshots, chain.fallback.as_ref(), now).source
+}
+
+async fn status<S: HealthState>(
+    Extract(admin): Extract<Admin<S>>,
+    Query(of): Query<OfChain>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let now = admin.world.now();
+    // Whoever presents a key wants all of it, and is told if the key is not good for that.
+    let whole = match presented_key(&headers) {
+        None => false,
+        Some(key) => {
+            let table = admin.callers.table();
+            let known = table.authorize(Some(key), Scope::AdminRead, now);
+            known.map_err(|reason| super::authorized::refused(reason, Scope::AdminRead))?;
+            true
+        }
+    };
+    let chain = of.find(&admin)?;
+    let (status, since) = overall(&admin, &chain, now).await?;
+    let mut shown = json!({ "status": status, "since": since, "source": source_of(&chain, now).as_str() });
+    if whole {
+        let standing =
+            health::standing(admin.world.state(), chain.chain.chain(), chain.expected(now), now).await?;
+        let facts = &standing.facts;
+        let report = chain.chain.last_report();
+        let more = json!({
+            "chain": chain.chain.chain(),
+            "lineage": report.as_ref().and_then(|report| report.lineage),
+            "generation": report.as_ref().and_then(|report| report.generation),
+            "shown_prefix": shown_prefix(&chain),
+            "expires_at": report.as_ref().and_then(|report| report.expires_at),
+            "tracked": standing.tracked,
+            "last_event_at": facts.last_at,
+            "last_success_at": facts.last_good_at,
+            "last_failure_at": facts.last_failure_at,
+            "counts": { "events": facts.events, "accepted": facts.accepted, "failed": facts.failed },
+            "failure_streak": facts.streak,
+            "agents": facts.agents,
+            "episodes": open_episodes(&admin, chain.chain.chain()).await?,
+        });
+        merge(&mut shown, more);
+    }
+    Ok(Json(shown).into_response())
+}
+
+fn merge(into: &mut Value, more: Value) {
+    if let (Value::Object(into), Value::Object(more)) = (into, more) {
+        into.extend(more);
+    }
+}
+
+/// The fixed prefix of the access token and 4 characters.
+pub(super) fn shown_prefix<S: HealthState>(chain: &AdminChain<S>) -> Option<String> {
+    let current = chain.snapshots.current(chain.chain.chain())?;
+    let profile = chain.chain.profile();
+    let fixed = if chain.chain.is_api_key() { &profile.api_key_prefix } else { &profile.access_prefix };
+    Some(current.access.shown(fixed.as_deref()))
+}
+
+async fn last_seen<S: HealthState>(
+    Extract(admin): Extract<Admin<S>>,
+    Query(of): Query<OfChain>,
+) -> Result<Response, Problem> {
+    let (chain, now) = (of.find(&admin)?, admin.world.now());
+    let standing =
+        health::standing(admin.world.state(), chain.chain.chain(), chain.expected(now), now).await?;
+    let last = standing.facts.last_at;
+    let (status, _) = overall(&admin, &chain, now).await?;
+    Ok(Json(json!({
+        "last_seen_at": last,
+        "seconds_ago": last.map(|at| now.duration_since(at).as_secs()),
+        "status": status,
+    }))
+    .into_response())
+}

@@ -1,0 +1,113 @@
+//! A chain of this process as the monitor and the admin calls see it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use evergrant_core::ChainName;
+use evergrant_core::alert::{Action, Condition};
+use evergrant_core::caller::Scope;
+use evergrant_core::gateway::Source;
+use evergrant_core::health::{Expected, FallbackFacts, Serving};
+use jiff::Timestamp;
+
+use super::{Live, Watched};
+use crate::caller::Callers;
+use crate::chain::Chain;
+use crate::gateway::{FallbackKey, day_of};
+use crate::renewable::Renewable;
+use crate::snapshot::Snapshots;
+use crate::world::World;
+
+/// What an operator does about a condition of a chain.
+pub type Advice = Arc<dyn Fn(&ChainName, Condition) -> Option<Action> + Send + Sync>;
+
+/// A chain, and what its settings say of its health.
+#[derive(Clone)]
+pub struct WatchedChain<W: World> {
+    /// The chain.
+    pub chain: Chain<W>,
+    /// What readers see of it.
+    pub snapshots: Snapshots,
+    /// The key behind it.
+    pub fallback: Option<FallbackKey>,
+    /// It has a push track, whether or not a key with scope `push` names it.
+    pub push: bool,
+    /// When push events are expected.
+    pub expected: Expected,
+    /// Other programs may read its access token.
+    pub token_read: bool,
+    /// Who may push.
+    pub callers: Callers,
+    /// What to do about its conditions.
+    pub advice: Advice,
+}
+
+impl<W: World> fmt::Debug for WatchedChain<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WatchedChain").field(self.chain.chain()).finish()
+    }
+}
+
+impl<W: World> WatchedChain<W> {
+    fn fallback_facts(&self, now: Timestamp) -> FallbackFacts {
+        let Some(key) = &self.fallback else { return FallbackFacts::default() };
+        FallbackFacts {
+            there: true,
+            usable: key.uses.usable(),
+            uses_today: key.uses.used(day_of(now)),
+            most_a_day: key.max_requests_per_day,
+        }
+    }
+}
+
+impl<W: World> Watched for WatchedChain<W> {
+    fn chain(&self) -> &ChainName {
+        self.chain.chain()
+    }
+
+    fn provider(&self) -> &str {
+        &self.chain.profile().name
+    }
+
+    fn live(&self, now: Timestamp) -> Option<Live> {
+        let report = self.chain.last_report()?;
+        let record = self.chain.record();
+        Some(Live {
+            kind: record.as_ref().map_or(self.chain.kind, |record| record.kind),
+            report,
+            record,
+            clock_offset_secs: self.chain.clock_offset_secs(),
+            serving: serving(&self.chain, &self.snapshots, self.fallback.as_ref(), now),
+            fallback: self.fallback_facts(now),
+        })
+    }
+
+    fn expected(&self, now: Timestamp) -> Option<Expected> {
+        let name = self.chain.chain();
+        (self.push || self.callers.table().any_may(Scope::Push, name, now)).then(|| self.expected.clone())
+    }
+
+    fn action(&self, condition: Condition) -> Option<Action> {
+        (self.advice)(self.chain.chain(), condition)
+    }
+}
+
+/// What would serve a request for this chain now, from a caller whom the fallback key may serve.
+pub fn serving(
+    chain: &impl Renewable,
+    snapshots: &Snapshots,
+    fallback: Option<&FallbackKey>,
+    now: Timestamp,
+) -> Serving {
+    let live = snapshots.current(chain.chain()).filter(|current| current.usable(now));
+    if let Some(current) = live {
+        let source = if chain.is_api_key() { Source::ApiKey } else { Source::Oauth };
+        return Serving { source, until: (source == Source::Oauth).then_some(current.expires_at) };
+    }
+    let serves = fallback.is_some_and(|key| {
+        key.on.exhausted
+            && key.uses.left(day_of(now), key.max_requests_per_day)
+            && key.uses.usable() != Some(false)
+    });
+    Serving { source: if serves { Source::Fallback } else { Source::None }, until: None }
+}
