@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use evergrant_core::audit::Actor;
 use evergrant_core::caller::{Caller, CallerKey, NewCaller, Scope, Scopes};
-use evergrant_server::admin::{self, Admin, ChainNames};
+use evergrant_server::admin::{self, Admin, Chains};
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
 use evergrant_server::{Callers, TokioWorld, World};
@@ -13,7 +13,7 @@ use evergrant_store::{MemoryState, SqliteState, State};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::fixture::chain;
+use crate::fixture::{api_key_chain, chain};
 
 fn new_caller(scopes: &[Scope]) -> NewCaller {
     NewCaller {
@@ -81,8 +81,9 @@ impl Server {
         let world = world(MemoryState::new());
         let (_, key) = add(&world, new_caller(&[Scope::AdminWrite])).await;
         let callers = Callers::load(world.state()).await.unwrap();
-        let chains = ChainNames::default();
-        chains.set([chain(), "team".parse().unwrap()]);
+        let chains = Chains::default();
+        let named = |name: &str| api_key_chain(&world, &callers, name);
+        chains.set(vec![named("claude"), named("team")], None);
         let admin = Admin { world: world.clone(), metrics: Metrics::default(), callers, chains };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use evergrant_core::ChainName;
+use evergrant_core::chain::Kind;
+use evergrant_core::health::Expected;
 use evergrant_core::keeper::{Look, Policy, Report};
 use evergrant_core::provider::{Federation, Profile};
+use evergrant_server::admin::AdminChain;
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
-use evergrant_server::{Keeper, Snapshots, TokioWorld, World};
+use evergrant_server::{ApiKeyChain, Callers, Chain, Keeper, Renewal, Snapshots, TokioWorld, World};
 use evergrant_standin::{Engine, LoginOptions, Settings, StandIn};
 use evergrant_store::authfile::TakeClientLocks;
 use evergrant_store::{AuthFile, MemoryState, OsDisk};
@@ -136,4 +139,42 @@ impl Fixture {
 
 fn evergrant_now(world: &impl World) -> jiff::Timestamp {
     world.now()
+}
+
+/// A chain whose name is all that a test needs.
+pub(crate) fn api_key_chain(
+    world: &TokioWorld<MemoryState>,
+    callers: &Callers,
+    name: &str,
+) -> AdminChain<MemoryState> {
+    let snapshots = Snapshots::default();
+    let (file, metrics) = (PathBuf::from("/nonexistent/api-key"), Metrics::default());
+    let key = ApiKeyChain::new(
+        world.clone(),
+        name.parse().unwrap(),
+        Profile::claude(),
+        file,
+        snapshots.clone(),
+        metrics,
+    );
+    let chain = Chain { renewal: Renewal::ApiKey(key), kind: Kind::ApiKey, world: world.clone() };
+    admin_chain(chain, snapshots, callers)
+}
+
+/// A chain as the admin calls see it, without a fallback key.
+pub(crate) fn admin_chain(
+    chain: Chain<TokioWorld<MemoryState>>,
+    snapshots: Snapshots,
+    callers: &Callers,
+) -> AdminChain<MemoryState> {
+    AdminChain {
+        chain,
+        snapshots,
+        fallback: None,
+        push: false,
+        expected: Expected::Always,
+        token_read: false,
+        callers: callers.clone(),
+        advice: std::sync::Arc::new(|_, _| None),
+    }
 }
