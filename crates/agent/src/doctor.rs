@@ -9,12 +9,12 @@ use evergrant_core::push::BEAT_EVERY_SECS;
 use evergrant_core::push::agent::Holds;
 use serde::Serialize;
 
+use crate::clock;
 use crate::entry::Found;
 use crate::key::PushKey;
 use crate::round::Agent;
 use crate::send::is_insecure;
 use crate::settings::ChainSettings;
-use crate::clock;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// The server refuses what is dated further off than this.
@@ -100,8 +100,12 @@ fn entry(chain: &ChainSettings, found: &Found) -> Check {
             format!("there is none, neither in the keychain nor at {}", chain.entry.file.display()),
             Some("log in with the client in the chain's config folder (config_dir in [agent.chains])"),
         ),
-        Holds::Wiped => check(&name, Verdict::Bad, format!("{place}: it was logged out"), Some("log in again")),
-        Holds::Malformed => check(&name, Verdict::Bad, fault, Some("log in again; the client writes it anew")),
+        Holds::Wiped => {
+            check(&name, Verdict::Bad, format!("{place}: it was logged out"), Some("log in again"))
+        }
+        Holds::Malformed => {
+            check(&name, Verdict::Bad, fault, Some("log in again; the client writes it anew"))
+        }
     }
 }
 
@@ -111,7 +115,12 @@ fn way(agent: &Agent, checks: &mut Vec<Check>) -> bool {
     let host = server.host_str().unwrap_or_default().to_owned();
     if is_insecure(server) {
         let found = format!("{server} is neither https nor loopback");
-        checks.push(check("address", Verdict::Bad, found, Some("give an https address as server in [agent]")));
+        checks.push(check(
+            "address",
+            Verdict::Bad,
+            found,
+            Some("give an https address as server in [agent]"),
+        ));
         return false;
     }
     let port = server.port_or_known_default().unwrap_or(443);
@@ -158,7 +167,12 @@ fn tls_and_clock(agent: &Agent, chain: &ChainSettings, checks: &mut Vec<Check>) 
         checks.push(check(name, Verdict::Ok, "Evergrant answers", None));
     } else {
         let found = format!("it answers {}, which is not Evergrant", seen.status);
-        checks.push(check(name, Verdict::Bad, found, Some("see that server in [agent] is Evergrant's own address")));
+        checks.push(check(
+            name,
+            Verdict::Bad,
+            found,
+            Some("see that server in [agent] is Evergrant's own address"),
+        ));
         return false;
     }
     checks.push(match seen.ahead_secs {
@@ -168,7 +182,9 @@ fn tls_and_clock(agent: &Agent, chain: &ChainSettings, checks: &mut Vec<Check>) 
             let found = format!("it is {} {word} the server's, which refuses that", span(ahead.abs()));
             check("clock", Verdict::Bad, found, Some("set the clock, here or on the server"))
         }
-        Some(ahead) => check("clock", Verdict::Ok, format!("within {} of the server's", span(ahead.abs())), None),
+        Some(ahead) => {
+            check("clock", Verdict::Ok, format!("within {} of the server's", span(ahead.abs())), None)
+        }
     });
     true
 }
@@ -184,12 +200,16 @@ fn try_key(agent: &Agent, chain: &ChainSettings, key: &PushKey) -> Check {
                          another chain";
             check("key", Verdict::Bad, found, Some(next))
         }
-        Ok((200, _) | (403, Some(Reason::ScopeMissing))) => check("key", Verdict::Ok, "the server knows it", None),
+        Ok((200, _) | (403, Some(Reason::ScopeMissing))) => {
+            check("key", Verdict::Ok, "the server knows it", None)
+        }
         Ok((401 | 403, reason)) => {
             let found = reason.map_or("the server refuses it", Reason::sentence);
             check("key", Verdict::Bad, found, Some(next))
         }
-        Ok((429, _)) => check("key", Verdict::Warning, "it is used too often at the moment", Some("try again")),
+        Ok((429, _)) => {
+            check("key", Verdict::Warning, "it is used too often at the moment", Some("try again"))
+        }
         Ok((status, reason)) => {
             let words = || format!("the server answers {status}");
             let found = reason.map_or_else(words, |reason| reason.sentence().to_owned());

@@ -164,7 +164,7 @@ fn modified_at(attributes: &str) -> Option<Timestamp> {
     let line = attributes.lines().find(|line| line.trim_start().starts_with("\"mdat\""))?;
     let digits = line.rsplit('"').find(|part| part.contains('Z'))?.split('Z').next()?;
     let at = DateTime::strptime("%Y%m%d%H%M%S", digits).ok()?;
-    at.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+    jiff::tz::TimeZone::UTC.to_timestamp(at).ok()
 }
 
 fn look_at_file(path: &Path, profile: &Profile) -> Found {

@@ -23,7 +23,9 @@ impl PushKey {
     /// Takes a text as a key, without the blanks around it.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let fits = text.len() == KEY_LEN && text.starts_with(KEY_PREFIX) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let fits = text.len() == KEY_LEN
+            && text.starts_with(KEY_PREFIX)
+            && text.bytes().all(|byte| byte.is_ascii_graphic());
         fits.then(|| Self(Zeroizing::new(text.to_owned())))
     }
 
@@ -75,13 +77,16 @@ fn read(path: &Path) -> Result<PushKey, AgentError> {
     if found.permissions().mode() & 0o077 != 0 {
         tracing::warn!(file = %path.display(), "others could read the key file; it is 0600 now");
         let mode = fs::Permissions::from_mode(0o600);
-        fs::set_permissions(path, mode).map_err(|error| AgentError::file(path, "others can read it", error))?;
+        fs::set_permissions(path, mode)
+            .map_err(|error| AgentError::file(path, "others can read it", error))?;
     }
     let mut text = Zeroizing::new(String::with_capacity(MOST_LEN + 1));
     let file = File::open(path).map_err(failed)?;
     file.take(MOST_LEN as u64 + 1).read_to_string(&mut text).map_err(failed)?;
     PushKey::parse(&text).ok_or_else(|| {
-        unusable("holds no key: one begins with evg_ and was shown once by `evergrant keys create --scope push`")
+        unusable(
+            "holds no key: one begins with evg_ and was shown once by `evergrant keys create --scope push`",
+        )
     })
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use evergrant_core::ChainName;
 use evergrant_core::push::agent::Memory;
 use jiff::Timestamp;
-use rand::Rng as _;
+use rand::RngExt as _;
 
 use crate::AgentError;
 use crate::clock::Stopwatch;
@@ -211,7 +211,8 @@ mod tests {
         }
         let id = folder.agent_id().unwrap();
         assert_eq!((id.len(), folder.agent_id().unwrap()), (16, id));
-        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "{names:?}");
     }
 

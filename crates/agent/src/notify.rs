@@ -36,7 +36,9 @@ impl Notifier {
         let arguments = arguments(program, title, text);
         match process::run(program, &arguments, &self.around, BOUND) {
             Ok(ran) if ran.status.success() => {}
-            Ok(ran) => tracing::warn!(program = %program.display(), said = ran.words(), "nobody was notified"),
+            Ok(ran) => {
+                tracing::warn!(program = %program.display(), said = ran.words(), "nobody was notified")
+            }
             Err(error) => tracing::warn!(%error, "nobody was notified"),
         }
     }
@@ -47,7 +49,11 @@ fn arguments(program: &Path, title: &str, text: &str) -> Vec<String> {
     if program.file_stem().is_some_and(|name| name == "osascript") {
         arguments.extend(SCRIPT.iter().flat_map(|line| ["-e".to_owned(), (*line).to_owned()]));
     } else {
-        arguments.extend(["--app-name=Evergrant".to_owned(), "--urgency=critical".to_owned(), "--".to_owned()]);
+        arguments.extend([
+            "--app-name=Evergrant".to_owned(),
+            "--urgency=critical".to_owned(),
+            "--".to_owned(),
+        ]);
     }
     arguments.extend([title.to_owned(), text.to_owned()]);
     arguments

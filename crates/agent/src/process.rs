@@ -86,7 +86,7 @@ pub enum NotRun {
     #[error("there is no program {0}")]
     Missing(String),
     /// It did not end in time, and was ended.
-    #[error("{0} did not end within {} s", .1.as_secs())]
+    #[error("{0} did not end within {secs} s", secs = .1.as_secs())]
     TooSlow(String, Duration),
     /// The system could not run it.
     #[error("{0} cannot be run: {1}")]
@@ -182,7 +182,8 @@ mod tests {
         let child: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
         let begun = Stopwatch::start();
         // It is gone, or a corpse that nobody has collected.
-        while std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        while std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+        {
             assert!(begun.passed() < Duration::from_secs(10), "it still runs");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -8,7 +8,7 @@ use evergrant_core::push::agent::{About, Contact, Decision, Holds, Memory, Notic
 use evergrant_core::push::{Absence, Call, Local, Message, PushKind};
 use evergrant_core::{ChainName, Fingerprint, Reason};
 use jiff::Timestamp;
-use rand::Rng as _;
+use rand::RngExt as _;
 use serde::Serialize;
 
 use crate::entry::Found;
@@ -153,12 +153,16 @@ impl Agent {
         let settled = self.keep(chain, &looked, &memory);
         self.speak(chain, &mut memory, absence.as_ref());
         self.keep(chain, &settled, &memory);
-        report = Report { sent: Some(sent.kind), detail: outcome.said, ..self.report(chain, &found, &memory, clock::now()) };
+        report = Report {
+            sent: Some(sent.kind),
+            detail: outcome.said,
+            ..self.report(chain, &found, &memory, clock::now())
+        };
         (report.ok, report.reason) = match outcome.contact {
             Contact::Taken(answer) => (true, answer.reason),
-            Contact::Refused(reason)
-            | Contact::Postponed { reason, .. }
-            | Contact::Failed { reason, .. } => (false, reason),
+            Contact::Refused(reason) | Contact::Postponed { reason, .. } | Contact::Failed { reason, .. } => {
+                (false, reason)
+            }
         };
         log(&report);
         Ok(report)
@@ -202,9 +206,7 @@ impl Agent {
                 Some(push(Grant::clone(grant), false, *accept_new_identity))
             }
             // Nothing to push: the caller says so, and no beat hides it.
-            Ask::Push { accept_new_identity } => {
-                Some(push(found.grant.clone()?, true, *accept_new_identity))
-            }
+            Ask::Push { accept_new_identity } => Some(push(found.grant.clone()?, true, *accept_new_identity)),
             Ask::Now => Some(match found.grant.clone().filter(|_| memory.has_pending(&found.sight)) {
                 Some(grant) => push(grant, true, false),
                 None => beat(memory.why_no_push(&found.sight)),
@@ -304,7 +306,8 @@ impl Agent {
                 let told = |memory: &Memory| {
                     memory.trouble.as_ref().is_some_and(|trouble| trouble.told.contains(&request.sink))
                 };
-                if !told(memory) && delivered(&request.sink, post_to_sink(&request))
+                if !told(memory)
+                    && delivered(&request.sink, post_to_sink(&request))
                     && let Some(trouble) = &mut memory.trouble
                 {
                     trouble.told.insert(request.sink);
@@ -317,7 +320,11 @@ impl Agent {
             let requests = self.settings.sinks.requests(&alert, now);
             let left = |sink: &String| requests.iter().any(|request| request.sink == *sink);
             closing.trouble.told.retain(left);
-            for request in requests.iter().filter(|request| closing.trouble.told.contains(&request.sink)).collect::<Vec<_>>() {
+            for request in requests
+                .iter()
+                .filter(|request| closing.trouble.told.contains(&request.sink))
+                .collect::<Vec<_>>()
+            {
                 if delivered(&request.sink, post_to_sink(request)) {
                     closing.trouble.told.remove(&request.sink);
                 }
@@ -377,7 +384,8 @@ fn nonce() -> String {
 }
 
 fn log(report: &Report) {
-    let (chain, reason, detail) = (&report.chain, report.reason, report.detail.as_deref().unwrap_or_default());
+    let (chain, reason, detail) =
+        (&report.chain, report.reason, report.detail.as_deref().unwrap_or_default());
     let sent = report.sent.map_or("nothing", PushKind::as_str);
     if report.ok {
         tracing::info!(%chain, sent, %reason, "the server heard the agent");

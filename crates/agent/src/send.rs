@@ -91,8 +91,11 @@ impl Client {
         let body = Zeroizing::new(call.encode());
         match self.post(&self.url(PATH, chain), key, &body) {
             Ok(answer) => {
-                let read =
-                    HttpAnswer { status: answer.status, body: &answer.body, retry_after_secs: answer.retry_after };
+                let read = HttpAnswer {
+                    status: answer.status,
+                    body: &answer.body,
+                    retry_after_secs: answer.retry_after,
+                };
                 let (contact, said) = judge(call.message.kind, &read);
                 Outcome { said: said.map(|said| scrub(said, key, call)).or(answer.hint), contact }
             }
@@ -167,10 +170,13 @@ struct Answer {
 
 fn take(mut response: ureq::http::Response<Body>) -> Result<Answer, ureq::Error> {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let date = header("date").and_then(|text| jiff::fmt::rfc2822::parse(text).ok()).map(|date| date.timestamp());
+    let date =
+        header("date").and_then(|text| jiff::fmt::rfc2822::parse(text).ok()).map(|date| date.timestamp());
     let status = response.status().as_u16();
     let hint = match status {
-        300..=399 => Some(format!("it answers {status}, a redirect; set server to where it leads, it is not followed")),
+        300..=399 => {
+            Some(format!("it answers {status}, a redirect; set server to where it leads, it is not followed"))
+        }
         _ => Some(format!("it answers {status}, and nothing that Evergrant says")),
     };
     let (retry_after, hint) = (header("retry-after").and_then(seconds), hint.filter(|_| status != 200));

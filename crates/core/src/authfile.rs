@@ -244,7 +244,10 @@ mod tests {
     #[test]
     fn whose_login_it_is_stands_in_one_of_two_ways() {
         let of = |account: Option<&str>, organization: Option<&str>| {
-            Some(Identity { account: account.map(str::to_owned), organization: organization.map(str::to_owned) })
+            Some(Identity {
+                account: account.map(str::to_owned),
+                organization: organization.map(str::to_owned),
+            })
         };
         let nested = r#""account":{"uuid":"a-1"},"organization":{"uuid":"o-1","name":"x"}"#;
         assert_eq!(identity(&file(nested)), of(Some("a-1"), Some("o-1")));

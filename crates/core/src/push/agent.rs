@@ -412,8 +412,7 @@ impl Memory {
 
     fn hold_back(&mut self, retry_after_secs: Option<u64>, now: Timestamp) {
         let secs = retry_after_secs.map(|secs| secs.min(MOST_RETRY_AFTER_SECS));
-        self.not_before =
-            secs.and_then(|secs| now.checked_add(SignedDuration::from_secs(secs as i64)).ok());
+        self.not_before = secs.and_then(|secs| now.checked_add(SignedDuration::from_secs(secs as i64)).ok());
     }
 
     fn missed(&mut self, reason: Reason, now: Timestamp) {

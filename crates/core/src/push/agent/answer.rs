@@ -50,7 +50,11 @@ pub fn judge(kind: PushKind, answer: &HttpAnswer<'_>) -> (Contact, Option<String
 fn is_heard(status: u16, reason: Reason) -> bool {
     let unheard = matches!(
         reason,
-        Reason::StateUnavailable | Reason::ChainUnknown | Reason::NonceSeen | Reason::ServerError | Reason::NotFound
+        Reason::StateUnavailable
+            | Reason::ChainUnknown
+            | Reason::NonceSeen
+            | Reason::ServerError
+            | Reason::NotFound
     );
     matches!(status, 400 | 413 | 422 | 503) && !unheard
 }

@@ -74,7 +74,8 @@ impl World {
         };
         let locked = self.hindered(now, |kind| kind == Kind::Locked).is_some();
         let keychain = newest(true).filter(|_| !locked);
-        let found = keychain.map(|found| ("keychain", found)).or_else(|| newest(false).map(|found| ("file", found)));
+        let found =
+            keychain.map(|found| ("keychain", found)).or_else(|| newest(false).map(|found| ("file", found)));
         match found {
             Some((entry, (index, (when, _)))) => Sight {
                 entry: Some(entry.into()),
@@ -249,7 +250,10 @@ fn run(mut world: World, deaths: Vec<Vec<(usize, i64)>>) -> Result<(), TestCaseE
         // A sending that began within an obstacle may end after it.
         let due = quiet.max(last_login).max(deaths_end) + WITHIN;
         if now > due {
-            prop_assert!(world.got.contains(&last), "{last} is not there at {now}, {WITHIN} s after all obstacles");
+            prop_assert!(
+                world.got.contains(&last),
+                "{last} is not there at {now}, {WITHIN} s after all obstacles"
+            );
             return Ok(());
         }
         for renewal in world.renewals.extract_if(.., |renewal| *renewal <= now).collect::<Vec<_>>() {
@@ -273,8 +277,11 @@ fn obstacles() -> impl Strategy<Value = Vec<Obstacle>> {
         Just(Kind::Down),
     ];
     let length = prop_oneof![1..90_i64, 90..2_000_i64, 2_000..40_000_i64];
-    let one = (kind, 0..20_000_i64, length)
-        .prop_map(|(kind, from, length)| Obstacle { kind, from, to: from + length });
+    let one = (kind, 0..20_000_i64, length).prop_map(|(kind, from, length)| Obstacle {
+        kind,
+        from,
+        to: from + length,
+    });
     proptest::collection::vec(one, 0..7)
 }
 
@@ -324,5 +331,8 @@ fn the_search_would_see_a_lost_login() {
     run(blind.clone(), vec![Vec::new()]).unwrap();
     // It dies each time before a look is durable.
     let forgetful = (1..40).map(|step| (step, 300)).collect();
-    assert!(run(blind, vec![forgetful]).is_err(), "an agent without a memory loses it, and the search says so");
+    assert!(
+        run(blind, vec![forgetful]).is_err(),
+        "an agent without a memory loses it, and the search says so"
+    );
 }

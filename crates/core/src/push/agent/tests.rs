@@ -81,7 +81,10 @@ fn freshness_has_its_table() {
     assert!(fresh(&never, &file("a", -300), 0), "written 5 min ago");
     assert!(!fresh(&never, &file("a", -301), 0), "older, and nobody looked before");
     assert!(fresh(&never, &file("a", 500), 0), "dated ahead by another clock");
-    assert!(!fresh(&never, &Sight { modified_at: None, ..file("a", 0) }, 0), "no date, and nobody looked before");
+    assert!(
+        !fresh(&never, &Sight { modified_at: None, ..file("a", 0) }, 0),
+        "no date, and nobody looked before"
+    );
 
     let known = settled();
     let later = 9 * HOUR;
@@ -112,7 +115,10 @@ fn what_is_written_behind_a_lock_is_new_to_the_first_look_after_it() {
     }
     assert_eq!(memory.blind_since, Some(at(60)));
     memory.look(&file("new", HOUR), at(36_000));
-    assert_eq!((memory.pending.map(|pending| pending.fingerprint), memory.blind_since), (Some(grant("new")), None));
+    assert_eq!(
+        (memory.pending.map(|pending| pending.fingerprint), memory.blind_since),
+        (Some(grant("new")), None)
+    );
 
     // From the very first look on, and with a file that can be read meanwhile.
     let mut memory = Memory::default();
@@ -238,7 +244,11 @@ fn an_absence_is_announced_at_once_and_so_is_its_end() {
     memory.settle(&beaten(), &answer(Reason::Beat, None), at(1700));
     assert!(!now(&memory, None, 1701));
     // One that is over by itself needs no word.
-    memory.settle(&Sent { absence: Some(absence), ..beaten() }, &answer(Reason::Beat, None), at(8 * HOUR - 9));
+    memory.settle(
+        &Sent { absence: Some(absence), ..beaten() },
+        &answer(Reason::Beat, None),
+        at(8 * HOUR - 9),
+    );
     assert!(!now(&memory, None, 8 * HOUR));
 }
 
@@ -317,8 +327,10 @@ fn neither_an_absence_nor_a_night_asleep_is_told() {
 #[test]
 fn answers_have_their_table() {
     let taken = |reason: &str| {
-        format!(r#"{{"chain":"claude","reason":"{reason}","status":"ok","since":null,"fingerprint":null,
-            "now":"2026-01-01T00:00:00Z","lineage":1,"generation":2}}"#)
+        format!(
+            r#"{{"chain":"claude","reason":"{reason}","status":"ok","since":null,"fingerprint":null,
+            "now":"2026-01-01T00:00:00Z","lineage":1,"generation":2}}"#
+        )
     };
     let problem = |reason: &str| format!(r#"{{"status":1,"reason":"{reason}","detail":"words"}}"#);
     let (push, beat) = (PushKind::Push, PushKind::Beat);
@@ -356,6 +368,7 @@ fn answers_have_their_table() {
         let answer = HttpAnswer { status: 200, body: body.as_bytes(), retry_after_secs: None };
         assert!(matches!(judge(kind, &answer).0, Contact::Taken(_)), "{reason}");
     }
-    let answer = HttpAnswer { status: 422, body: problem("wiped").as_bytes(), retry_after_secs: None };
+    let wiped = problem("wiped");
+    let answer = HttpAnswer { status: 422, body: wiped.as_bytes(), retry_after_secs: None };
     assert_eq!(judge(push, &answer).1.as_deref(), Some("words"));
 }

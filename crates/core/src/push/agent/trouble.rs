@@ -65,7 +65,8 @@ impl Memory {
                 if streak.count < LEAST_FAILURES || lasted < periods.trouble || absent {
                     return None;
                 }
-                let id = format!("agent-{agent_id}-{}", EpisodeId::new(chain, Condition::Failed, streak.first));
+                let id =
+                    format!("agent-{agent_id}-{}", EpisodeId::new(chain, Condition::Failed, streak.first));
                 let trouble =
                     Trouble { id: EpisodeId::known(&id), since: streak.first, told: BTreeSet::new() };
                 self.trouble = Some(trouble);
