@@ -18,6 +18,9 @@ use crate::clock::Stopwatch;
 /// A look that found nothing new is written down only so often: less than what counts as fresh by its date.
 const QUIET_SECS: i64 = 4 * 60;
 
+/// Whoever asks whether an agent runs is done within this.
+const ASKED: Duration = Duration::from_secs(2);
+
 /// The agent's folder.
 #[derive(Debug, Clone)]
 pub struct Folder(PathBuf);
@@ -83,7 +86,12 @@ impl Folder {
 
     /// Makes this process the one that runs; `None`: another one is.
     pub fn run(&self) -> Result<Option<Held>, AgentError> {
-        self.lock("run.lock", Duration::ZERO)
+        self.lock("run.lock", ASKED)
+    }
+
+    /// Whether a process runs. Who asks holds the lock for a blink.
+    pub fn is_run(&self) -> Result<bool, AgentError> {
+        Ok(self.lock("run.lock", Duration::from_millis(100))?.is_none())
     }
 
     fn lock(&self, name: &str, bound: Duration) -> Result<Option<Held>, AgentError> {
@@ -261,8 +269,11 @@ mod tests {
         assert!(busy.contains("another agent command"), "{busy}");
         assert!(folder.hold(&"other".parse().unwrap(), Duration::ZERO).is_ok());
         drop(held);
-        assert!(folder.hold(&chain, Duration::ZERO).is_ok());
+        // A program that another test starts at this moment may hold it for a blink.
+        assert!(folder.hold(&chain, Duration::from_secs(10)).is_ok());
         let running = folder.run().unwrap();
-        assert!(running.is_some() && folder.run().unwrap().is_none());
+        assert!(running.is_some() && folder.run().unwrap().is_none() && folder.is_run().unwrap());
+        drop(running);
+        assert!(!folder.is_run().unwrap());
     }
 }

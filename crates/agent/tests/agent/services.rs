@@ -1,5 +1,6 @@
 //! The service: its files as the systems' own tools read them, and the managers as they behave.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,7 +27,7 @@ fn service(folder: &Path, manager: Manager) -> Service {
         home: folder.join("home"),
         config_home: folder.join("home/.config"),
         uid: 501,
-        around: Surroundings::of(&[("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into()),
+        around: Surroundings::of(&BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())])),
         pause: Duration::from_millis(20),
     }
 }

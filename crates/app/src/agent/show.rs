@@ -74,7 +74,7 @@ pub(super) fn status(
 ) -> Result<ExitCode, String> {
     let say = |error: evergrant_agent::AgentError| error.to_string();
     let absence = absence::announced(agent.folder(), now).map_err(say)?;
-    let running = agent.folder().run().map_err(say)?.is_none();
+    let running = agent.folder().is_run().map_err(say)?;
     let mut ok = running;
     let mut chains = Vec::new();
     for chain in &agent.settings().chains {
