@@ -120,6 +120,13 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         name: DrillName,
     },
+    /// Run, install and ask the agent: the program on a workstation that pushes a fresh login to the server.
+    ///
+    /// It reads `[agent]` of the configuration, and nothing of a server's state.
+    Agent {
+        #[command(subcommand)]
+        command: AgentCommand,
+    },
     /// Check, show and describe the configuration.
     Config {
         #[command(subcommand)]
@@ -189,6 +196,97 @@ pub(crate) enum ConfigCommand {
     Schema,
     /// Print the reference of all settings as Markdown.
     Reference,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Look every minute, push a fresh login, and beat every half hour, until SIGTERM.
+    Run,
+    /// Push what waits, or beat, now.
+    Once {
+        #[command(flatten)]
+        chain: AgentChainArg,
+    },
+    /// Push the login now, however old it is.
+    Push {
+        #[command(flatten)]
+        chain: AgentChainArg,
+        /// Take the login from standard input: what a command printed, or an auth file.
+        #[arg(long)]
+        stdin: bool,
+        /// Another account or organization than before is meant.
+        #[arg(long)]
+        accept_new_identity: bool,
+    },
+    /// Announce that this workstation will be silent, so that nobody is alerted.
+    Pause {
+        /// For how long, e.g. `8h`.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, required_unless_present = "off")]
+        span: Option<Duration>,
+        /// Why.
+        #[arg(long, default_value = "", requires = "span")]
+        reason: String,
+        /// It is back: take the announcement back.
+        #[arg(long, conflicts_with = "span")]
+        off: bool,
+    },
+    /// Show what the agent sees, and what came of it.
+    Status {
+        #[command(flatten)]
+        service: ServiceArgs,
+    },
+    /// Try the way to the server step by step, and say what to do next.
+    Doctor,
+    /// Install it as a service of your session: it starts now, and whenever you log in.
+    Install {
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// Only print what would be written, and where.
+        #[arg(long)]
+        print: bool,
+        /// Let it run while you are logged out, too (systemd only).
+        #[arg(long)]
+        linger: bool,
+    },
+    /// Take the service away, with all that the agent kept.
+    Uninstall {
+        #[command(flatten)]
+        service: ServiceArgs,
+    },
+    /// Show the end of the agent's own log.
+    Logs {
+        /// So many lines.
+        #[arg(long, short = 'n', default_value_t = 50)]
+        lines: usize,
+    },
+}
+
+/// Which chain of the agent.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AgentChainArg {
+    /// The chain; may be left out where `[agent.chains]` has only one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) chain: Option<ChainName>,
+}
+
+/// Which service manager.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServiceArgs {
+    /// The service manager; without it this machine's own.
+    #[arg(long, value_enum)]
+    pub(crate) manager: Option<ManagerArg>,
+    /// In place of launchctl or systemctl.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub(crate) manager_program: Option<PathBuf>,
+}
+
+/// The service managers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ManagerArg {
+    /// macOS.
+    Launchd,
+    /// Linux.
+    Systemd,
 }
 
 #[derive(Debug, Subcommand)]

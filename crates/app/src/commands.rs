@@ -54,6 +54,7 @@ pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
         | Command::Import { .. }
         | Command::Export { .. }
         | Command::Keys { .. }
+        | Command::Agent { .. }
         | Command::Config { command: ConfigCommand::Show } => {}
     }
     let mut loaded = match config::load(global.config.as_deref(), &env) {
@@ -116,6 +117,7 @@ async fn with_configuration(
         }
         Command::Keys { command } => keys::run(&host, &loaded.settings, env, command, global.json).await,
         Command::Serve
+        | Command::Agent { .. }
         | Command::Demo { .. }
         | Command::Drill { .. }
         | Command::StandIn(_)
