@@ -19,7 +19,7 @@ pub(crate) struct Needed {
     pub(crate) for_what: &'static str,
 }
 
-const ALWAYS: [Needed; 7] = [
+const ALWAYS: [Needed; 9] = [
     Needed { program: "cc", packages: &["gcc", "libc6-dev"], for_what: "SQLite and the cryptography are C" },
     Needed {
         program: "setpriv",
@@ -35,6 +35,16 @@ const ALWAYS: [Needed; 7] = [
     Needed { program: "curl", packages: &["curl"], for_what: "tests ask the gateway by it" },
     Needed { program: "nginx", packages: &["nginx"], for_what: "tests run the gateway beside it" },
     Needed { program: "haproxy", packages: &["haproxy"], for_what: "tests run the gateway beside it" },
+    Needed {
+        program: "systemd-analyze",
+        packages: &["systemd"],
+        for_what: "reads the agent's unit as systemd does",
+    },
+    Needed {
+        program: "python3",
+        packages: &["python3"],
+        for_what: "reads the agent's launchd job by plistlib",
+    },
 ];
 
 /// Only to run npm; the tests run the pinned Node.
