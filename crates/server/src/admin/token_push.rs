@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::body::read_up_to;
 use crate::admin::{Admin, AdminChain, Authorized, Problem, Push};
 use crate::caller::presented_key;
 use crate::health::{self, Watched as _};
@@ -71,7 +72,7 @@ async fn push<S: HealthState>(
     let name = &who.known.caller.chain;
     let chain = OfChain { chain: Some(name.clone()) }.find(&admin)?;
     let taking = Taking { admin: &admin, chain: &chain };
-    let Ok(body) = axum::body::to_bytes(request.into_body(), push::MAX_LEN).await else {
+    let Some(body) = read_up_to(push::MAX_LEN, request.into_body()).await else {
         let detail = format!("a push event is at most {} KiB long", push::MAX_LEN / 1024);
         return taking.refuse(None, Refusal::new(Reason::BodyTooLarge, detail)).await;
     };

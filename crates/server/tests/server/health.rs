@@ -212,10 +212,10 @@ async fn every_status_opens_within_a_tick_of_what_makes_it_true() {
     watch.beat().await;
     // Events wake the monitor: it looks in the same minute.
     for _ in 0..3 {
+        watch.world.sleep(Duration::from_secs(1)).await;
         watch.hear(PushKind::Push, Outcome::Failed, Reason::ProbeUnavailable).await;
     }
     watch.world.sleep(Duration::from_secs(1)).await;
-    tokio::task::yield_now().await;
     assert_eq!(watch.episodes().await, [(Condition::Failed, 10, None, None)]);
     watch.beat().await;
     watch.minutes(10).await;

@@ -14,5 +14,6 @@ mod http1_oracle;
 mod minting;
 mod minting_time;
 mod network;
+mod pushes;
 mod rotation;
 mod simulated_time;
