@@ -3,5 +3,6 @@
 
 mod cards;
 mod pictures;
+mod runbook;
 mod signature;
 mod support;
