@@ -55,8 +55,12 @@ pub(crate) enum Command {
     },
     /// Run a stand-in provider on loopback.
     StandIn(StandInArgs),
-    /// Show what state the chains are in.
-    Status,
+    /// Show what state the chains are in: what serves, what is wrong, and what to do.
+    Status {
+        /// Show what happened, in order: rotations, push events, episodes and their alerts.
+        #[arg(long)]
+        timeline: bool,
+    },
     /// Look at a chain now, and renew it if that is due.
     Refresh {
         #[command(flatten)]
@@ -105,6 +109,24 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// Show what is and was wrong, acknowledge it, and hold alerts back for maintenance.
+    Alerts {
+        #[command(subcommand)]
+        command: AlertsCommand,
+    },
+    /// Rehearse a failure against a stand-in provider, and check what should come of it.
+    Drill {
+        /// Which failure.
+        #[arg(value_enum)]
+        name: DrillName,
+    },
+    /// Run, install and ask the agent: the program on a workstation that pushes a fresh login to the server.
+    ///
+    /// It reads `[agent]` of the configuration, and nothing of a server's state.
+    Agent {
+        #[command(subcommand)]
+        command: AgentCommand,
+    },
     /// Check, show and describe the configuration.
     Config {
         #[command(subcommand)]
@@ -120,6 +142,51 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum AlertsCommand {
+    /// Show the episodes, the newest last, and how the sinks fare.
+    List {
+        /// Of this chain only.
+        #[arg(long, value_name = "NAME")]
+        chain: Option<ChainName>,
+        /// Only those that are open.
+        #[arg(long)]
+        open: bool,
+    },
+    /// Say that somebody looks after an episode: no reminders, but a word when it is over.
+    Ack {
+        /// Which one, as `alerts list` shows it.
+        episode: String,
+        /// Remind again after so long, e.g. `2h`.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+        span: Option<Duration>,
+        /// Take it back.
+        #[arg(long, conflicts_with = "span")]
+        undo: bool,
+    },
+    /// Hold alerts about a chain back; what is still wrong at the end is told then.
+    Mute {
+        /// Which chain.
+        chain: ChainName,
+        /// For so long, e.g. `2h`; `0s` ends it.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+        span: Duration,
+    },
+}
+
+/// A failure that can be rehearsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DrillName {
+    /// A forced exchange: a new generation that works.
+    ForceRefresh,
+    /// A worthless refresh token: one alert, then recovery.
+    Revoked,
+    /// A silent agent: one alert after 60 minutes, then recovery.
+    Silence,
+    /// The auth file gone under load: no request fails.
+    Fallback,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Say every fault with its line and what to do about it.
     Check,
@@ -129,6 +196,97 @@ pub(crate) enum ConfigCommand {
     Schema,
     /// Print the reference of all settings as Markdown.
     Reference,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Look every minute, push a fresh login, and beat every half hour, until SIGTERM.
+    Run,
+    /// Push what waits, or beat, now.
+    Once {
+        #[command(flatten)]
+        chain: AgentChainArg,
+    },
+    /// Push the login now, however old it is.
+    Push {
+        #[command(flatten)]
+        chain: AgentChainArg,
+        /// Take the login from standard input: what a command printed, or an auth file.
+        #[arg(long)]
+        stdin: bool,
+        /// Another account or organization than before is meant.
+        #[arg(long)]
+        accept_new_identity: bool,
+    },
+    /// Announce that this workstation will be silent, so that nobody is alerted.
+    Pause {
+        /// For how long, e.g. `8h`.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, required_unless_present = "off")]
+        span: Option<Duration>,
+        /// Why.
+        #[arg(long, default_value = "", requires = "span")]
+        reason: String,
+        /// It is back: take the announcement back.
+        #[arg(long, conflicts_with = "span")]
+        off: bool,
+    },
+    /// Show what the agent sees, and what came of it.
+    Status {
+        #[command(flatten)]
+        service: ServiceArgs,
+    },
+    /// Try the way to the server step by step, and say what to do next.
+    Doctor,
+    /// Install it as a service of your session: it starts now, and whenever you log in.
+    Install {
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// Only print what would be written, and where.
+        #[arg(long)]
+        print: bool,
+        /// Let it run while you are logged out, too (systemd only).
+        #[arg(long)]
+        linger: bool,
+    },
+    /// Take the service away, with all that the agent kept.
+    Uninstall {
+        #[command(flatten)]
+        service: ServiceArgs,
+    },
+    /// Show the end of the agent's own log.
+    Logs {
+        /// So many lines.
+        #[arg(long, short = 'n', default_value_t = 50)]
+        lines: usize,
+    },
+}
+
+/// Which chain of the agent.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AgentChainArg {
+    /// The chain; may be left out where `[agent.chains]` has only one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) chain: Option<ChainName>,
+}
+
+/// Which service manager.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServiceArgs {
+    /// The service manager; without it this machine's own.
+    #[arg(long, value_enum)]
+    pub(crate) manager: Option<ManagerArg>,
+    /// In place of launchctl or systemctl.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub(crate) manager_program: Option<PathBuf>,
+}
+
+/// The service managers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ManagerArg {
+    /// macOS.
+    Launchd,
+    /// Linux.
+    Systemd,
 }
 
 #[derive(Debug, Subcommand)]

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain};
 use crate::config::{self, Environment, Fault, Loaded, Way};
 use crate::host::{Chain, Host, World};
-use crate::{keys, logs, output, serve, standin, status};
+use crate::{alerts, drill, keys, logs, output, serve, standin, status, timeline};
 
 /// Runs one command.
 pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
@@ -34,6 +34,7 @@ pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
         }
         Command::Man => return man(),
         Command::Demo { span } => return standin::demo(span, global.json).await,
+        Command::Drill { name } => return drill::run(name, global.json).await,
         Command::StandIn(args) => return standin::stand_in(args, global.json).await,
         Command::Config { command: ConfigCommand::Schema } => {
             output::json(&config::schema());
@@ -45,13 +46,15 @@ pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
         }
         Command::Config { command: ConfigCommand::Check } => return config_check(&global, &env),
         Command::Serve
-        | Command::Status
+        | Command::Status { .. }
+        | Command::Alerts { .. }
         | Command::Refresh { .. }
         | Command::Probe { .. }
         | Command::Token { .. }
         | Command::Import { .. }
         | Command::Export { .. }
         | Command::Keys { .. }
+        | Command::Agent { .. }
         | Command::Config { command: ConfigCommand::Show } => {}
     }
     let mut loaded = match config::load(global.config.as_deref(), &env) {
@@ -88,7 +91,9 @@ async fn with_configuration(
     };
     let chain = |which: &OneChain| host.one_chain(&loaded.settings, which.chain.as_ref());
     let code = match &command {
-        Command::Status => status::status(&host, &loaded, global.json).await,
+        Command::Status { timeline: true } => timeline::show(&host, &loaded, global.json).await,
+        Command::Status { timeline: false } => status::status(&host, &loaded, global.json).await,
+        Command::Alerts { command } => alerts::run(&host, &loaded, env, command, global.json).await,
         Command::Refresh { chain: which, force } => match chain(which) {
             Ok(chain) => Ok(refresh(&chain, *force, global.json).await),
             Err(why) => Err(why),
@@ -112,7 +117,9 @@ async fn with_configuration(
         }
         Command::Keys { command } => keys::run(&host, &loaded.settings, env, command, global.json).await,
         Command::Serve
+        | Command::Agent { .. }
         | Command::Demo { .. }
+        | Command::Drill { .. }
         | Command::StandIn(_)
         | Command::Config { .. }
         | Command::Completions { .. }

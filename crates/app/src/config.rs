@@ -2,6 +2,7 @@
 //!
 //! The environment comes in as an argument, so that nothing here depends on the process it runs in.
 
+mod agent;
 mod alerts;
 mod document;
 mod environment;
@@ -20,11 +21,13 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub(crate) use agent::AgentChain;
 pub(crate) use document::{reference, schema, show};
 pub(crate) use fault::{Fault, Severity};
-pub(crate) use file::{Config, LogFormat};
+pub(crate) use file::{Config, LogFormat, LogLevel};
 pub(crate) use resolve::reachable_without_tls;
 pub(crate) use settings::{AlertSettings, ChainSettings, LogSettings, ProbeSettings, Settings, Way};
+pub(crate) use source::home;
 
 use evergrant_core::Reason;
 

@@ -57,7 +57,7 @@ fn say(error: change::ChangeError) -> String {
 }
 
 /// Who runs the command, for the audit.
-fn actor(env: &Environment) -> Actor {
+pub(crate) fn actor(env: &Environment) -> Actor {
     let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| env.get(name));
     let user = user.filter(|user| !user.is_empty()).cloned();
     Actor::cli(&user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())))

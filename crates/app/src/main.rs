@@ -1,8 +1,11 @@
 //! The binary `evergrant`: command line, configuration, wiring, nothing else (SPEC §11, §12).
 
+mod agent;
+mod alerts;
 mod cli;
 mod commands;
 mod config;
+mod drill;
 mod gateway;
 mod host;
 mod keys;
@@ -11,6 +14,7 @@ mod output;
 mod serve;
 mod standin;
 mod status;
+mod timeline;
 
 use std::process::ExitCode;
 
@@ -25,6 +29,10 @@ fn main() -> ExitCode {
     let env: config::Environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
+    // It runs for months on somebody's laptop, and needs no runtime.
+    if let cli::Command::Agent { command } = &cli.command {
+        return agent::run(command, &cli.global, &env);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(1024 * 1024)

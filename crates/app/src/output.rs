@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
+pub(crate) use evergrant_core::alert::span;
 use evergrant_core::keeper::Report;
 use evergrant_core::{Reason, chain::Record};
 use jiff::Timestamp;
@@ -116,19 +117,6 @@ fn action(error: Reason, report: &Report) -> Option<String> {
     actions.into_iter().find(|(reason, _)| *reason == error).map(|(_, action)| action)
 }
 
-/// Seconds in the two largest units that fit.
-pub(crate) fn span(secs: i64) -> String {
-    let secs = secs.max(0);
-    let units = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
-    let first = units.iter().position(|(_, unit)| secs >= *unit).unwrap_or(units.len() - 1);
-    let (name, unit) = units[first];
-    let mut text = format!("{} {name}", secs / unit);
-    if let Some((name, smaller)) = units.get(first + 1).filter(|(_, smaller)| secs % unit / smaller > 0) {
-        text.push_str(&format!(" {} {name}", secs % unit / smaller));
-    }
-    text
-}
-
 /// The warning that a record deserves besides its error.
 pub(crate) fn warnings(record: &Record, now: Timestamp) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -142,24 +130,4 @@ pub(crate) fn warnings(record: &Record, now: Timestamp) -> Vec<String> {
         }
     }
     warnings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_have_two_units_at_most() {
-        for (secs, text) in [
-            (0, "0 s"),
-            (-5, "0 s"),
-            (59, "59 s"),
-            (60, "1 min"),
-            (3_599, "59 min 59 s"),
-            (28_800, "8 h"),
-            (90_061, "1 d 1 h"),
-        ] {
-            assert_eq!(span(secs), text);
-        }
-    }
 }

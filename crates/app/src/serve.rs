@@ -306,7 +306,6 @@ fn watched_chain(
         expected: one.expected.clone(),
         token_read: one.token_read,
         callers: common.callers.clone(),
-        advice: Arc::new(|_, _| None),
     }
 }
 

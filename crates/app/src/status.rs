@@ -3,17 +3,22 @@
 
 use std::process::ExitCode;
 
+use evergrant_core::alert::{ActionContext, Episode, Level, action};
+use evergrant_core::caller::Scope;
 use evergrant_core::chain::Record;
 use evergrant_core::event::{Event, EventKind};
 use evergrant_core::keeper::Report;
 use evergrant_core::{ChainName, Reason, api_key};
+use evergrant_server::Callers;
+use evergrant_server::health::{self, Standing};
 use evergrant_server::{Renewable, Renewal, World};
-use evergrant_store::State;
 use evergrant_store::state::Numbered;
+use evergrant_store::{HealthState as _, State, StateError};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::config::Loaded;
+use crate::alerts;
+use crate::config::{ChainSettings, Loaded};
 use crate::host::{Chain, Host};
 use crate::output;
 
@@ -29,7 +34,9 @@ const EXCHANGED: [EventKind; 2] = [EventKind::Committed, EventKind::Unspent];
 pub(crate) async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<ExitCode, String> {
     let mut shown = Vec::new();
     let mut worst = output::FINE;
-    for chain in host.chains(&loaded.settings)? {
+    let callers = Callers::load(&host.state).await.map_err(|error| error.to_string())?;
+    let chains = host.chains(&loaded.settings)?;
+    for (settings, chain) in loaded.settings.chains.iter().zip(chains) {
         let most = if chain.auth_file().is_some() { EVENTS_SHOWN } else { EVENTS_READ };
         let events = host.state.latest_events(chain.chain(), most).await;
         let events = events.map_err(|error| error.to_string())?;
@@ -42,14 +49,18 @@ pub(crate) async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<E
                 (of_file(chain.chain(), found, &events, now), None)
             }
         };
-        if !report.token_valid {
+        let health = Health::of(host, settings, &callers, now).await?;
+        if !report.token_valid || health.needs_somebody() {
             worst = output::NEEDS_SOMEBODY;
         }
         let last = &events[..events.len().min(EVENTS_SHOWN)];
         if json {
-            shown.push(as_json(&chain, &report, record.as_ref(), last)?);
+            let mut value = as_json(&chain, &report, record.as_ref(), last)?;
+            health.into_json(&mut value);
+            shown.push(value);
         } else {
             as_text(&chain, &report, record.as_ref(), last, now);
+            health.print(&chain, now);
         }
     }
     if json {
@@ -58,6 +69,70 @@ pub(crate) async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<E
         anstream::println!("no chain is configured and enabled");
     }
     Ok(ExitCode::from(worst))
+}
+
+/// The push track of a chain, and what is wrong with it.
+struct Health {
+    standing: Standing,
+    open: Vec<Episode>,
+}
+
+impl Health {
+    async fn of(
+        host: &Host,
+        settings: &ChainSettings,
+        callers: &Callers,
+        now: Timestamp,
+    ) -> Result<Self, String> {
+        let name = &settings.name;
+        let tracked = settings.push || callers.table().any_may(Scope::Push, name, now);
+        let expected = tracked.then(|| settings.expected.clone());
+        let failed = |error: StateError| error.to_string();
+        let standing = health::standing(&host.state, name, expected, now).await.map_err(failed)?;
+        let mut open = host.state.book(now).await.map_err(failed)?.of(name);
+        open.retain(Episode::is_open);
+        Ok(Self { standing, open })
+    }
+
+    fn needs_somebody(&self) -> bool {
+        self.open.iter().any(|episode| episode.holds() && episode.condition.level() == Level::Red)
+    }
+
+    fn into_json(self, value: &mut Value) {
+        let Standing { push: (status, since), facts, tracked } = self.standing;
+        value["push"] = json!({ "tracked": tracked, "status": status, "since": since, "facts": facts });
+        value["episodes"] = json!(self.open);
+    }
+
+    fn print(&self, chain: &Chain, now: Timestamp) {
+        let dim = output::DIM;
+        let Standing { push: (status, _), facts, tracked } = &self.standing;
+        if *tracked {
+            let style = if status.condition().is_some() { output::WARN } else { output::GOOD };
+            let last = facts.last_at.map_or("nothing heard yet".to_owned(), |at| {
+                format!("last heard {} ago", output::span(now.duration_since(at).as_secs()))
+            });
+            anstream::println!("  {dim}push{dim:#} {style}{}{style:#}, {last}", status.as_str());
+            for agent in &facts.agents {
+                let ago = output::span(now.duration_since(agent.last_at).as_secs());
+                anstream::println!("    {} on {}: {}, {ago} ago", agent.id, agent.host, agent.reason);
+            }
+        }
+        for episode in &self.open {
+            alerts::line(episode, now);
+            let context = ActionContext {
+                chain: &episode.chain,
+                kind: chain.kind,
+                profile: chain.profile(),
+                reason: episode.reason,
+                config_dir: None,
+            };
+            let action = action(episode.condition, &context).filter(|_| episode.holds());
+            for command in action.iter().flat_map(|action| &action.commands) {
+                anstream::println!("  {dim}next:{dim:#} {command}");
+            }
+        }
+    }
 }
 
 fn as_json(

@@ -5,11 +5,14 @@ use serde_json::{Map, Value, json};
 
 use crate::grant::Grant;
 use crate::provider::Profile;
+use crate::push::Identity;
 use crate::secret::{AccessToken, RefreshToken};
 
 const MEMBER: &str = "claudeAiOauth";
 /// The largest auth file that is read, in bytes.
 pub const MAX_LEN: usize = 1024 * 1024;
+/// The longest id of an account or organization that is taken over.
+const MOST_ID_LEN: usize = 128;
 /// Milliseconds since the epoch below this are taken for seconds: they would lie before 1976.
 const LEAST_PLAUSIBLE_MILLIS: i64 = 200_000_000_000;
 
@@ -121,6 +124,20 @@ pub fn write(original: Option<&[u8]>, grant: &Grant) -> Vec<u8> {
     bytes
 }
 
+/// Whose login it is, where the file says so.
+pub fn identity(bytes: &[u8]) -> Option<Identity> {
+    let file: Value = serde_json::from_slice(bytes).ok()?;
+    let oauth = file.get(MEMBER)?;
+    let id = |member: &str| {
+        let nested = [oauth, &file].map(|place| place.pointer(&format!("/{member}/uuid")));
+        let flat = [oauth, &file].map(|place| place.get(format!("{member}Uuid")));
+        let found = nested.into_iter().chain(flat).flatten().find_map(Value::as_str);
+        found.filter(|id| !id.is_empty() && id.len() <= MOST_ID_LEN).map(str::to_owned)
+    };
+    let identity = Identity { account: id("account"), organization: id("organization") };
+    (identity != Identity::default()).then_some(identity)
+}
+
 fn millis(at: Option<Timestamp>) -> Value {
     at.map_or(Value::Null, |at| at.as_millisecond().into())
 }
@@ -222,6 +239,25 @@ mod tests {
             assert!(fault.to_string().starts_with(says), "{fault}");
         }
         assert_eq!(read(&vec![b' '; MAX_LEN + 1], &profile()), Reading::Malformed(Malformed::TooLarge));
+    }
+
+    #[test]
+    fn whose_login_it_is_stands_in_one_of_two_ways() {
+        let of = |account: Option<&str>, organization: Option<&str>| {
+            Some(Identity {
+                account: account.map(str::to_owned),
+                organization: organization.map(str::to_owned),
+            })
+        };
+        let nested = r#""account":{"uuid":"a-1"},"organization":{"uuid":"o-1","name":"x"}"#;
+        assert_eq!(identity(&file(nested)), of(Some("a-1"), Some("o-1")));
+        assert_eq!(identity(&file(r#""accountUuid":"a-2","organization":null"#)), of(Some("a-2"), None));
+        let outside = br#"{"claudeAiOauth":{},"organizationUuid":"o-2"}"#;
+        assert_eq!(identity(outside), of(None, Some("o-2")));
+        for none in [r#""accountUuid":7"#, r#""account":{"uuid":""}"#, ""] {
+            assert_eq!(identity(&file(none)), None, "{none}");
+        }
+        assert_eq!(identity(b"nonsense"), None);
     }
 
     #[test]

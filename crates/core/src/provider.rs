@@ -58,6 +58,9 @@ mod claude {
     /// What the body of an answer says of the source, in lower case; without words: the status says it.
     pub(super) const REVOKED: [&str; 1] = ["revoked"];
     pub(super) const ORGANIZATION_OR_SCOPE: [&str; 2] = ["organization", "scope"];
+    pub(super) const KEYCHAIN_SERVICE: &str = "Claude Code-credentials";
+    pub(super) const CLIENT_FOLDER: &str = ".claude";
+    pub(super) const CLIENT_FILE: &str = ".credentials.json";
     pub(super) const CREDENTIAL_OR_POOL: [&str; 2] = ["this credential", "extra usage"];
 }
 
@@ -120,6 +123,28 @@ pub struct Login {
     pub long_lived: String,
     /// The variable that names the client's folder.
     pub folder_variable: String,
+}
+
+/// Where a provider's own client keeps a login on a workstation (SPEC §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientEntry {
+    /// The service of its item in the macOS keychain; a config folder of its own adds to it.
+    pub keychain_service: &'static str,
+    /// Its config folder below the home.
+    pub folder: &'static str,
+    /// The file in that folder.
+    pub file: &'static str,
+}
+
+impl ClientEntry {
+    /// Of Claude Code.
+    pub fn claude() -> Self {
+        Self {
+            keychain_service: claude::KEYCHAIN_SERVICE,
+            folder: claude::CLIENT_FOLDER,
+            file: claude::CLIENT_FILE,
+        }
+    }
 }
 
 /// Everything that is particular to one provider.

@@ -11,6 +11,7 @@ use crate::grant::Grant;
 use crate::reason::Reason;
 use crate::secret::{AccessToken, Fingerprint, RefreshToken};
 
+pub mod agent;
 mod judge;
 
 pub use judge::{Refusal, judge, same_identity};

@@ -1,6 +1,7 @@
 //! Rehearsals: the real rooms against the stand-in provider.
 
 pub mod demo;
+pub mod drill;
 
 use evergrant_core::provider::Profile;
 use evergrant_standin::{Capability, Federation, Settings};

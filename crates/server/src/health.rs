@@ -25,7 +25,7 @@ use crate::world::World;
 
 mod watched;
 
-pub use watched::{Advice, WatchedChain, serving};
+pub use watched::{WatchedChain, serving};
 
 /// A server that has not said for so long that it listens did not.
 const LISTENS: SignedDuration = SignedDuration::from_secs(150);
@@ -62,8 +62,8 @@ pub trait Watched: Clone + Send + Sync + 'static {
     fn live(&self, now: Timestamp) -> Option<Live>;
     /// When push events are expected; nothing if the chain has no push track.
     fn expected(&self, now: Timestamp) -> Option<Expected>;
-    /// What an operator does about a condition.
-    fn action(&self, condition: Condition) -> Option<Action>;
+    /// What an operator does about an episode.
+    fn action(&self, episode: &Episode) -> Option<Action>;
 }
 
 /// Names the sinks that want an alert.
@@ -278,7 +278,7 @@ where
                     provider: &provider,
                     grant: gathered[*index].grant.as_ref(),
                     push: gathered[*index].push.as_ref(),
-                    action: gathered[*index].chain.action(episode.condition),
+                    action: gathered[*index].chain.action(episode),
                 })
                 .collect();
             if let Some(alert) = compose(&told, state, &self.alerting.links, now) {

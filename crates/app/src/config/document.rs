@@ -75,9 +75,14 @@ fn section(
             continue;
         };
         let allowed = Allowed::of(part);
+        let named = part.get("additionalProperties").filter(|schema| member_names(schema).next().is_some());
+        if let Some(named) = named {
+            sections.push((vec![*field, "NAME"], format!("{} {}", text_of(part), text_of(named)), named));
+            continue;
+        }
         let table = allowed.table.filter(|table| !allowed.is_value() && member_names(table).next().is_some());
         if let Some(table) = table {
-            sections.push((*field, text_of(part), table));
+            sections.push((vec![*field], text_of(part), table));
             continue;
         }
         let default = match part.get("default") {
@@ -100,8 +105,8 @@ fn section(
         let _ = writeln!(out, "| {} |", row.join(" | "));
     }
     page.push_str(&out);
-    for (name, intro, table) in sections {
-        let path = [path, &[name]].concat();
+    for (names, intro, table) in sections {
+        let path = [path, &names].concat();
         let fields: Vec<_> = member_names(table).collect();
         section(page, &format!("`[{}]`", path.join(".")), Some(&intro), table, &fields, &path);
     }

@@ -9,7 +9,9 @@ use super::structure::{Allowed, Tree, member, member_names};
 
 const PREFIX: &str = "EVERGRANT_";
 /// Variables with the prefix that are no fields.
-const OTHERS: [&str; 1] = ["EVERGRANT_CONFIG"];
+const OTHERS: [&str; 2] = ["EVERGRANT_CONFIG", crate::agent::KEY_VARIABLE];
+/// What tests of the real program set; it is suggested to nobody.
+const FOR_TESTS: [&str; 1] = [crate::agent::PERIODS_VARIABLE];
 
 /// Writes what the environment says over the tree.
 pub(crate) fn overlay(tree: &mut Tree, schema: &Json, env: &Environment, faults: &mut Faults) {
@@ -17,7 +19,7 @@ pub(crate) fn overlay(tree: &mut Tree, schema: &Json, env: &Environment, faults:
         let Some(rest) = variable.strip_prefix(PREFIX) else {
             continue;
         };
-        if OTHERS.contains(&variable.as_str()) {
+        if OTHERS.contains(&variable.as_str()) || FOR_TESTS.contains(&variable.as_str()) {
             continue;
         }
         let Some((path, found)) = field(rest, schema, &tree.table) else {

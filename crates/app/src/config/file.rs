@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) alerts: Alerts,
     /// An outside dead-man, which is told that Evergrant itself lives.
     pub(crate) watchdog: Watchdog,
+    /// The agent on a workstation.
+    pub(crate) agent: super::agent::Agent,
     /// How long the past is kept.
     pub(crate) retention: Retention,
     /// Profiles of providers: your own, or overrides of the built-in `claude`.

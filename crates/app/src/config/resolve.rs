@@ -16,7 +16,7 @@ use super::file::{Chain, Config};
 use super::profile::{self, Resolved};
 use super::settings::{ChainSettings, LogSettings, ProbeSettings, RetentionSettings, Settings};
 use super::structure::Places;
-use super::{Environment, alerts, gateway, kind, source};
+use super::{Environment, agent, alerts, gateway, kind, source};
 
 const DAY_SECS: u64 = 24 * 3600;
 
@@ -114,6 +114,7 @@ pub(crate) fn resolve(
     let listen = listen(raw, &mut resolve);
     let gateway = gateway::settings(raw, &mut resolve);
     let profiles = profile::resolve_all(&mut raw.providers, &mut resolve);
+    let agent = agent::settings(raw, &mut resolve);
     let mut chains = Some(Vec::new());
     for (name, chain) in &mut raw.chains {
         let settings = one_chain(name, chain, &profiles, &mut resolve);
@@ -148,6 +149,7 @@ pub(crate) fn resolve(
         },
         alerts: alerts?,
         watchdog: watchdog?,
+        agent: agent?,
         retention: RetentionSettings {
             events: days(raw.retention.events_days),
             rotations: days(raw.retention.rotations_days),

@@ -16,6 +16,7 @@ use evergrant_server::probe::MessageProbe;
 use evergrant_store::authfile::TakeClientLocks;
 use url::Url;
 
+use super::agent::AgentSettings;
 use super::file::{LogFormat, LogLevel};
 
 /// Everything that the rest of the program needs to know.
@@ -41,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) alerts: AlertSettings,
     /// The outside dead-man that is told, and how often.
     pub(crate) watchdog: Option<(Url, Duration)>,
+    /// The agent on a workstation.
+    pub(crate) agent: AgentSettings,
     /// How long the past is kept.
     pub(crate) retention: RetentionSettings,
 }

@@ -18,11 +18,11 @@ pub struct Links {
 }
 
 impl Links {
-    fn status(&self, chain: &ChainName) -> String {
+    pub(crate) fn status(&self, chain: &ChainName) -> String {
         format!("{}/api/v1/admin/system/token-push/status?chain={chain}", self.server.trim_end_matches('/'))
     }
 
-    fn runbook(&self, code: &str) -> String {
+    pub(crate) fn runbook(&self, code: &str) -> String {
         format!("{}/{code}.md", self.runbook.trim_end_matches('/'))
     }
 }

@@ -1,10 +1,9 @@
 //! A chain of this process as the monitor and the admin calls see it.
 
 use std::fmt;
-use std::sync::Arc;
 
 use evergrant_core::ChainName;
-use evergrant_core::alert::{Action, Condition};
+use evergrant_core::alert::{Action, ActionContext, Episode, action};
 use evergrant_core::caller::Scope;
 use evergrant_core::gateway::Source;
 use evergrant_core::health::{Expected, FallbackFacts, Serving};
@@ -17,9 +16,6 @@ use crate::gateway::{FallbackKey, day_of};
 use crate::renewable::Renewable;
 use crate::snapshot::Snapshots;
 use crate::world::World;
-
-/// What an operator does about a condition of a chain.
-pub type Advice = Arc<dyn Fn(&ChainName, Condition) -> Option<Action> + Send + Sync>;
 
 /// A chain, and what its settings say of its health.
 #[derive(Clone)]
@@ -38,8 +34,6 @@ pub struct WatchedChain<W: World> {
     pub token_read: bool,
     /// Who may push.
     pub callers: Callers,
-    /// What to do about its conditions.
-    pub advice: Advice,
 }
 
 impl<W: World> fmt::Debug for WatchedChain<W> {
@@ -87,8 +81,15 @@ impl<W: World> Watched for WatchedChain<W> {
         (self.push || self.callers.table().any_may(Scope::Push, name, now)).then(|| self.expected.clone())
     }
 
-    fn action(&self, condition: Condition) -> Option<Action> {
-        (self.advice)(self.chain.chain(), condition)
+    fn action(&self, episode: &Episode) -> Option<Action> {
+        let context = ActionContext {
+            chain: self.chain.chain(),
+            kind: self.chain.record().map_or(self.chain.kind, |record| record.kind),
+            profile: self.chain.profile(),
+            reason: episode.reason,
+            config_dir: None,
+        };
+        action(episode.condition, &context)
     }
 }
 

@@ -175,6 +175,5 @@ pub(crate) fn admin_chain(
         expected: Expected::Always,
         token_read: false,
         callers: callers.clone(),
-        advice: std::sync::Arc::new(|_, _| None),
     }
 }

@@ -74,8 +74,8 @@ impl Watched for Told {
     fn expected(&self, _now: Timestamp) -> Option<Expected> {
         Some(self.expected.clone())
     }
-    fn action(&self, condition: Condition) -> Option<Action> {
-        Some(Action { text: condition.sentence().into(), commands: vec!["evergrant status".into()] })
+    fn action(&self, episode: &evergrant_core::alert::Episode) -> Option<Action> {
+        Some(Action { text: episode.condition.sentence().into(), commands: vec!["evergrant status".into()] })
     }
 }
 

@@ -1,0 +1,153 @@
+//! `evergrant alerts`: what is and was wrong, who looks after it, and maintenance windows (SPEC §6).
+
+use std::process::ExitCode;
+
+use evergrant_core::ChainName;
+use evergrant_core::alert::{Acknowledgement, Episode, EpisodeId, Level, SinkState, span};
+use evergrant_core::audit::Actor;
+use evergrant_server::World as _;
+use evergrant_store::HealthState as _;
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::cli::AlertsCommand;
+use crate::config::{Environment, Loaded};
+use crate::host::Host;
+use crate::{keys, output};
+
+/// So many episodes are shown.
+const SHOWN: usize = 50;
+
+/// Runs one of the commands.
+pub(crate) async fn run(
+    host: &Host,
+    loaded: &Loaded,
+    env: &Environment,
+    command: &AlertsCommand,
+    json: bool,
+) -> Result<ExitCode, String> {
+    let who = keys::actor(env);
+    match command {
+        AlertsCommand::List { chain, open } => list(host, chain.as_ref(), *open, json).await,
+        AlertsCommand::Ack { episode, span, undo } => {
+            let now = host.world.now();
+            let until = span.map(|span| now + span);
+            let ack = (!undo).then(|| Acknowledgement { by: who.clone(), at: now, until });
+            acknowledge(host, &EpisodeId::known(episode), ack, now, &who, json).await
+        }
+        AlertsCommand::Mute { chain, span } => {
+            if !loaded.settings.chains.iter().any(|known| known.name == *chain) {
+                return Err(format!("there is no chain {chain} in the configuration"));
+            }
+            let now = host.world.now();
+            let until = now.checked_add(*span).map_err(|_| "that is too long".to_owned())?;
+            host.state.mute(chain, until, now, &who).await.map_err(|error| error.to_string())?;
+            muted(chain, until, now, json);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn muted(chain: &ChainName, until: Timestamp, now: Timestamp, json: bool) {
+    let over = until <= now;
+    if json {
+        output::json(&json!({ "chain": chain, "muted_until": (!over).then_some(until) }));
+    } else if over {
+        anstream::println!("alerts about {chain} are let through again");
+    } else {
+        let left = span(until.duration_since(now).as_secs());
+        anstream::println!(
+            "alerts about {chain} are held back for {left}; what is still wrong then is told then"
+        );
+    }
+}
+
+async fn acknowledge(
+    host: &Host,
+    id: &EpisodeId,
+    ack: Option<Acknowledgement>,
+    at: Timestamp,
+    who: &Actor,
+    json: bool,
+) -> Result<ExitCode, String> {
+    let taken = host.state.acknowledge(id, ack.as_ref(), at, who).await;
+    let episode = taken.map_err(|error| error.to_string())?;
+    let Some(episode) = episode else {
+        return Err(format!("there is no episode {id}: `evergrant alerts list` shows them"));
+    };
+    if json {
+        output::json(&episode);
+    } else {
+        match ack {
+            None => anstream::println!("{id}: reminders come again"),
+            Some(Acknowledgement { until: None, .. }) => {
+                anstream::println!("{id}: no reminders; you are told when it is over");
+            }
+            Some(Acknowledgement { until: Some(until), .. }) => {
+                let left = span(until.duration_since(at).as_secs());
+                anstream::println!("{id}: no reminders for {left}");
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(host: &Host, chain: Option<&ChainName>, open: bool, json: bool) -> Result<ExitCode, String> {
+    let mut episodes = host.state.episodes(chain, SHOWN).await.map_err(|error| error.to_string())?;
+    episodes.retain(|episode| !open || episode.is_open());
+    episodes.reverse();
+    let sinks = host.state.sink_states().await.map_err(|error| error.to_string())?;
+    let now = host.world.now();
+    if json {
+        output::json(&json!({ "episodes": episodes, "sinks": sinks }));
+    } else {
+        if episodes.is_empty() {
+            anstream::println!("{}", if open { "nothing is wrong" } else { "nothing was wrong yet" });
+        }
+        episodes.iter().for_each(|episode| line(episode, now));
+        sinks.iter().for_each(sink);
+    }
+    let red = episodes.iter().any(|episode| episode.holds() && episode.condition.level() == Level::Red);
+    Ok(ExitCode::from(if red { output::NEEDS_SOMEBODY } else { output::FINE }))
+}
+
+/// One episode in two lines.
+pub(crate) fn line(episode: &Episode, now: Timestamp) {
+    let (dim, style) = (output::DIM, style(episode));
+    let lasted = span(episode.lasts(now).as_secs());
+    let state = match (episode.holds(), episode.is_open()) {
+        (true, _) => format!("open for {lasted}"),
+        (false, true) => format!("over after {lasted}, not closed yet"),
+        (false, false) => format!("lasted {lasted}"),
+    };
+    let ack = match &episode.acknowledged {
+        Some(ack) if episode.is_open() => format!(", acknowledged by {}", ack.by),
+        Some(_) | None => String::new(),
+    };
+    let at = episode.since.strftime("%Y-%m-%d %H:%M:%S UTC");
+    anstream::println!(
+        "{dim}{at}{dim:#}  {style}{}{style:#}  {}  {state}{ack}",
+        episode.condition,
+        episode.chain
+    );
+    anstream::println!("  {dim}{}{dim:#}", episode.id);
+}
+
+fn style(episode: &Episode) -> anstyle::Style {
+    match (episode.holds(), episode.condition.level()) {
+        (false, _) => output::GOOD,
+        (true, Level::Red) => output::BAD,
+        (true, Level::Yellow | Level::Green) => output::WARN,
+    }
+}
+
+fn sink(state: &SinkState) {
+    let style = if state.waiting == 0 && state.dropped == 0 { output::GOOD } else { output::WARN };
+    let SinkState { sink, delivered, waiting, dropped, last_fault, .. } = state;
+    anstream::println!(
+        "sink {style}{sink}{style:#}: {delivered} delivered, {waiting} waiting, {dropped} dropped"
+    );
+    if let Some(fault) = last_fault.as_ref().filter(|_| *waiting > 0 || *dropped > 0) {
+        anstream::println!("  {}last fault{:#} {fault}", output::DIM, output::DIM);
+    }
+}
