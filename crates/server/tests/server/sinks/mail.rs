@@ -30,7 +30,8 @@ impl MailServer {
         assert!(python.exists(), "{} is missing: `cargo xtask test` installs it", python.display());
         let mut command = Command::new(python);
         command.env_clear().arg("-I").arg(root.join("tests-python/mail.py")).args(arguments);
-        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = tokio::time::timeout(BOUND, lines.next_line()).await.unwrap().unwrap().unwrap();
         let port = serde_json::from_str::<Value>(&first).unwrap()["port"].as_u64().unwrap();
