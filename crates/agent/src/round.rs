@@ -306,7 +306,7 @@ impl Agent {
                 let told = |memory: &Memory| {
                     memory.trouble.as_ref().is_some_and(|trouble| trouble.told.contains(&request.sink))
                 };
-                if !told(memory)
+                if (request.repeated || !told(memory))
                     && delivered(&request.sink, post_to_sink(&request))
                     && let Some(trouble) = &mut memory.trouble
                 {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evergrant_core::alert::render::OutgoingRequest;
 use evergrant_core::push::agent::{Contact, HttpAnswer, judge};
 use evergrant_core::push::{Call, PATH};
 use evergrant_core::{ChainName, Reason};
@@ -227,18 +228,24 @@ fn certificates(path: &Path) -> Result<RootCerts, AgentError> {
     Ok(RootCerts::new_with_certs(&found))
 }
 
-/// Posts what goes straight to a sink. The error never quotes the address, which may be secret.
-pub(crate) fn post_to_sink(request: &SinkRequest) -> Result<(), String> {
-    let url = Url::parse(&request.url).map_err(|_| "its address is no URL".to_owned())?;
-    if is_insecure(&url) {
+/// Posts what goes straight to a sink, as far as each request before it is taken. The error never quotes an address,
+/// which may be secret.
+pub(crate) fn post_to_sink(to: &SinkRequest) -> Result<(), String> {
+    let roots = to.ca_file.as_deref().map(certificates).transpose().map_err(|error| error.to_string())?;
+    to.requests.iter().try_for_each(|request| post_one(request, roots.clone(), to.allow_insecure))
+}
+
+fn post_one(request: &OutgoingRequest, roots: Option<RootCerts>, insecure: bool) -> Result<(), String> {
+    let url = request.url.expose();
+    if is_insecure(url) && !insecure {
         return Err("nothing is sent to it in the clear".to_owned());
     }
-    let agent = agent(None, is_loopback(&url)).map_err(|error| error.to_string())?;
-    let mut call = agent.post(request.url.as_str());
+    let agent = agent(roots, is_loopback(url)).map_err(|error| error.to_string())?;
+    let mut call = agent.post(url.as_str());
     for (name, value) in &request.headers {
         call = call.header(name, value);
     }
-    let host = url.host_str().unwrap_or_default();
+    let host = request.url.host();
     match call.send(&request.body) {
         Ok(response) if response.status().is_success() => Ok(()),
         Ok(response) => Err(format!("{host} answers {}", response.status().as_u16())),

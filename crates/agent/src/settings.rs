@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use evergrant_core::ChainName;
+use evergrant_core::alert::render::{OutgoingRequest, Rendered, render};
+use evergrant_core::alert::sink::Sink;
 use evergrant_core::alert::{Alert, Links};
 use evergrant_core::push::agent::Periods;
 use jiff::Timestamp;
 use url::Url;
-use zeroize::Zeroizing;
 
 use crate::entry::Entry;
 use crate::key::KeySource;
@@ -49,7 +50,7 @@ pub struct ChainSettings {
     pub entry: Entry,
 }
 
-/// What becomes of an alert: one request for each sink.
+/// What becomes of an alert: what each sink is sent.
 type Render = dyn Fn(&Alert, Timestamp) -> Vec<SinkRequest> + Send + Sync;
 
 /// The sinks that the agent may call by itself.
@@ -62,9 +63,12 @@ impl Sinks {
         Self(Arc::new(render))
     }
 
-    /// None.
-    pub fn none() -> Self {
-        Self::new(|_, _| Vec::new())
+    /// Those of the configuration. Mail is the server's: the agent sends none.
+    pub fn of(sinks: Vec<Sink>) -> Self {
+        Self::new(move |alert, now| {
+            let wanted = sinks.iter().filter(|sink| sink.wants(alert));
+            wanted.filter_map(|sink| SinkRequest::of(sink, alert, now)).collect()
+        })
     }
 
     pub(crate) fn requests(&self, alert: &Alert, now: Timestamp) -> Vec<SinkRequest> {
@@ -78,21 +82,32 @@ impl fmt::Debug for Sinks {
     }
 }
 
-/// A request to one sink. Its address and headers may be secret, so it does not print them.
-#[derive(Clone)]
+/// What one sink is sent for one alert.
+#[derive(Debug, Clone)]
 pub struct SinkRequest {
     /// The sink's name.
     pub sink: String,
-    /// Where to.
-    pub url: Zeroizing<String>,
-    /// Its headers.
-    pub headers: Vec<(String, String)>,
-    /// What is posted.
-    pub body: Vec<u8>,
+    /// The requests, one after the other.
+    pub requests: Vec<OutgoingRequest>,
+    /// An alert that stays open is posted again at every look: the sink forgets it otherwise.
+    pub repeated: bool,
+    /// Plain HTTP beyond loopback is accepted.
+    pub allow_insecure: bool,
+    /// Certificates that are trusted in place of the public ones.
+    pub ca_file: Option<PathBuf>,
 }
 
-impl fmt::Debug for SinkRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SinkRequest").field("sink", &self.sink).finish_non_exhaustive()
+impl SinkRequest {
+    fn of(sink: &Sink, alert: &Alert, now: Timestamp) -> Option<Self> {
+        match render(sink, alert, now) {
+            Rendered::Requests(requests) => Some(Self {
+                sink: sink.name.clone(),
+                requests,
+                repeated: sink.repost_every().is_some(),
+                allow_insecure: sink.allow_insecure,
+                ca_file: sink.ca_file.clone(),
+            }),
+            Rendered::Email(_) => None,
+        }
     }
 }

@@ -23,6 +23,7 @@ use evergrant_agent::settings::Sinks;
 use evergrant_agent::{ChainSettings, Settings, absence, doctor};
 use evergrant_core::ChainName;
 use evergrant_core::alert::Links;
+use evergrant_core::alert::sink::Sink;
 use evergrant_core::provider::{ClientEntry, Profile};
 use evergrant_core::push::Absence;
 use evergrant_core::push::agent::Periods;
@@ -200,7 +201,7 @@ fn settings(loaded: &Loaded, env: &Environment) -> Result<Settings, String> {
         host: given.host.clone().unwrap_or_else(host_name),
         chains: chains.collect::<Result<_, String>>()?,
         notifier,
-        sinks: Sinks::none(),
+        sinks: Sinks::of(sinks(loaded)?),
         links: Links { runbook, server: base },
         periods: periods(env)?,
         server,
@@ -240,6 +241,16 @@ fn entry(
     };
     let file = chain.file.clone().unwrap_or_else(|| config_dir.join(client.file));
     Ok(Entry { keychain, file, profile: Profile::claude() })
+}
+
+/// The sinks that `[agent] sinks` names.
+fn sinks(loaded: &Loaded) -> Result<Vec<Sink>, String> {
+    let configured: &[Sink] = &[];
+    let named = |name: &String| {
+        let found = configured.iter().find(|sink| sink.name == *name).cloned();
+        found.ok_or_else(|| format!("[agent] sinks names {name:?}, and no sink of that name is configured"))
+    };
+    loaded.settings.agent.sinks.iter().map(named).collect()
 }
 
 fn host_name() -> String {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use evergrant_agent::notify::Notifier;
 use evergrant_agent::process::Surroundings;
 use evergrant_agent::run::{Stop, run};
-use evergrant_agent::settings::{SinkRequest, Sinks};
+use evergrant_agent::settings::Sinks;
+use evergrant_core::alert::sink::{SigningKey, SinkUrl};
+use evergrant_core::alert::{Group, Level, Sink, SinkKind};
 use evergrant_core::push::PushKind;
-use zeroize::Zeroizing;
 
 use crate::programs::{calls, program};
 use crate::server::{Reply, Request, Server};
@@ -125,17 +126,16 @@ fn a_person_and_the_sinks_hear_of_silence_and_of_its_end() {
     let mut station = Station::new(&server.url()).quick();
     let told = program(station.home.path(), "notify-send", "exit 0\n");
     station.settings.notifier = Notifier { program: Some(told), around: Surroundings::default() };
-    let address = sink.url();
-    station.settings.sinks = Sinks::new(move |alert, _| {
-        let body = serde_json::to_vec(alert).unwrap();
-        let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-        vec![SinkRequest {
-            sink: "ops".into(),
-            url: Zeroizing::new(format!("{address}/canary-path")),
-            headers,
-            body,
-        }]
-    });
+    let url = SinkUrl::new(format!("{}/canary-path", sink.url()).parse().unwrap());
+    let key = SigningKey::parse("whsec_bm90IGEga2V5IG9mIGFueWJvZHkgYXQgYWxs").unwrap();
+    station.settings.sinks = Sinks::of(vec![Sink {
+        name: "ops".into(),
+        kind: SinkKind::Webhook { url, key },
+        min_level: Level::Yellow,
+        groups: vec![Group::TokenPush],
+        allow_insecure: false,
+        ca_file: None,
+    }]);
     // The server is down for longer than a person should be left alone, and the first call of the sink fails.
     for _ in 0..12 {
         server.then(Reply::Close);
@@ -143,7 +143,8 @@ fn a_person_and_the_sinks_hear_of_silence_and_of_its_end() {
     sink.then(Reply::Close);
     let _running = Running::start(&station);
     let alerts = |requests: &[Request]| -> Vec<serde_json::Value> {
-        requests.iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect()
+        let body = |request: &Request| serde_json::from_slice::<serde_json::Value>(&request.body).unwrap();
+        requests.iter().map(|request| body(request)["data"].clone()).collect()
     };
     server.wait("the server is back", |requests| requests.len() > 12);
     let seen = sink.wait("both ends", |requests| {

@@ -46,7 +46,7 @@ impl Station {
             host: "desk".into(),
             chains: vec![chain],
             notifier: Notifier { program: None, around: Surroundings::default() },
-            sinks: Sinks::none(),
+            sinks: Sinks::of(Vec::new()),
             links: Links { runbook: "https://docs.test".into(), server: server.into() },
             periods: Periods::default(),
         };
