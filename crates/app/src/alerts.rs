@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use evergrant_core::ChainName;
-use evergrant_core::alert::{Acknowledgement, Episode, EpisodeId, Level, SinkState, span};
+use evergrant_core::alert::{self, Acknowledgement, Episode, EpisodeId, Level, Outcome, SinkState, span};
 use evergrant_core::audit::Actor;
+use evergrant_core::{ChainName, Reason};
 use evergrant_server::World as _;
 use evergrant_store::HealthState as _;
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::cli::AlertsCommand;
 use crate::config::{Environment, Loaded};
 use crate::host::Host;
-use crate::{keys, output};
+use crate::{keys, output, serve};
 
 /// So many episodes are shown.
 const SHOWN: usize = 50;
@@ -35,6 +35,7 @@ pub(crate) async fn run(
             let ack = (!undo).then(|| Acknowledgement { by: who.clone(), at: now, until });
             acknowledge(host, &EpisodeId::known(episode), ack, now, &who, json).await
         }
+        AlertsCommand::Test { sink } => test(host, loaded, sink.as_deref(), json).await,
         AlertsCommand::Mute { chain, span } => {
             if !loaded.settings.chains.iter().any(|known| known.name == *chain) {
                 return Err(format!("there is no chain {chain} in the configuration"));
@@ -46,6 +47,49 @@ pub(crate) async fn run(
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Sends one of each status, and says of each sink what came of it.
+async fn test(host: &Host, loaded: &Loaded, only: Option<&str>, json: bool) -> Result<ExitCode, String> {
+    let sinks = &loaded.settings.sinks;
+    let names = || sinks.iter().map(|sink| sink.name.as_str()).collect::<Vec<_>>().join(", ");
+    let chosen: Vec<_> = sinks.iter().filter(|sink| only.is_none_or(|only| sink.name == only)).collect();
+    match (only, chosen.is_empty()) {
+        (_, false) => {}
+        (None, true) => return Err("no sink is configured; add a section [sinks.NAME]".into()),
+        (Some(only), true) if sinks.is_empty() => {
+            return Err(format!("there is no sink {only:?}, nor any other; add a section [sinks.{only}]"));
+        }
+        (Some(only), true) => return Err(format!("there is no sink {only:?}; there is: {}", names())),
+    }
+    let courier = serve::courier(host, &loaded.settings)?;
+    let alerts: Vec<_> = alert::samples(&loaded.settings.alerts.links, host.world.now())
+        .into_iter()
+        .map(alert::Alert::rehearsed)
+        .collect();
+    let (mut rows, mut failed) = (Vec::new(), false);
+    for sink in chosen {
+        for sample in &alerts {
+            let outcome = courier.send(sink, sample).await;
+            let (reason, detail) = match &outcome {
+                Outcome::Delivered => (Reason::Delivered, None),
+                Outcome::Unavailable { detail, .. } => (Reason::SinkUnavailable, Some(detail)),
+                Outcome::Refused { detail } => (Reason::SinkRefused, Some(detail)),
+            };
+            failed |= detail.is_some();
+            rows.push(json!({ "sink": sink.name, "kind": sink.kind.as_str(), "status": sample.status,
+                "reason": reason, "detail": detail }));
+            if !json {
+                let style = if detail.is_none() { output::GOOD } else { output::BAD };
+                let more = detail.map_or_else(String::new, |detail| format!("  {detail}"));
+                anstream::println!("{}  {}  {style}{reason}{style:#}{more}", sink.name, sample.status);
+            }
+        }
+    }
+    if json {
+        output::json(&json!({ "ok": !failed, "sent": rows }));
+    }
+    Ok(if failed { ExitCode::from(output::FAILED) } else { ExitCode::SUCCESS })
 }
 
 fn muted(chain: &ChainName, until: Timestamp, now: Timestamp, json: bool) {

@@ -163,6 +163,11 @@ pub(crate) enum AlertsCommand {
         #[arg(long, conflicts_with = "span")]
         undo: bool,
     },
+    /// Send one of each status to the sinks, marked as a test, and say what came of it.
+    Test {
+        /// To this sink only.
+        sink: Option<String>,
+    },
     /// Hold alerts about a chain back; what is still wrong at the end is told then.
     Mute {
         /// Which chain.

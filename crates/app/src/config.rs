@@ -13,6 +13,7 @@ mod kind;
 mod profile;
 mod resolve;
 mod settings;
+mod sink;
 mod source;
 mod structure;
 #[cfg(test)]

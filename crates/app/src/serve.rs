@@ -4,10 +4,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evergrant_core::alert::Alert;
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::admin::{self, Admin, Chains};
+use evergrant_server::alert::sink::TIMEOUT;
+use evergrant_server::alert::{Alerter, Courier, repost};
 use evergrant_server::gateway::{FallbackUses, Gateway, Parts, check_fallback_key};
 use evergrant_server::health::{Alerting, Monitor, WatchedChain};
+use evergrant_server::http::HttpClient;
 use evergrant_server::{Callers, Renewable, Renewal, Wake, World as _, probe, watchdog};
 use evergrant_store::{SqliteState, State, watch};
 use futures_channel::mpsc::{self, UnboundedSender};
@@ -229,6 +233,8 @@ struct Running {
     /// Loops that may be ended anywhere: they hold nothing that a look does.
     others: Vec<JoinHandle<()>>,
     _watch: Option<watch::Watch>,
+    /// The alerter ends with it.
+    _deliver: UnboundedSender<()>,
 }
 
 impl Running {
@@ -265,8 +271,15 @@ impl Running {
         }
         let (poke, pokes) = mpsc::unbounded();
         let alerting = alerting(settings);
-        let monitor = Monitor::new(host.world.clone(), watched.clone(), alerting);
+        let courier = courier(host, settings)?;
+        let (open, reposted) = mpsc::unbounded();
+        let monitor = Monitor::new(host.world.clone(), watched.clone(), alerting)
+            .telling(move |alerts| drop(open.unbounded_send(alerts)));
         others.push(tokio::spawn(monitor.run(pokes)));
+        others.push(tokio::spawn(repost(courier.clone(), reposted)));
+        let (deliver, delivering) = mpsc::unbounded();
+        let alerter = alerter(host, settings, courier);
+        others.push(tokio::spawn(alerter.run(delivering)));
         if let Some((url, every)) = settings.watchdog.clone() {
             others.push(tokio::spawn(watchdog::ping(
                 host.world.clone(),
@@ -279,7 +292,7 @@ impl Running {
         let retention = (settings.retention.events, settings.retention.rotations);
         others.push(tokio::spawn(housekeeping(host.state.clone(), chains.clone(), retention)));
         let watch = watch_files(&chains, wakes.clone());
-        Ok(Self { chains, wakes, others, _watch: watch })
+        Ok(Self { chains, wakes, others, _watch: watch, _deliver: deliver })
     }
 
     fn stop(self) {
@@ -311,7 +324,26 @@ fn watched_chain(
 
 fn alerting(settings: &Settings) -> Alerting {
     let AlertSettings { links, reminding } = settings.alerts.clone();
-    Alerting { links, reminding, sinks: Arc::new(|_| Vec::new()) }
+    let sinks = settings.sinks.clone();
+    let wanted = move |alert: &Alert| {
+        let wants = sinks.iter().filter(|sink| sink.wants(alert));
+        wants.map(|sink| sink.name.clone()).collect()
+    };
+    Alerting { links, reminding, sinks: Arc::new(wanted) }
+}
+
+/// What brings alerts to the sinks.
+pub(crate) fn courier(host: &Host, settings: &Settings) -> Result<Courier, String> {
+    let client = HttpClient::new(None).map_err(|error| error.to_string())?;
+    let world = host.world.clone();
+    Ok(Courier::new(client, settings.sinks.clone(), TIMEOUT, move || world.now()))
+}
+
+fn alerter(host: &Host, settings: &Settings, courier: Courier) -> Alerter<World, Courier> {
+    let world = host.world.clone();
+    let names: Vec<_> = settings.sinks.iter().map(|sink| sink.name.clone()).collect();
+    let holder = format!("{}-{}-{}", world.machine(), std::process::id(), world.now().as_nanosecond());
+    Alerter::new(world, names, &holder, Arc::new(courier))
 }
 
 fn watch_files(chains: &[Chain], wakes: Vec<UnboundedSender<Wake>>) -> Option<watch::Watch> {

@@ -1,5 +1,6 @@
 //! What shows that the rotation protocol holds. Driven by `cargo xtask`, never in the binary.
 
+pub mod alerts;
 pub mod crash_states;
 pub mod model;
 pub mod sim;

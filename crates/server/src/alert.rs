@@ -1,9 +1,11 @@
 //! The alerter: takes alerts out of the outbox and hands them to their sinks, in order, until each took it (SPEC §6).
 
 pub mod mail;
+mod repost;
 pub mod sink;
 
 pub use evergrant_core::alert::Outcome;
+pub use repost::repost;
 pub use sink::Courier;
 
 use std::future::Future;

@@ -92,6 +92,17 @@ pub struct Monitor<W, C> {
     world: W,
     chains: Vec<C>,
     alerting: Alerting,
+    open: Option<Open>,
+}
+
+/// Hears at every look of the episodes that are open, for sinks that forget them otherwise.
+#[derive(Clone)]
+pub struct Open(Arc<dyn Fn(Vec<Alert>) + Send + Sync>);
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Open(…)")
+    }
 }
 
 /// What was gathered of one chain.
@@ -120,7 +131,14 @@ where
 {
     /// A monitor that has not looked yet.
     pub fn new(world: W, chains: Vec<C>, alerting: Alerting) -> Self {
-        Self { world, chains, alerting }
+        Self { world, chains, alerting, open: None }
+    }
+
+    /// Tells at every look of the episodes that were announced and are open.
+    #[must_use]
+    pub fn telling(mut self, open: impl Fn(Vec<Alert>) + Send + Sync + 'static) -> Self {
+        self.open = Some(Open(Arc::new(open)));
+        self
     }
 
     /// Looks every minute and whenever it is poked, until `pokes` ends.
@@ -160,9 +178,11 @@ where
             }
             let change = self.bring_up(&book, &gathered, now);
             if change == BookChange::default() {
+                self.tell_open(&book, &change, &gathered, now);
                 return Ok(Vec::new());
             }
             if state.keep_book(book.version, &change).await? {
+                self.tell_open(&book, &change, &gathered, now);
                 let alerts: Vec<_> = change.alerts.into_iter().map(|(alert, _)| alert).collect();
                 alerts.iter().for_each(log);
                 return Ok(alerts);
@@ -229,6 +249,15 @@ where
             grant_refused_at,
             blind_since: push.agents.iter().filter_map(|agent| agent.blind_since).min(),
         })
+    }
+
+    fn tell_open(&self, book: &Book, change: &BookChange, gathered: &[Gathered<C>], now: Timestamp) {
+        let Some(Open(tell)) = &self.open else { return };
+        let old = book.episodes.iter().filter(|old| !change.episodes.iter().any(|new| new.id == old.id));
+        let open = old.chain(&change.episodes).filter(|one| one.is_open() && one.announced_at.is_some());
+        let place = |episode: &Episode| gathered.iter().position(|one| *one.chain.chain() == episode.chain);
+        let say = open.filter_map(|open| Some((place(open)?, open.clone(), AlertState::Open))).collect();
+        tell(self.compose(gathered, say, now).into_iter().map(|(alert, _)| alert).collect());
     }
 
     /// What the book has to say now.

@@ -23,6 +23,7 @@ pub mod tokio_world;
 pub mod watchdog;
 pub mod world;
 
+pub use alert::Courier;
 pub use api_key::ApiKeyChain;
 pub use caller::Callers;
 pub use chain::{Chain, Renewal};

@@ -16,9 +16,11 @@ pub(crate) fn schema() -> Json {
 }
 
 /// The effective configuration as TOML: the file, the environment over it, and the defaults. It can be used as
-/// a file. Secrets stand in files of their own, so none is in it.
+/// a file. Secrets are left out: those of sinks have to be added, all others stand in files of their own.
 pub(crate) fn show(config: &Config) -> String {
-    toml::to_string(config).unwrap_or_else(|error| format!("# it cannot be written as TOML: {error}\n"))
+    let text = toml::to_string(config);
+    let text = text.unwrap_or_else(|error| format!("# it cannot be written as TOML: {error}\n"));
+    text + &super::sink::unshown(config)
 }
 
 /// The reference page in Markdown: every field with its type, default, variable and meaning.

@@ -23,6 +23,9 @@ pub(crate) struct Config {
     pub(crate) gateway: Gateway,
     /// The chains: named slots that each hold one grant. Without any: one chain, `claude`.
     pub(crate) chains: BTreeMap<String, Chain>,
+    /// Where alerts go. Without any: nowhere; they are kept and shown.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) sinks: BTreeMap<String, super::sink::Sink>,
     /// The regular proof that the access tokens work.
     pub(crate) probe: Probe,
     /// What alerts say, and when they are repeated.
@@ -564,7 +567,7 @@ pub(crate) enum Reuse {
     Grace(u64),
 }
 
-fn without_null_defaults(schema: &mut schemars::Schema) {
+pub(crate) fn without_null_defaults(schema: &mut schemars::Schema) {
     let properties = schema.get_mut("properties").and_then(|properties| properties.as_object_mut());
     for property in properties.into_iter().flatten().map(|(_, property)| property) {
         if let Some(property) = property.as_object_mut()

@@ -16,7 +16,7 @@ use super::file::{Chain, Config};
 use super::profile::{self, Resolved};
 use super::settings::{ChainSettings, LogSettings, ProbeSettings, RetentionSettings, Settings};
 use super::structure::Places;
-use super::{Environment, agent, alerts, gateway, kind, source};
+use super::{Environment, agent, alerts, gateway, kind, sink, source};
 
 const DAY_SECS: u64 = 24 * 3600;
 
@@ -133,6 +133,7 @@ pub(crate) fn resolve(
     }
     let alerts = listen.and_then(|listen| alerts::settings(raw, listen, &mut resolve));
     let watchdog = alerts::watchdog(raw, &mut resolve);
+    let sinks = sink::resolve_all(raw, &mut resolve);
     let days = |days: u64| Duration::from_secs(days * DAY_SECS);
     Some(Settings {
         state_dir: state_dir?,
@@ -148,6 +149,7 @@ pub(crate) fn resolve(
             message: raw.probe.message.then(|| MessageProbe { model: raw.probe.message_model.clone() }),
         },
         alerts: alerts?,
+        sinks: sinks?,
         watchdog: watchdog?,
         agent: agent?,
         retention: RetentionSettings {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use evergrant_core::alert::{Links, Reminding};
+use evergrant_core::alert::{Links, Reminding, Sink};
 use evergrant_core::chain::Kind;
 use evergrant_core::gateway::FallbackOn;
 use evergrant_core::health::Expected;
@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) probe: ProbeSettings,
     /// What alerts say.
     pub(crate) alerts: AlertSettings,
+    /// Where they go.
+    pub(crate) sinks: Vec<Sink>,
     /// The outside dead-man that is told, and how often.
     pub(crate) watchdog: Option<(Url, Duration)>,
     /// The agent on a workstation.

@@ -118,7 +118,7 @@ fn sentence(told: &Told<'_>, lasted: &str) -> String {
             }
         }
         Condition::Stale => format!("the workstation reports, but no push has succeeded for {lasted}."),
-        Condition::ReauthRequired => format!("somebody has to log in again. {}", reason.unwrap_or_default()),
+        Condition::ReauthRequired => begin_small(reason.unwrap_or(told.episode.condition.sentence())),
         Condition::NotServing => {
             format!("requests fail: nothing can serve them. {}", reason.unwrap_or_default())
         }
@@ -142,6 +142,12 @@ fn sentence(told: &Told<'_>, lasted: &str) -> String {
     }
     .trim_end()
     .to_owned()
+}
+
+/// A sentence that goes on behind a colon.
+fn begin_small(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
 /// How it is when it is over.

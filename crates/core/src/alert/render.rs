@@ -107,7 +107,8 @@ fn headline(alert: &Alert) -> String {
 
 /// What kind of alert, of what, since when; at its end, how long it lasted.
 fn subtitle(alert: &Alert) -> String {
-    let what = format!("{} · {} · {}", alert.status, alert.chains(), alert.provider);
+    let chains = if alert.concerned.len() == 1 { "chain" } else { "chains" };
+    let what = format!("{} · {chains} {} · provider {}", alert.status, alert.chains(), alert.provider);
     let since = instant(alert.since);
     match (alert.state, alert.ended_at) {
         (AlertState::Closed, Some(ended)) => {
@@ -126,8 +127,13 @@ fn instant(at: Timestamp) -> String {
 
 /// Text on one line: values come from other machines, and none of them may make up a line of ours.
 pub(super) fn one_line(text: &str) -> String {
-    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let plain: String = text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect();
     plain.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// It turns the direction of what follows, so that a text reads as another.
+fn turns(character: char) -> bool {
+    matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// At most so many characters; what is cut is marked.

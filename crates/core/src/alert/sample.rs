@@ -143,8 +143,8 @@ impl Sample {
             token_valid: serves,
             error,
             reason: error.unwrap_or(Reason::NotDue),
-            lineage: crate::Lineage::FIRST.into(),
-            generation: crate::Generation::FIRST.into(),
+            lineage: Some((0..2).fold(crate::Lineage::FIRST, |last, _| last.next())),
+            generation: Some((0..40).fold(crate::Generation::FIRST, |last, _| last.next())),
             expires_at: Some(end),
             renew_at: Some(end - SignedDuration::from_hours(1)),
             took_ms: 1,
@@ -190,7 +190,7 @@ impl Sample {
         };
         let host = if many { format!("workstation-{nth}.example") } else { "studio-mac".into() };
         AgentSeen {
-            id: host.clone(),
+            id: format!("agent-{nth}"),
             version: env!("CARGO_PKG_VERSION").into(),
             host,
             last_at,

@@ -123,4 +123,15 @@ mod tests {
             assert!(!is_public(address.parse().unwrap()), "{address}");
         }
     }
+
+    #[tokio::test]
+    async fn a_name_that_leads_inside_leads_nowhere() {
+        // A resolver takes this spelling for a name, and gives 127.0.0.1.
+        let name = || "127.1".parse::<Name>().unwrap();
+        let open: Vec<_> = Resolver::new(false).call(name()).await.unwrap().collect();
+        assert!(open[0].ip().is_loopback());
+        let error = Resolver::new(true).call(name()).await.unwrap_err();
+        assert!(error.to_string().contains("private addresses only"), "{error}");
+        assert!(Resolver::new(true).call("localhost".parse().unwrap()).await.is_ok());
+    }
 }

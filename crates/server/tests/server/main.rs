@@ -17,3 +17,4 @@ mod network;
 mod pushes;
 mod rotation;
 mod simulated_time;
+mod sinks;

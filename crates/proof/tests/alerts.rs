@@ -1,0 +1,35 @@
+//! Monitors and alerters over two dozen seeds, and every lie of the state found.
+
+use evergrant_proof::alerts::{self, Lie, Outcome};
+
+const DAYS: u64 = 4;
+
+fn holds(seed: u64, processes: usize) -> Outcome {
+    let outcome = alerts::run(seed, DAYS, processes, None);
+    if let Some(violation) = &outcome.violation {
+        panic!("seed {seed} with {processes} processes: {violation}");
+    }
+    outcome
+}
+
+#[test]
+fn one_process_and_three_hold() {
+    let (mut kills, mut again, mut alerts) = (0, 0, 0);
+    for seed in 0..24 {
+        let outcome = holds(seed, if seed % 3 == 0 { 1 } else { 3 });
+        kills += outcome.kills;
+        again += outcome.again;
+        alerts += outcome.alerts;
+    }
+    assert!(kills > 200 && alerts > 200, "{kills} kills, {alerts} alerts");
+    // Some kills did fall between a sink's answer and its record.
+    assert!(again > 0);
+}
+
+#[test]
+fn every_lie_is_found() {
+    for lie in [Lie::NoVersion, Lie::NoAlerts, Lie::NoReceipt] {
+        let found = (0..20).any(|seed| alerts::run(seed, DAYS, 3, Some(lie)).violation.is_some());
+        assert!(found, "{lie:?} was not found");
+    }
+}
