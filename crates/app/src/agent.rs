@@ -201,7 +201,7 @@ fn settings(loaded: &Loaded, env: &Environment) -> Result<Settings, String> {
         host: given.host.clone().unwrap_or_else(host_name),
         chains: chains.collect::<Result<_, String>>()?,
         notifier,
-        sinks: Sinks::of(sinks(loaded)?),
+        sinks: Sinks::of(sinks(loaded)),
         links: Links { runbook, server: base },
         periods: periods(env)?,
         server,
@@ -244,13 +244,9 @@ fn entry(
 }
 
 /// The sinks that `[agent] sinks` names.
-fn sinks(loaded: &Loaded) -> Result<Vec<Sink>, String> {
-    let configured: &[Sink] = &[];
-    let named = |name: &String| {
-        let found = configured.iter().find(|sink| sink.name == *name).cloned();
-        found.ok_or_else(|| format!("[agent] sinks names {name:?}, and no sink of that name is configured"))
-    };
-    loaded.settings.agent.sinks.iter().map(named).collect()
+fn sinks(loaded: &Loaded) -> Vec<Sink> {
+    let named = |sink: &&Sink| loaded.settings.agent.sinks.contains(&sink.name);
+    loaded.settings.sinks.iter().filter(named).cloned().collect()
 }
 
 fn host_name() -> String {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use evergrant_core::alert::{Sink, SinkKind};
 use evergrant_core::{ChainName, Reason};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,21 @@ pub(crate) fn settings(raw: &mut Config, resolve: &mut Resolve<'_>) -> Option<Ag
         notify_program: notify?,
         chains: chains?,
     })
+}
+
+/// Each sink that the agent alerts by itself is one of `[sinks]`, and none that takes mail.
+pub(crate) fn check_sinks(agent: &AgentSettings, sinks: &[Sink], resolve: &mut Resolve<'_>) {
+    for name in &agent.sinks {
+        let message = match sinks.iter().find(|sink| sink.name == *name).map(|sink| &sink.kind) {
+            Some(kind) if !matches!(kind, SinkKind::Email { .. }) => continue,
+            Some(_) => format!("sinks names {name:?}, and the agent sends no mail"),
+            None => format!("sinks names {name:?}, and there is no sink of that name"),
+        };
+        let help = format!(
+            "describe it in [sinks.{name}] of the workstation's configuration; any kind but email will do"
+        );
+        resolve.fault(&["agent", "sinks"], Fault::error(message).help(help));
+    }
 }
 
 fn one_chain(

@@ -134,6 +134,9 @@ pub(crate) fn resolve(
     let alerts = listen.and_then(|listen| alerts::settings(raw, listen, &mut resolve));
     let watchdog = alerts::watchdog(raw, &mut resolve);
     let sinks = sink::resolve_all(raw, &mut resolve);
+    if let (Some(agent), Some(sinks)) = (&agent, &sinks) {
+        agent::check_sinks(agent, sinks, &mut resolve);
+    }
     let days = |days: u64| Duration::from_secs(days * DAY_SECS);
     Some(Settings {
         state_dir: state_dir?,

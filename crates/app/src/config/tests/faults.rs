@@ -29,7 +29,7 @@ fn every_fault_has_its_place_and_says_what_to_do() {
         (
             "colour = 1",
             &[
-                "1:1 unknown key \"colour\" | known here: state_dir, log, http, gateway, chains, probe, retention, providers",
+                "1:1 unknown key \"colour\" | known here: state_dir, log, http, gateway, chains, sinks, probe, alerts, watchdog, agent, retention, providers",
             ][..],
         ),
         (
@@ -183,6 +183,21 @@ fn every_fault_has_its_place_and_says_what_to_do() {
         (
             "[providers.claude]\nheaders = { User-Agent = \"x\" }",
             &["2:26 the header \"User-Agent\" is set by Evergrant itself | -"],
+        ),
+        (
+            "[agent]\nserver = \"evergrant\"\n[agent.chains.A]\nconfig_dir = \"\"\nfoldr = 1",
+            &[
+                "2:10 server must be the address of Evergrant, not \"evergrant\" | for example \"https://evergrant.example.org\"",
+                "3:15 \"A\" is no chain name: use 1 to 64 of a-z, 0-9, - and _, with a letter or digit first | -",
+                "4:14 config_dir must not be empty | -",
+                "5:1 unknown key \"foldr\" in [agent.chains.A] | known here: config_dir, file, keychain, account",
+            ],
+        ),
+        (
+            "[agent]\nsinks = [\"ops\"]",
+            &[
+                "2:9 sinks names \"ops\", and there is no sink of that name | describe it in [sinks.ops] of the workstation's configuration; any kind but email will do",
+            ],
         ),
         (
             "[providers.claude.headers]\n\"a b\" = \"x\"\nc = 1",
