@@ -1,5 +1,6 @@
 //! No login is lost: agents on simulated time, through random obstacles, deaths at any step and two at once. The last
-//! login reaches the server within 2 min of the end of the last obstacle.
+//! login reaches the server within 2 min of the end of the last obstacle. The first one is older than all agents: it is
+//! no news, and never pushed.
 
 use std::collections::BTreeSet;
 
@@ -114,6 +115,8 @@ impl World {
     }
 
     fn judge(&mut self, kind: PushKind, fingerprint: Option<Fingerprint>, now: i64) -> Contact {
+        let old = Fingerprint::of(Self::name(0).as_bytes());
+        assert!(fingerprint != Some(old), "a login that nobody made is pushed");
         let name = (0..self.logins.len())
             .map(Self::name)
             .find(|name| fingerprint == Some(Fingerprint::of(name.as_bytes())));
@@ -294,6 +297,7 @@ fn world() -> impl Strategy<Value = World> {
         logins.sort_unstable();
         // A login into the file is hidden by one in the keychain that can be read: the client writes into one of them.
         let keychain = logins[0].1;
+        logins.insert(0, (-1_000, keychain));
         logins.iter_mut().for_each(|(_, place)| *place = keychain);
         for obstacle in &mut obstacles {
             if matches!(obstacle.kind, Kind::Down | Kind::Asleep) {
@@ -324,7 +328,7 @@ fn the_search_would_see_a_lost_login() {
     // An agent whose look is not remembered, and that comes back only after the 5 minutes, has to be caught.
     let blind = World {
         obstacles: vec![Obstacle { kind: Kind::Down, from: 100, to: 2_000 }],
-        logins: vec![(300, true)],
+        logins: vec![(-1_000, true), (300, true)],
         renewals: Vec::new(),
         held: "before".into(),
         got: BTreeSet::new(),

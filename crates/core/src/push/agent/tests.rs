@@ -114,6 +114,9 @@ fn what_is_written_behind_a_lock_is_new_to_the_first_look_after_it() {
         memory.look(&holds(Holds::Locked), at(minute * 60));
     }
     assert_eq!(memory.blind_since, Some(at(60)));
+    let mut unlocked = memory.clone();
+    unlocked.look(&file("old", -HOUR), at(36_000));
+    assert_eq!(unlocked.pending, None, "what lay there before is no news");
     memory.look(&file("new", HOUR), at(36_000));
     assert_eq!(
         (memory.pending.map(|pending| pending.fingerprint), memory.blind_since),
@@ -226,6 +229,7 @@ fn retry_after_is_kept_within_bounds() {
     assert_eq!(decided(&memory, &new, 179), Decision::Wait { until: at(180), reason: Reason::BackOff });
     assert_eq!(decided(&memory, &new, 180), Decision::Push);
     memory.settle(&pushed("new"), &throttled(86_400), at(180));
+    assert!(matches!(decided(&memory, &new, 180 + 899), Decision::Wait { .. }));
     assert_eq!(decided(&memory, &new, 180 + 900), Decision::Push, "15 min at most");
     assert_eq!(decided(&memory, &new, -10_000), Decision::Push, "the clock was set back");
 }
