@@ -135,3 +135,11 @@ fn faults_have_their_line_say_what_to_do_and_quote_no_secret() {
         }
     }
 }
+
+#[test]
+fn what_the_documentation_shows_can_be_used() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/alerts.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let shown: Vec<_> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(sound(&shown.concat()).settings.sinks.len(), 7);
+}
