@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME [--json]`: one command for every figure that is claimed. The exit code says whether
 //! it could be measured, never whether the figure holds.
 
+mod agent;
 mod gateway;
 mod http;
 mod peer;
@@ -25,6 +26,8 @@ use crate::run::{cargo, output, print, run as run_command};
 pub(crate) enum Bench {
     /// How fast `evergrant serve` starts and how much memory it holds when idle.
     Startup(startup::Options),
+    /// The memory that `evergrant agent run` holds, and the CPU time that it takes in an hour.
+    Agent(agent::Options),
     /// What the gateway costs a request, beside nginx and `HAProxy` at the same work.
     Gateway(rounds::Options),
     /// What the gateway costs an event of a stream, what it adds to its time, and the memory of an idle stream.
@@ -37,6 +40,7 @@ pub(crate) enum Bench {
 pub(crate) fn run(bench: Bench) -> Result<()> {
     match bench {
         Bench::Startup(options) => startup::run(&options),
+        Bench::Agent(options) => agent::run(&options),
         Bench::Gateway(options) => gateway::run(&options),
         Bench::Sse(options) => sse::run(&options),
         Bench::Upload(options) => upload::run(&options),

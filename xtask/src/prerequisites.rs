@@ -19,7 +19,7 @@ pub(crate) struct Needed {
     pub(crate) for_what: &'static str,
 }
 
-const ALWAYS: [Needed; 9] = [
+const ALWAYS: [Needed; 11] = [
     Needed { program: "cc", packages: &["gcc", "libc6-dev"], for_what: "SQLite and the cryptography are C" },
     Needed {
         program: "setpriv",
@@ -44,6 +44,16 @@ const ALWAYS: [Needed; 9] = [
         program: "prometheus-alertmanager",
         packages: &["prometheus-alertmanager"],
         for_what: "tests send alerts to it",
+    },
+    Needed {
+        program: "systemd-analyze",
+        packages: &["systemd"],
+        for_what: "reads the agent's unit as systemd does",
+    },
+    Needed {
+        program: "python3",
+        packages: &["python3"],
+        for_what: "reads the agent's launchd job by plistlib",
     },
 ];
 

@@ -149,7 +149,7 @@ enum Unread {
 /// `-w` prints a secret as it is, or in hex where it holds anything but printable ASCII.
 fn plain(output: &[u8]) -> Zeroizing<Vec<u8>> {
     let text = output.trim_ascii();
-    let hex = !text.is_empty() && text.len() % 2 == 0 && text.iter().all(u8::is_ascii_hexdigit);
+    let hex = !text.is_empty() && text.len().is_multiple_of(2) && text.iter().all(u8::is_ascii_hexdigit);
     if !hex {
         return Zeroizing::new(text.to_vec());
     }

@@ -84,6 +84,21 @@ pub struct Report {
     pub next_at: Timestamp,
 }
 
+impl Report {
+    /// For the log of an agent that runs by itself.
+    pub(crate) fn log(&self) {
+        let (chain, reason, detail) = (&self.chain, self.reason, self.detail.as_deref().unwrap_or_default());
+        let entry = self.entry.as_deref().unwrap_or_default();
+        match (self.sent.map(PushKind::as_str), self.ok) {
+            (None, _) => {
+                tracing::debug!(%chain, entry, %reason, pending = self.pending, detail, "nothing had to be sent");
+            }
+            (Some(sent), true) => tracing::info!(%chain, sent, %reason, "the server heard the agent"),
+            (Some(sent), false) => tracing::warn!(%chain, sent, %reason, detail, "it was not done"),
+        }
+    }
+}
+
 /// What is to be sent.
 struct Outgoing {
     kind: PushKind,
@@ -164,7 +179,6 @@ impl Agent {
                 (false, reason)
             }
         };
-        log(&report);
         Ok(report)
     }
 
@@ -381,15 +395,4 @@ fn delivered(sink: &str, sent: Result<(), String>) -> bool {
 fn nonce() -> String {
     let bytes: [u8; 16] = rand::rng().random();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn log(report: &Report) {
-    let (chain, reason, detail) =
-        (&report.chain, report.reason, report.detail.as_deref().unwrap_or_default());
-    let sent = report.sent.map_or("nothing", PushKind::as_str);
-    if report.ok {
-        tracing::info!(%chain, sent, %reason, "the server heard the agent");
-    } else {
-        tracing::warn!(%chain, sent, %reason, detail, "it was not done");
-    }
 }

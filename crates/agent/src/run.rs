@@ -94,7 +94,10 @@ fn keep(agent: &Agent, chain: &ChainSettings, stop: &Stop) {
     loop {
         let look = agent.settings().periods.look;
         let until = match agent.round(chain, &Ask::Look { woke }) {
-            Ok(report) => report.next_at,
+            Ok(report) => {
+                report.log();
+                report.next_at
+            }
             Err(error) => {
                 tracing::error!(chain = %chain.name, %error, "the look failed; it is tried again");
                 clock::now().checked_add(look).unwrap_or(Timestamp::MAX)

@@ -33,7 +33,8 @@ pub(crate) fn start_in<W: Write + Clone + Send + Sync + 'static>(settings: LogSe
 fn filter(settings: LogSettings) -> EnvFilter {
     let level = settings.level.as_str();
     match level {
-        "debug" | "trace" => EnvFilter::new(level),
+        // The agent's HTTP client would write every byte that it sends at `trace`, key and login among them.
+        "debug" | "trace" => EnvFilter::new(format!("{level},ureq=warn,ureq_proto=warn")),
         _ => {
             let ours = ["evergrant", "evergrant_agent", "evergrant_server", "evergrant_store"];
             let ours = ours.map(|name| format!(",{name}={level}")).concat();

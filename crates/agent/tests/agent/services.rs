@@ -83,6 +83,17 @@ fn the_unit_satisfies_systemd() {
 }
 
 #[test]
+fn the_files_for_those_who_distribute_them_are_what_install_writes() {
+    let folder = scratch();
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
+    for (manager, name) in [(Manager::Launchd, "dev.evergrant.agent.plist"), (Manager::Systemd, UNIT)] {
+        let mut service = service(folder.path(), manager);
+        (service.evergrant, service.config) = ("/usr/local/bin/evergrant".into(), None);
+        assert_eq!(fs::read_to_string(deploy.join(name)).unwrap(), service.text().unwrap(), "{name}");
+    }
+}
+
+#[test]
 fn a_path_that_no_service_can_have_is_refused() {
     let folder = scratch();
     for manager in [Manager::Launchd, Manager::Systemd] {

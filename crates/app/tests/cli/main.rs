@@ -1,6 +1,7 @@
 //! The built binary as its users run it: real files, real processes, real peers.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod agent;
 mod alerts;
 mod crash;
 mod files;

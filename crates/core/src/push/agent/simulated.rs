@@ -232,9 +232,10 @@ fn run(mut world: World, deaths: Vec<Vec<(usize, i64)>>) -> Result<(), TestCaseE
             last_death_ends: 0,
         })
         .collect();
-    let of_obstacle = |obstacle: &Obstacle| match obstacle.kind {
-        Kind::Throttled(secs) => obstacle.to + secs.min(MOST_RETRY_AFTER_SECS) as i64,
-        _ => obstacle.to,
+    // What a server asked for last still holds the agent back when the obstacle is over.
+    let of_obstacle = |obstacle: &Obstacle| {
+        let Kind::Throttled(secs) = obstacle.kind else { return obstacle.to };
+        obstacle.to + secs.min(MOST_RETRY_AFTER_SECS) as i64
     };
     let quiet = world.obstacles.iter().map(of_obstacle).max().unwrap_or_default();
     let last_login = world.logins.last().map_or(0, |(when, _)| *when);
