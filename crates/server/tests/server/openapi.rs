@@ -117,3 +117,14 @@ async fn what_is_described_is_there() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_alerts_link_to_is_shown() {
+    let server = Server::start().await;
+    for code in Condition::ALL.iter().map(|condition| condition.as_str()).chain(["recovered"]) {
+        let page = server.page(&format!("/runbook/{code}.md")).await;
+        assert!(page.contains(code), "{page}");
+    }
+    assert!(server.page("/runbook/nothing.md").await.contains("not_found"));
+    assert!(server.page("/runbook/..%2fagent.md").await.contains("not_found"));
+}

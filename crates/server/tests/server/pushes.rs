@@ -77,6 +77,13 @@ impl Server {
         (reply.status, serde_json::from_slice(&reply.body).unwrap())
     }
 
+    /// The text of a page that needs no key.
+    pub(crate) async fn page(&self, path: &str) -> String {
+        let url = format!("{}{path}", self.base).parse().unwrap();
+        let reply = self.fixture.world.client().call(Method::GET, &url, &[], Bytes::new()).await.unwrap();
+        String::from_utf8(reply.body.to_vec()).unwrap()
+    }
+
     async fn push(&self, call: &Call) -> (u16, Value) {
         self.send(Method::POST, "token-push", Some(&self.push_key), call.encode()).await
     }
