@@ -1,5 +1,5 @@
 //! The habits of the house as commands: `cargo xtask test|audit|bench|fuzz`, and what proves the rotation protocol:
-//! `cargo xtask model|sim|crash-states|torture`.
+//! `cargo xtask model|sim|sim-alerts|crash-states|torture`.
 
 mod audit;
 mod bench;
@@ -14,6 +14,8 @@ mod proof;
 mod run;
 #[cfg(feature = "proof")]
 mod sim;
+#[cfg(feature = "proof")]
+mod sim_alerts;
 mod test;
 #[cfg(feature = "proof")]
 mod torture;
@@ -28,7 +30,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     bin_name = "cargo xtask",
-    after_help = "What proves the rotation protocol: model, sim, crash-states, torture"
+    after_help = "What proves the rotation protocol: model, sim, sim-alerts, crash-states, torture"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -51,6 +53,9 @@ enum Command {
     /// Simulate keepers for years under every kind of fault, and check the protocol's invariants.
     #[cfg(feature = "proof")]
     Sim(sim::Options),
+    /// Simulate health monitors and alerters under kills, silence and sinks that are down.
+    #[cfg(feature = "proof")]
+    SimAlerts(sim_alerts::Options),
     /// Derive every state that a crash may leave of the vault's files, and check that each recovers.
     #[cfg(feature = "proof")]
     CrashStates(crash_states::Options),
@@ -77,6 +82,8 @@ fn main() -> ExitCode {
         Command::Model(options) => model::run(&options),
         #[cfg(feature = "proof")]
         Command::Sim(options) => sim::run(&options),
+        #[cfg(feature = "proof")]
+        Command::SimAlerts(options) => sim_alerts::run(&options),
         #[cfg(feature = "proof")]
         Command::CrashStates(options) => crash_states::run(&options),
         #[cfg(feature = "proof")]

@@ -19,7 +19,7 @@ pub(crate) struct Needed {
     pub(crate) for_what: &'static str,
 }
 
-const ALWAYS: [Needed; 9] = [
+const ALWAYS: [Needed; 11] = [
     Needed { program: "cc", packages: &["gcc", "libc6-dev"], for_what: "SQLite and the cryptography are C" },
     Needed {
         program: "setpriv",
@@ -35,6 +35,16 @@ const ALWAYS: [Needed; 9] = [
     Needed { program: "curl", packages: &["curl"], for_what: "tests ask the gateway by it" },
     Needed { program: "nginx", packages: &["nginx"], for_what: "tests run the gateway beside it" },
     Needed { program: "haproxy", packages: &["haproxy"], for_what: "tests run the gateway beside it" },
+    Needed {
+        program: "chromium",
+        packages: &["chromium", "fonts-dejavu-core", "fonts-noto-color-emoji"],
+        for_what: "tests draw the cards of alerts in it",
+    },
+    Needed {
+        program: "prometheus-alertmanager",
+        packages: &["prometheus-alertmanager"],
+        for_what: "tests send alerts to it",
+    },
     Needed {
         program: "systemd-analyze",
         packages: &["systemd"],
@@ -53,14 +63,14 @@ const FOR_NPM: [Needed; 2] = [
     Needed {
         program: "npm",
         packages: &["npm", "ca-certificates"],
-        for_what: "brings the pinned Node and the independent OAuth server",
+        for_what: "brings the pinned Node, the independent OAuth server, and readers of cards and webhooks",
     },
 ];
 
 const FOR_PYTHON: Needed = Needed {
     program: "python3",
     packages: &["python3", "python3-venv", "ca-certificates"],
-    for_what: "runs the provider's official SDK",
+    for_what: "runs the provider's official SDK and a mail server",
 };
 
 /// Brings what is missing, or says the exact command that does.

@@ -408,4 +408,34 @@ mod tests {
             assert_eq!(parse_duration(text).ok().map(|span| span.as_secs()), secs, "{text}");
         }
     }
+
+    #[test]
+    fn every_command_that_an_alert_shows_is_understood() {
+        use evergrant_core::alert::{ActionContext, Condition, action};
+        use evergrant_core::chain::Kind;
+        use evergrant_core::provider::Profile;
+        let (chain, profile) = ("claude".parse().unwrap(), Profile::claude());
+        let reasons = evergrant_core::Reason::ALL.iter().copied().map(Some).chain([None]);
+        let kinds =
+            [Kind::RefreshToken, Kind::Static, Kind::JwtBearer, Kind::ClientCredentials, Kind::ApiKey];
+        let mut parsed = 0;
+        for (reason, kind) in reasons.flat_map(|reason| kinds.map(|kind| (reason, kind))) {
+            for condition in Condition::ALL {
+                let context =
+                    ActionContext { chain: &chain, kind, profile: &profile, reason, config_dir: None };
+                let action = action(*condition, &context).unwrap();
+                for command in action.commands.iter().filter(|command| command.starts_with("evergrant ")) {
+                    let words = command.split(' ');
+                    if let Err(error) = Cli::try_parse_from(words) {
+                        panic!("{condition}: {command}: {error}");
+                    }
+                    parsed += 1;
+                }
+            }
+        }
+        assert!(parsed > 100, "{parsed}");
+        for quoted in ["evergrant agent pause --for 8h"] {
+            assert!(Cli::try_parse_from(quoted.split(' ')).is_ok(), "{quoted}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ const SINK: &str = "chat";
 const SEEN_WITHIN: Duration = Duration::from_secs(150);
 const LONGEST_HOLD: Duration = Duration::from_secs(6 * 3600);
 /// After the last misfortune the world is left alone for so long.
-const CALM: Duration = Duration::from_secs(30 * 3600);
+const CALM: Duration = Duration::from_secs(14 * 3600);
 
 /// What a run came to.
 #[derive(Debug, Clone, Default)]

@@ -1,8 +1,8 @@
-//! Monitors and alerters over two dozen seeds, and every lie of the state found.
+//! Monitors and alerters over a dozen seeds, and every lie of the state found.
 
 use evergrant_proof::alerts::{self, Lie, Outcome};
 
-const DAYS: u64 = 4;
+const DAYS: u64 = 2;
 
 fn holds(seed: u64, processes: usize) -> Outcome {
     let outcome = alerts::run(seed, DAYS, processes, None);
@@ -15,13 +15,13 @@ fn holds(seed: u64, processes: usize) -> Outcome {
 #[test]
 fn one_process_and_three_hold() {
     let (mut kills, mut again, mut alerts) = (0, 0, 0);
-    for seed in 0..24 {
+    for seed in 0..12 {
         let outcome = holds(seed, if seed % 3 == 0 { 1 } else { 3 });
         kills += outcome.kills;
         again += outcome.again;
         alerts += outcome.alerts;
     }
-    assert!(kills > 200 && alerts > 200, "{kills} kills, {alerts} alerts");
+    assert!(kills > 100 && alerts > 100, "{kills} kills, {alerts} alerts");
     // Some kills did fall between a sink's answer and its record.
     assert!(again > 0);
 }

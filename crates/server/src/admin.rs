@@ -26,6 +26,7 @@ mod chains;
 mod episodes;
 mod keys;
 mod problem;
+mod runbook;
 mod token_push;
 
 pub use authorized::{AdminRead, AdminWrite, Authorized, Needs, Push, TokenRead};
@@ -105,6 +106,7 @@ pub fn router<S: HealthState>(admin: Admin<S>) -> Router {
         .route("/readyz", get(readyz::<S>))
         .route("/metrics", get(metrics_text::<S>))
         .route("/api/openapi.json", get(openapi))
+        .route("/runbook/{page}", get(runbook::page))
         .nest("/api/v1/admin/system", system())
         .with_state(admin)
 }

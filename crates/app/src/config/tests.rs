@@ -3,6 +3,7 @@
 mod faults;
 mod gateway;
 mod kinds;
+mod sinks;
 
 use std::path::Path;
 

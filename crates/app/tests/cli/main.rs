@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod agent;
+mod alerts;
 mod crash;
 mod files;
 mod gateway;

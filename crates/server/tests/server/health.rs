@@ -379,3 +379,35 @@ async fn a_sink_that_was_down_gets_each_alert_once_and_in_order() {
     let states = watch.world.state().sink_states().await.unwrap();
     assert_eq!((states[0].delivered, states[0].waiting, states[0].dropped), (5, 0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_announced_and_is_open_is_told_at_every_look() {
+    let (world, chain) = (PausedWorld::new(settings()), Told::new("claude"));
+    let links = Links { runbook: "https://r.invalid".into(), server: "https://s.invalid".into() };
+    let alerting =
+        Alerting { links, reminding: Reminding::default(), sinks: Arc::new(|_: &Alert| Vec::new()) };
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = heard.clone();
+    let monitor = Monitor::new(world.clone(), vec![chain.clone()], alerting)
+        .telling(move |open| hears.lock().unwrap().push(open));
+    let look = async || {
+        monitor.tick().await.unwrap();
+        world.sleep(TICK).await;
+        heard.lock().unwrap().pop().unwrap()
+    };
+    assert_eq!(look().await, []);
+    chain.serves(Source::None);
+    // It is told from the look that opens it to the one before it closes, 5 minutes after its end.
+    for minute in 0..10 {
+        let open = look().await;
+        let [alert] = &open[..] else { panic!("minute {minute}: {open:?}") };
+        assert_eq!(
+            (alert.condition, alert.state, alert.ended_at),
+            (Condition::NotServing, AlertState::Open, None)
+        );
+        if minute == 4 {
+            chain.serves(Source::Oauth);
+        }
+    }
+    assert_eq!(look().await, []);
+}

@@ -14,6 +14,7 @@ mod http1_oracle;
 mod minting;
 mod minting_time;
 mod network;
+mod openapi;
 mod pushes;
 mod rotation;
 mod simulated_time;

@@ -21,16 +21,16 @@ use serde_json::{Value, json};
 use crate::fixture::{Fixture, admin_chain, chain};
 
 /// A server with one chain, and keys for it.
-struct Server {
-    fixture: Fixture,
+pub(crate) struct Server {
+    pub(crate) fixture: Fixture,
     base: String,
-    push_key: CallerKey,
-    admin_key: CallerKey,
+    pub(crate) push_key: CallerKey,
+    pub(crate) admin_key: CallerKey,
     chains: Chains<evergrant_store::MemoryState>,
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let fixture = Fixture::new().await;
         fixture.look().await;
         let world = fixture.world.clone();
@@ -62,13 +62,26 @@ impl Server {
         Self { fixture, base, push_key, admin_key, chains }
     }
 
-    async fn send(&self, method: Method, path: &str, key: Option<&CallerKey>, body: Vec<u8>) -> (u16, Value) {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        key: Option<&CallerKey>,
+        body: Vec<u8>,
+    ) -> (u16, Value) {
         let url = format!("{}/api/v1/admin/system/{path}", self.base).parse().unwrap();
         let key = key.map(|key| ("authorization".to_owned(), format!("Bearer {}", key.expose())));
         let headers: Vec<_> = key.into_iter().collect();
         let reply =
             self.fixture.world.client().call(method, &url, &headers, Bytes::from(body)).await.unwrap();
         (reply.status, serde_json::from_slice(&reply.body).unwrap())
+    }
+
+    /// The text of a page that needs no key.
+    pub(crate) async fn page(&self, path: &str) -> String {
+        let url = format!("{}{path}", self.base).parse().unwrap();
+        let reply = self.fixture.world.client().call(Method::GET, &url, &[], Bytes::new()).await.unwrap();
+        String::from_utf8(reply.body.to_vec()).unwrap()
     }
 
     async fn push(&self, call: &Call) -> (u16, Value) {
@@ -82,7 +95,7 @@ impl Server {
     }
 
     /// Another login of the same person, as the workstation's entry holds it.
-    fn login(&self) -> Grant {
+    pub(crate) fn login(&self) -> Grant {
         let file = self.fixture.standin.engine().login(LoginOptions::default()).auth_file();
         match authfile::read(file.to_string().as_bytes(), &self.fixture.keeper.policy().profile) {
             Reading::Grant(grant) => grant,
@@ -110,7 +123,7 @@ impl Server {
         }
     }
 
-    fn call(&self, grant: Option<Grant>) -> Call {
+    pub(crate) fn call(&self, grant: Option<Grant>) -> Call {
         let kind = if grant.is_some() { PushKind::Push } else { PushKind::Beat };
         Call { message: self.message(kind), grant, identity: None, accept_new_identity: false }
     }

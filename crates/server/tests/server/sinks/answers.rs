@@ -214,3 +214,21 @@ async fn a_certificate_of_ones_own_is_trusted_for_its_sink_only() {
     let outcome = courier.deliver("pagerduty", &alert("failed")).await;
     assert!(outcome.detail().unwrap().contains("ca.pem"), "{outcome:?}");
 }
+
+#[tokio::test]
+async fn what_is_open_is_posted_again_at_the_sinks_own_pace() {
+    let (peer, chat) = (Listener::start([]).await, Listener::start([]).await);
+    let mut red_only = http_sinks(&peer.base()).remove(3);
+    red_only.min_level = evergrant_core::alert::Level::Red;
+    let courier = courier(vec![http_sinks(&chat.base()).remove(1), red_only]);
+    let (open, opened) = futures_channel::mpsc::unbounded();
+    let posting = tokio::spawn(evergrant_server::alert::repost(courier, opened));
+    open.unbounded_send(vec![alert("failed"), alert("stale")]).unwrap();
+    open.unbounded_send(vec![alert("failed"), alert("stale")]).unwrap();
+    drop(open);
+    posting.await.unwrap();
+    let came = peer.came();
+    let [one] = &came[..] else { panic!("{came:?}") };
+    assert_eq!(one.body[0]["labels"]["condition"], "failed");
+    assert!(chat.came().is_empty(), "it remembers by itself");
+}
