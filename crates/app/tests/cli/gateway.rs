@@ -61,7 +61,7 @@ async fn the_fallback_key_is_tried_before_it_is_needed() {
     assert!(!paths.is_empty() && paths.iter().all(|path| path.starts_with("/v1/models")), "{paths:?}");
 }
 
-fn curl(arguments: &[&str]) -> Output {
+pub(crate) fn curl(arguments: &[&str]) -> Output {
     Command::new("curl")
         .args(["--silent", "--noproxy", "*", "--max-time", "20"])
         .args(arguments)

@@ -6,6 +6,7 @@ mod alerts;
 mod crash;
 mod files;
 mod gateway;
+mod health;
 mod input;
 mod keys;
 mod kinds;

@@ -20,11 +20,11 @@ pub(super) async fn run(stage: &Stage, steps: &mut Steps) -> Result<(), String> 
     beat(stage).await?;
     stage.watch_health().await?;
     let early = stage.alerts("mac_silent").len();
-    let heard = format!("{early} alerts");
+    let heard = counted(early);
     steps.step("an agent beats every 30 minutes, for 90", "no alert mac_silent", early == 0, heard);
     stage.minutes(59).await?;
     let early = stage.alerts("mac_silent").len();
-    steps.step("stop it, and let 59 minutes pass", "no alert yet", early == 0, format!("{early} alerts"));
+    steps.step("stop it, and let 59 minutes pass", "no alert yet", early == 0, counted(early));
     stage.minutes(2).await?;
     let alerts = stage.alerts("mac_silent");
     let opened = alerts.iter().filter(|alert| alert.state == AlertState::Open).count();
@@ -33,7 +33,7 @@ pub(super) async fn run(stage: &Stage, steps: &mut Steps) -> Result<(), String> 
     steps.step("let 2 minutes more pass", "one alert mac_silent", opened == 1, said);
     stage.minutes(120).await?;
     let opened = stage.alerts("mac_silent").len();
-    steps.step("let 2 hours more pass", "still one alert", opened == 1, format!("{opened} alerts"));
+    steps.step("let 2 hours more pass", "still one alert", opened == 1, counted(opened));
     beat(stage).await?;
     stage.minutes(7).await?;
     let recovered = stage.alerts("recovered");
@@ -45,6 +45,10 @@ pub(super) async fn run(stage: &Stage, steps: &mut Steps) -> Result<(), String> 
         said,
     );
     Ok(())
+}
+
+fn counted(alerts: usize) -> String {
+    format!("{alerts} alert{}", if alerts == 1 { "" } else { "s" })
 }
 
 /// What the server writes down of a heartbeat.
