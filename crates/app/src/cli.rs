@@ -434,8 +434,6 @@ mod tests {
             }
         }
         assert!(parsed > 100, "{parsed}");
-        for quoted in ["evergrant agent pause --for 8h"] {
-            assert!(Cli::try_parse_from(quoted.split(' ')).is_ok(), "{quoted}");
-        }
+        assert!(Cli::try_parse_from("evergrant agent pause --for 8h".split(' ')).is_ok());
     }
 }

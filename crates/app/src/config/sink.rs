@@ -316,7 +316,8 @@ fn missing<T>(name: &str, field: &str, what: &str, resolve: &mut Resolve<'_>) ->
     let keys = ["sinks", name, field];
     let by_variable = variable(&keys).replace('-', "_");
     let fault = Fault::error(format!("sink {name:?} has no {field}"));
-    resolve.missing(&keys, fault.help(format!("set {field} or {field}_file: {what}; or {by_variable}")));
+    let file = if field == "peers" { String::new() } else { format!(" or {field}_file") };
+    resolve.missing(&keys, fault.help(format!("set {field}{file}: {what}; or {by_variable}")));
     None
 }
 
