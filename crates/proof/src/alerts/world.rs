@@ -189,7 +189,8 @@ impl HealthState for Shaky {
     ) -> Result<(), StateError> {
         self.executor.pass().await;
         let again = Settled::Again { at: now, detail: "forgotten".into() };
-        let forgets = self.lie == Some(Lie::NoReceipt) && delivery.seq % 7 == 0 && delivery.attempts == 0;
+        let forgets =
+            self.lie == Some(Lie::NoReceipt) && delivery.seq.is_multiple_of(7) && delivery.attempts == 0;
         let settled = if forgets { &again } else { settled };
         self.inner.settle_delivery(delivery, holder, settled, now).await
     }
@@ -284,7 +285,7 @@ impl Truth {
         let minute = self.executor.now().as_secs() / 60;
         let sends = |chain: &&Chain| match chain.agent {
             Mood::Silent => false,
-            Mood::Beats | Mood::Fails => minute % 25 == 0,
+            Mood::Beats | Mood::Fails => minute.is_multiple_of(25),
         };
         self.chains
             .iter()
