@@ -16,4 +16,5 @@ mod oidc;
 mod secrets;
 mod serving;
 mod support;
+mod timeline;
 mod writers;
