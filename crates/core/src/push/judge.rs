@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn each_fault_has_its_reason_and_the_first_counts() {
         let token = |raw: &str| AccessToken::parse(raw).unwrap();
-        let table: [(&str, Reason, fn(&mut Call)); 9] = [
+        type Change = fn(&mut Call);
+        let table: [(&str, Reason, Change); 9] = [
             ("no grant", Reason::RequestInvalid, |call| call.grant = None),
             ("a beat with one", Reason::RequestInvalid, |call| call.message.kind = PushKind::Beat),
             ("a nonce too short", Reason::RequestInvalid, |call| call.message.nonce = "short".into()),
