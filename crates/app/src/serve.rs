@@ -29,6 +29,8 @@ use crate::output;
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 /// The first probe comes soon after the start, when the first look is over.
 const FIRST_PROBE: Duration = Duration::from_secs(2);
+/// It is asked so often whether each chain has been looked at once.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
 const HOUSEKEEPING: Duration = Duration::from_secs(24 * 3600);
 /// So much longer than a deadline an exchange may take to be settled at the end.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -279,7 +281,8 @@ impl Running {
         others.push(tokio::spawn(repost(courier.clone(), reposted)));
         let (deliver, delivering) = mpsc::unbounded();
         let alerter = alerter(host, settings, courier);
-        others.push(tokio::spawn(alerter.run(delivering)));
+        // Nobody cuts a delivery short: it ends with its sender, and a shutdown waits for it.
+        host.world.spawn(alerter.run(delivering));
         if let Some((url, every)) = settings.watchdog.clone() {
             others.push(tokio::spawn(watchdog::ping(
                 host.world.clone(),
@@ -288,6 +291,7 @@ impl Running {
                 every,
             )));
         }
+        others.push(tokio::spawn(poke_after_first_look(watched.clone(), poke.clone())));
         common.chains.set(watched, Some(poke));
         let retention = (settings.retention.events, settings.retention.rotations);
         others.push(tokio::spawn(housekeeping(host.state.clone(), chains.clone(), retention)));
@@ -303,6 +307,14 @@ impl Running {
             other.abort();
         }
     }
+}
+
+/// What a start finds is told at once, and not a minute later.
+async fn poke_after_first_look(watched: Vec<WatchedChain<World>>, poke: UnboundedSender<()>) {
+    while watched.iter().any(|one| one.chain.last_report().is_none()) {
+        tokio::time::sleep(FIRST_LOOK).await;
+    }
+    let _ = poke.unbounded_send(());
 }
 
 fn watched_chain(

@@ -237,8 +237,6 @@ reasons! {
     ServerError = "server_error",
     /// The server's address is neither TLS nor loopback, so the agent sends nothing there.
     ServerInsecure = "server_insecure",
-    /// The operator paused the agent.
-    Paused = "paused",
 
     // Alerts on their way.
     /// The sink took the alert.

@@ -141,6 +141,9 @@ impl HealthState for MemoryState {
         tables.version += 1;
         change.episodes.iter().for_each(|episode| tables.put(episode));
         for (alert, sinks) in &change.alerts {
+            if tables.outbox.iter().any(|told| told.id == alert.id) {
+                continue;
+            }
             let seq = tables.outbox.len();
             tables.outbox.push(alert.clone());
             tables.deliveries.extend(sinks.iter().map(|sink| Sent {

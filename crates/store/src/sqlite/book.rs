@@ -87,8 +87,12 @@ fn put(connection: &Connection, episode: &Episode) -> Result<(), Fault> {
 
 fn address(connection: &Connection, alert: &Alert, sinks: &[String]) -> Result<(), Fault> {
     let at_ms = alert.at.as_millisecond();
-    let insert = "INSERT INTO outbox (id, at_ms, alert) VALUES (?1, ?2, ?3)";
-    connection.execute(insert, params![alert.id, at_ms, write(alert)?])?;
+    // A clock that was set back may name an episode as an earlier one: what was told is not told again, and nothing
+    // stops for it.
+    let insert = "INSERT OR IGNORE INTO outbox (id, at_ms, alert) VALUES (?1, ?2, ?3)";
+    if connection.execute(insert, params![alert.id, at_ms, write(alert)?])? == 0 {
+        return Ok(());
+    }
     let seq = connection.last_insert_rowid();
     let insert =
         "INSERT INTO deliveries (sink, seq, state, attempts, next_ms) VALUES (?1, ?2, 'waiting', 0, ?3)";

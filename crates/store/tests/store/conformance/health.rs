@@ -23,6 +23,7 @@ conformance! {
     listening_is_spans,
     the_book_is_written_by_one_at_a_time,
     the_book_holds_what_is_open_owed_or_last,
+    what_was_told_is_not_told_again,
     an_acknowledgement_and_a_mute_turn_the_page,
     deliveries_keep_their_order,
     one_holder_delivers_at_a_time,
@@ -203,6 +204,16 @@ async fn an_acknowledgement_and_a_mute_turn_the_page<S: HealthState>(Two { one, 
     let audit: Vec<_> = one.audit(9).await.unwrap().into_iter().map(|entry| (entry.what, entry.to)).collect();
     let acknowledged = (Act::EpisodeAcknowledged, open.id.to_string());
     assert_eq!(audit, [acknowledged.clone(), (Act::ChainMuted, "claude".into()), acknowledged]);
+}
+
+async fn what_was_told_is_not_told_again<S: HealthState>(Two { one, other, .. }: Two<S>) {
+    let open = episode("claude", Condition::NotServing, 1);
+    let told = alert(&open, AlertState::Open, 1);
+    for state in [&one, &other] {
+        assert!(keep(state, vec![open.clone()], vec![(told.clone(), vec!["chat".into()])]).await);
+    }
+    let states = one.sink_states().await.unwrap();
+    assert_eq!((states.len(), states[0].waiting), (1, 1));
 }
 
 /// Three alerts of one chain, all to the sink `chat`, the second one also to `mail`.
