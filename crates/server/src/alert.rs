@@ -84,9 +84,7 @@ where
         let Some(delivery) = state.claim_delivery(sink, &self.holder, now, now + LEASE).await? else {
             return Ok(false);
         };
-        evergrant_store::crash::point("alert_claimed");
         let outcome = self.deliver.deliver(sink, &delivery.alert).await;
-        evergrant_store::crash::point("alert_sent");
         let now = self.world.now();
         let settled = settle(&delivery, outcome, now);
         log(&delivery, &settled);
