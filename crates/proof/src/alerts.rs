@@ -17,7 +17,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::sim::executor::{Executor, ProcessId};
-use world::{AlertWorld, Shaky, Sink, Told, Truth, locked};
+use world::{AlertWorld, Reached, Shaky, Sink, Told, Truth, locked};
 
 mod world;
 
@@ -113,7 +113,8 @@ impl Run {
         // Nobody pokes: the sender lives as long as its process.
         let (poke, pokes) = mpsc::unbounded();
         let (other, others) = mpsc::unbounded();
-        let alerter = Alerter::new(world, [SINK.to_owned()], &process.to_string(), self.sink.clone());
+        let reached = Arc::new(Reached { sink: self.sink.clone(), process });
+        let alerter = Alerter::new(world, [SINK.to_owned()], &process.to_string(), reached);
         self.executor.spawn(process, async move {
             monitor.run(pokes).await;
             drop(poke);

@@ -38,8 +38,6 @@ const EPOCH_SECS: i64 = 1_800_000_000;
 /// A way in which the state may lie, to see that the checks notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {
-    /// The book is written whatever its version.
-    NoVersion,
     /// Episodes are written without their alerts.
     NoAlerts,
     /// A delivery that was made is not written down.
@@ -169,10 +167,6 @@ impl HealthState for Shaky {
 
     async fn keep_book(&self, version: i64, change: &BookChange) -> Result<bool, StateError> {
         self.executor.pass().await;
-        let version = match self.lie {
-            Some(Lie::NoVersion) => self.inner.book(Timestamp::UNIX_EPOCH).await?.version,
-            Some(Lie::NoAlerts | Lie::NoReceipt) | None => version,
-        };
         let bare = BookChange { alerts: Vec::new(), ..change.clone() };
         let change = if self.lie == Some(Lie::NoAlerts) { &bare } else { change };
         let done = self.inner.keep_book(version, change).await;
@@ -391,12 +385,14 @@ struct Moods {
     turned_away: u64,
     /// It took something, and its sender did not live to hear so.
     cut_short: u64,
+    /// Senders die there at times.
+    kills: bool,
 }
 
 impl Sink {
     pub(super) fn new(executor: &Executor, seed: u64) -> Self {
         let rng = SmallRng::seed_from_u64(seed ^ 0x51_4b);
-        let moods = Moods { rng, well: true, got: Vec::new(), turned_away: 0, cut_short: 0 };
+        let moods = Moods { rng, well: true, got: Vec::new(), turned_away: 0, cut_short: 0, kills: true };
         Self { executor: executor.clone(), inner: Mutex::new(moods) }
     }
 
@@ -408,7 +404,8 @@ impl Sink {
     }
 
     pub(super) fn heal(&self) {
-        locked(&self.inner).well = true;
+        let moods = &mut *locked(&self.inner);
+        (moods.well, moods.kills) = (true, false);
     }
 
     pub(super) fn got(&self) -> Vec<Alert> {
@@ -435,20 +432,30 @@ impl Drop for Answering<'_> {
     }
 }
 
-impl Deliver for Sink {
+/// The sink as one process reaches it.
+pub(super) struct Reached {
+    pub(super) sink: Arc<Sink>,
+    pub(super) process: ProcessId,
+}
+
+impl Deliver for Reached {
     async fn deliver(&self, _sink: &str, alert: &Alert) -> Outcome {
-        let wait = |sink: &Self| Duration::from_millis(locked(&sink.inner).rng.random_range(1..2_000));
-        self.executor.sleep(wait(self)).await;
+        let sink = &self.sink;
+        let wait = || Duration::from_millis(locked(&sink.inner).rng.random_range(1..2_000));
+        sink.executor.sleep(wait()).await;
         {
-            let mut moods = locked(&self.inner);
+            let mut moods = locked(&sink.inner);
             if !moods.well {
                 moods.turned_away += 1;
                 return Outcome::Unavailable { retry_after: None, detail: "503".into() };
             }
             moods.got.push(alert.clone());
+            if moods.kills && moods.rng.random_bool(0.05) {
+                sink.executor.doom(self.process, 0);
+            }
         }
-        let mut answering = Answering(self, true);
-        self.executor.sleep(wait(self)).await;
+        let mut answering = Answering(sink, true);
+        sink.executor.sleep(wait()).await;
         answering.1 = false;
         Outcome::Delivered
     }

@@ -91,7 +91,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
         drop(connection);
         let before = fs::read(&path).unwrap();
         let error = SqliteState::open(&path).unwrap_err();
-        assert!(matches!(error, StateError::TooNew { found: 99, known: 2, .. }));
+        assert!(matches!(error, StateError::TooNew { found: 99, known: 3, .. }));
         let text = error.to_string();
         assert!(text.contains("state.db") && text.contains("schema 99"), "{text}");
         assert!(text.contains("run the newer version, or restore the copy"), "{text}");
