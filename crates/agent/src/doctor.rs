@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use evergrant_core::Reason;
 use evergrant_core::alert::span;
-use evergrant_core::push::BEAT_EVERY_SECS;
 use evergrant_core::push::agent::Holds;
+use evergrant_core::push::{BEAT_EVERY_SECS, MOST_AGENT_SKEW_SECS};
 use serde::Serialize;
 
 use crate::clock;
@@ -17,8 +17,6 @@ use crate::send::is_insecure;
 use crate::settings::ChainSettings;
 
 const CONNECT: Duration = Duration::from_secs(10);
-/// The server refuses what is dated further off than this.
-const MOST_SKEW_SECS: i64 = 5 * 60;
 /// A silence of this length is an alert at the server.
 const SILENCE_SECS: i64 = 2 * BEAT_EVERY_SECS as i64;
 
@@ -177,7 +175,7 @@ fn tls_and_clock(agent: &Agent, chain: &ChainSettings, checks: &mut Vec<Check>) 
     }
     checks.push(match seen.ahead_secs {
         None => check("clock", Verdict::Warning, "the server does not say its time", None),
-        Some(ahead) if ahead.abs() > MOST_SKEW_SECS => {
+        Some(ahead) if ahead.abs() > MOST_AGENT_SKEW_SECS => {
             let word = if ahead > 0 { "ahead of" } else { "behind" };
             let found = format!("it is {} {word} the server's, which refuses that", span(ahead.abs()));
             check("clock", Verdict::Bad, found, Some("set the clock, here or on the server"))

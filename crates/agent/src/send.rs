@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evergrant_core::address::is_loopback;
 use evergrant_core::alert::render::OutgoingRequest;
 use evergrant_core::push::agent::{Contact, HttpAnswer, judge};
 use evergrant_core::push::{Call, PATH};
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Proxy};
-use url::{Host, Url};
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::AgentError;
@@ -59,15 +60,6 @@ pub struct LastSeen {
 /// The server's address is nothing that a grant may be sent to.
 pub fn is_insecure(server: &Url) -> bool {
     server.scheme() != "https" && !(server.scheme() == "http" && is_loopback(server))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
 }
 
 impl Client {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::alert::Condition;
+use crate::alert::{Condition, Episode};
 use crate::reason::Reason;
 
 mod conditions;
@@ -15,7 +15,7 @@ mod deadman;
 mod tests;
 mod track;
 
-pub use conditions::{FallbackFacts, GrantFacts, Probing, Serving, conditions};
+pub use conditions::{FallbackFacts, GrantFacts, MOST_SKEW_SECS, Probing, Serving, conditions};
 pub use deadman::{Expected, Hours, NotHours, Span, silence};
 pub use track::{AgentSeen, Outcome, PushFacts, PushSeen, Streak};
 
@@ -64,6 +64,19 @@ impl PushStatus {
             Self::Failed => Some(Condition::Failed),
             Self::Stale => Some(Condition::Stale),
         }
+    }
+}
+
+/// The status of the alert group `token_push`, and since when: a grant that is dead goes before whatever the push track
+/// says. `open`: the chain's open episodes.
+pub fn group_status(
+    open: &[Episode],
+    (push, since): (PushStatus, Option<Timestamp>),
+) -> (&'static str, Option<Timestamp>) {
+    let dead = |episode: &&Episode| episode.holds() && episode.condition == Condition::ReauthRequired;
+    match open.iter().find(dead) {
+        Some(dead) => (dead.condition.as_str(), Some(dead.since)),
+        None => (push.as_str(), since),
     }
 }
 

@@ -3,6 +3,7 @@
 //! No async runtime, no database, no HTTP client, no file system, no environment and no clock: those live in
 //! the rooms that call this one.
 
+pub mod address;
 pub mod alert;
 pub mod api_key;
 pub mod audit;

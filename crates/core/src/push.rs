@@ -14,7 +14,7 @@ use crate::secret::{AccessToken, Fingerprint, RefreshToken};
 pub mod agent;
 mod judge;
 
-pub use judge::{Refusal, judge, same_identity};
+pub use judge::{MOST_AGENT_SKEW_SECS, Refusal, judge, outcome_of_refusal, same_identity};
 
 /// Where push events are sent, below the server's address.
 pub const PATH: &str = "/api/v1/admin/system/token-push";

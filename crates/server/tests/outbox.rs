@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -17,14 +16,13 @@ use evergrant_core::alert::{Action, Alert, AlertState, Episode, Links, Outcome, 
 use evergrant_core::chain::Kind;
 use evergrant_core::gateway::Source;
 use evergrant_core::health::{Expected, FallbackFacts, Serving};
-use evergrant_core::keeper::{Answer, Report};
-use evergrant_core::provider::TokenRequest;
+use evergrant_core::keeper::Report;
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::alert::{Alerter, Deliver};
 use evergrant_server::health::{Alerting, Live, Monitor, Watched};
 use evergrant_server::http::HttpClient;
-use evergrant_server::{TokioWorld, World};
-use evergrant_store::{HealthState, OsDisk, SqliteState};
+use evergrant_server::{Moved, TokioWorld, World as _};
+use evergrant_store::{HealthState as _, SqliteState};
 use futures_channel::mpsc;
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
@@ -32,7 +30,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 /// A second here is two minutes there.
-const SPEED: u32 = 120;
+const PACE: u32 = 120;
 const CHAINS: usize = 12;
 const KILLS: usize = 200;
 /// Alerts go on opening and closing for so long, by the quick clock.
@@ -42,43 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SINK: &str = "hook";
 
 /// The real world with a quick clock, the same in every process.
-#[derive(Clone)]
-struct Quick {
-    inner: TokioWorld<SqliteState>,
-    begun: Timestamp,
-}
-
-impl World for Quick {
-    type Disk = OsDisk;
-    type State = SqliteState;
-
-    fn now(&self) -> Timestamp {
-        self.begun + self.inner.now().duration_since(self.begun) * i32::try_from(SPEED).unwrap()
-    }
-    fn monotonic(&self) -> Duration {
-        self.inner.monotonic() * SPEED
-    }
-    async fn sleep(&self, duration: Duration) {
-        self.inner.sleep(duration / SPEED).await;
-    }
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.inner.spawn(task);
-    }
-    async fn offload<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.inner.offload(work).await
-    }
-    async fn exchange(&self, _request: TokenRequest) -> Answer {
-        Answer::NotSent { why: "nothing here renews".into() }
-    }
-    fn rng(&self) -> SmallRng {
-        self.inner.rng()
-    }
-    fn state(&self) -> &SqliteState {
-        self.inner.state()
-    }
-    fn machine(&self) -> &str {
-        self.inner.machine()
-    }
+fn quick(inner: TokioWorld<SqliteState>, begun: Timestamp) -> Moved<TokioWorld<SqliteState>> {
+    let clock = move |now: Timestamp| begun + now.duration_since(begun) * i32::try_from(PACE).unwrap();
+    Moved::new(inner, PACE, clock)
 }
 
 /// A chain that is in trouble again and again, as its number and the clock say.
@@ -154,7 +118,7 @@ async fn one_of_the_processes() {
     let url = std::env::var("OUTBOX_SINK").unwrap().parse().unwrap();
     let client = HttpClient::new(None).unwrap();
     let state = SqliteState::open(Path::new(&state)).unwrap();
-    let world = Quick { inner: TokioWorld::new(state, client.clone()), begun };
+    let world = quick(TokioWorld::new(state, client.clone()), begun);
     let links = Links { runbook: "https://r.invalid".into(), server: "https://s.invalid".into() };
     let sinks = Arc::new(|_: &Alert| vec![SINK.to_owned()]);
     let alerting = Alerting { links, reminding: Reminding::default(), sinks };
@@ -226,7 +190,7 @@ async fn every_opening_and_closing_is_told_once_over_200_kills() {
     let state = SqliteState::open(&state_file).unwrap();
     let inner = TokioWorld::new(state.clone(), HttpClient::new(None).unwrap());
     let begun = inner.now();
-    let world = Quick { inner, begun };
+    let world = quick(inner, begun);
     let taken = Taken::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let sink = format!("http://{}/", listener.local_addr().unwrap());

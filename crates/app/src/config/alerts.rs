@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use evergrant_core::address::is_loopback;
 use evergrant_core::alert::{Links, Reminding};
 use evergrant_core::health::{Expected, Hours};
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
-use url::{Host, Url};
+use url::Url;
 
 use super::fault::Fault;
 use super::file::{Chain, Config, Day};
@@ -38,21 +39,12 @@ pub(crate) fn watchdog(raw: &Config, resolve: &mut Resolve<'_>) -> Option<Option
     let Some(text) = &raw.watchdog.ping_url else { return Some(None) };
     let keys = ["watchdog", "ping_url"];
     let url = web_address(text, &keys, resolve)?;
-    if url.scheme() != "https" && !on_loopback(&url) {
+    if url.scheme() != "https" && !is_loopback(&url) {
         let fault = Fault::error("ping_url must begin with https://");
         resolve.fault(&keys, fault.help("plain http is only for addresses of this machine"));
         return None;
     }
     Some(Some((url, Duration::from_secs(raw.watchdog.every_secs))))
-}
-
-fn on_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
 }
 
 fn web_address(text: &str, keys: &[&str], resolve: &mut Resolve<'_>) -> Option<Url> {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use evergrant_core::address::is_loopback;
 use evergrant_core::provider::{ClientAuth, Encoding, Profile, ReuseClass};
 use evergrant_core::secret::ClientSecret;
-use url::{Host, Url};
+use url::Url;
 
 use super::fault::Fault;
 use super::file;
@@ -325,7 +326,7 @@ fn url_of(given: &Option<String>, at: &[&str; 3], resolve: &mut Resolve<'_>) -> 
             (format!("{field} must not hold a user name or password"), Some(help))
         }
         Ok(url) if url.fragment().is_some() => (format!("{field} must not hold a fragment (#…)"), None),
-        Ok(url) if url.scheme() == "https" || url.scheme() == "http" && on_loopback(&url) => {
+        Ok(url) if url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url) => {
             return Some(Some(url));
         }
         Ok(_) => {
@@ -335,13 +336,4 @@ fn url_of(given: &Option<String>, at: &[&str; 3], resolve: &mut Resolve<'_>) -> 
     };
     resolve.fault(at, Fault::error(message).maybe_help(help.map(str::to_owned)));
     None
-}
-
-fn on_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }

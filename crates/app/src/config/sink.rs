@@ -3,11 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use evergrant_core::address::is_loopback;
 use evergrant_core::alert::sink::{PAGERDUTY_URL, SigningKey, SinkUrl};
 use evergrant_core::alert::{self, SinkKind};
 use evergrant_core::secret::SinkKey;
 use evergrant_server::alert::mail;
-use evergrant_server::http::{is_loopback, is_public};
+use evergrant_server::http::is_public;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;

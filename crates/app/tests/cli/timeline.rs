@@ -1,70 +1,26 @@
 //! A bad day as `status --timeline` tells it: silence, failure, revocation, recovery. The real monitor writes the book,
 //! with a clock that the test moves on.
 
-use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use evergrant_core::alert::{Action, Alert, Episode, Links, Reminding};
 use evergrant_core::chain::Kind;
-use evergrant_core::event::{Event, EventKind};
 use evergrant_core::gateway::Source;
 use evergrant_core::health::{AgentSeen, Expected, FallbackFacts, Outcome, PushSeen, Serving};
-use evergrant_core::keeper::{Answer, Report};
-use evergrant_core::provider::TokenRequest;
+use evergrant_core::keeper::Report;
 use evergrant_core::push::PushKind;
 use evergrant_core::{ChainName, Generation, Lineage, Reason};
 use evergrant_server::health::{Alerting, Live, Monitor, Watched};
 use evergrant_server::http::HttpClient;
-use evergrant_server::{TokioWorld, World};
-use evergrant_store::{HealthState as _, OsDisk, SqliteState};
+use evergrant_server::{Moved, TokioWorld, World as _};
+use evergrant_store::{HealthState as _, SqliteState};
 use jiff::{SignedDuration, Timestamp};
-use rand::rngs::SmallRng;
-use serde_json::json;
 
 use crate::support::{Home, shown, standin};
 
 /// The real world, at another time.
-#[derive(Clone)]
-struct Day {
-    inner: TokioWorld<SqliteState>,
-    minute: Arc<AtomicI64>,
-}
-
-impl World for Day {
-    type Disk = OsDisk;
-    type State = SqliteState;
-
-    fn now(&self) -> Timestamp {
-        let begins: Timestamp = "2026-11-23T08:00:00Z".parse().unwrap();
-        begins + SignedDuration::from_mins(self.minute.load(Ordering::Acquire))
-    }
-    fn monotonic(&self) -> Duration {
-        self.inner.monotonic()
-    }
-    async fn sleep(&self, duration: Duration) {
-        self.inner.sleep(duration).await;
-    }
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.inner.spawn(task);
-    }
-    async fn offload<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.inner.offload(work).await
-    }
-    async fn exchange(&self, _request: TokenRequest) -> Answer {
-        Answer::NotSent { why: "nothing here renews".into() }
-    }
-    fn rng(&self) -> SmallRng {
-        self.inner.rng()
-    }
-    fn state(&self) -> &SqliteState {
-        self.inner.state()
-    }
-    fn machine(&self) -> &str {
-        self.inner.machine()
-    }
-}
+type Day = Moved<TokioWorld<SqliteState>>;
 
 /// The chain, with the error of its last look.
 #[derive(Clone)]
@@ -104,6 +60,7 @@ impl Watched for Claude {
 
 struct Story {
     day: Day,
+    minute: Arc<AtomicI64>,
     claude: Claude,
     monitor: Monitor<Day, Claude>,
 }
@@ -111,25 +68,16 @@ struct Story {
 impl Story {
     async fn minutes(&self, minutes: u32) {
         for _ in 0..minutes {
-            self.day.minute.fetch_add(1, Ordering::AcqRel);
+            self.minute.fetch_add(1, Ordering::AcqRel);
             self.monitor.tick().await.unwrap();
         }
     }
 
     async fn hears(&self, kind: PushKind, outcome: Outcome, reason: Reason, lineage: u64) {
         let at = self.day.now();
-        let agent = AgentSeen { id: "studio".into(), ..AgentSeen::unknown(reason, at) };
-        let event = Event {
-            chain: self.claude.0.clone(),
-            at,
-            kind: if kind == PushKind::Beat { EventKind::Beat } else { EventKind::Pushed },
-            reason,
-            lineage: Lineage(lineage),
-            generation: Generation(1),
-            attempt: None,
-            detail: json!({ "ok": outcome != Outcome::Failed, "agent": agent.id }),
-        };
+        let agent = AgentSeen::new("studio", reason, at);
         let seen = PushSeen { at, kind, outcome, reason, agent };
+        let event = seen.event(&self.claude.0, (Lineage(lineage), Generation(1)));
         self.day.state().add_push(&seen, &event, None).await.unwrap();
         self.monitor.tick().await.unwrap();
     }
@@ -144,13 +92,17 @@ async fn a_bad_day_is_told_in_order() {
     home.run(&["status"]);
     let state = SqliteState::open(&home.folder.path().join(".local/state/evergrant/state.db")).unwrap();
     let client = HttpClient::new(None).unwrap();
-    let day = Day { inner: TokioWorld::new(state, client), minute: Arc::default() };
+    let begins: Timestamp = "2026-11-23T08:00:00Z".parse().unwrap();
+    let minute = Arc::<AtomicI64>::default();
+    let hand = minute.clone();
+    let clock = move |_| begins + SignedDuration::from_mins(hand.load(Ordering::Acquire));
+    let day = Moved::new(TokioWorld::new(state, client), 1, clock);
     let claude = Claude("claude".parse().unwrap(), Arc::default());
     let links = Links { runbook: "https://r.invalid".into(), server: "https://s.invalid".into() };
     let alerting =
         Alerting { links, reminding: Reminding::default(), sinks: Arc::new(|_: &Alert| Vec::new()) };
     let monitor = Monitor::new(day.clone(), vec![claude.clone()], alerting);
-    let story = Story { day, claude: claude.clone(), monitor };
+    let story = Story { day, minute, claude: claude.clone(), monitor };
 
     story.hears(PushKind::Beat, Outcome::Good, Reason::SameGrant, 1).await;
     story.minutes(95).await;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{Action, Alert, AlertState, Concerned, Condition, Episode, Fact, Group, Level, span};
 use crate::chain::ChainName;
 use crate::gateway::Source;
-use crate::health::{FallbackFacts, GrantFacts, PushFacts, Serving};
+use crate::health::{FallbackFacts, GrantFacts, MOST_SKEW_SECS, PushFacts, Serving};
 use crate::reason::Reason;
 
 /// Where an alert points to.
@@ -282,7 +282,7 @@ fn grant_evidence(grant: &GrantFacts, add: &mut impl FnMut(&str, String), now: T
     if let Some(failures) = grant.record.as_ref().and_then(|record| record.failures) {
         add("Failed renewals", format!("{} in a row, since {}", failures.count, when(failures.since, now)));
     }
-    if let Some(offset) = grant.clock_offset_secs.filter(|secs| secs.abs() > 120) {
+    if let Some(offset) = grant.clock_offset_secs.filter(|secs| secs.abs() > MOST_SKEW_SECS) {
         add(
             "Provider's clock",
             format!("{} {} of ours", span(offset.abs()), if offset > 0 { "ahead" } else { "behind" }),

@@ -12,7 +12,8 @@ use crate::reason::Reason;
 const BLIND_AFTER: SignedDuration = SignedDuration::from_hours(12);
 /// A grant that was refused lately counts as refused; the gateway says so once a minute while it goes on.
 const GRANT_REFUSED_FOR: SignedDuration = SignedDuration::from_mins(10);
-const SKEW: i64 = 120;
+/// Our clock and the provider's may differ by so much, in seconds.
+pub const MOST_SKEW_SECS: i64 = 120;
 const PROBES_IN_A_ROW: usize = 3;
 /// The end of a login is told so long before, or a quarter of its life if that is less.
 const LOGIN_ENDS_SOON: SignedDuration = SignedDuration::from_hours(3 * 24);
@@ -117,7 +118,7 @@ pub fn conditions(facts: &GrantFacts, now: Timestamp) -> Vec<Finding> {
     if let Some(since) = facts.blind_since.filter(|since| now.duration_since(*since) >= BLIND_AFTER) {
         hold(Condition::AgentBlind, Some(since), Some(Reason::KeychainLocked));
     }
-    if facts.clock_offset_secs.is_some_and(|secs| secs.abs() > SKEW) {
+    if facts.clock_offset_secs.is_some_and(|secs| secs.abs() > MOST_SKEW_SECS) {
         hold(Condition::ClockSkew, None, Some(Reason::ClockSkew));
     }
     found

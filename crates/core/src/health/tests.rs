@@ -4,7 +4,7 @@ use jiff::tz::{Offset, TimeZone};
 use proptest::prelude::*;
 
 use super::*;
-use crate::push::{Local, PushKind};
+use crate::push::PushKind;
 
 fn at(minutes: i64) -> Timestamp {
     // A Monday, 00:00 UTC.
@@ -21,19 +21,7 @@ fn seen(minutes: i64, kind: PushKind, outcome: Outcome, agent: &str) -> PushSeen
         Outcome::Failed => Reason::ProbeUnavailable,
         Outcome::Neutral => Reason::Refused,
     };
-    let agent = AgentSeen {
-        id: agent.into(),
-        host: "desk".into(),
-        version: "0".into(),
-        last_at: at(minutes),
-        reason,
-        local: Local::default(),
-        pending: false,
-        blind_since: None,
-        absence: None,
-        absence_reason: None,
-        failures: Vec::new(),
-    };
+    let agent = AgentSeen::new(agent, reason, at(minutes));
     PushSeen { at: at(minutes), kind, outcome, reason, agent }
 }
 

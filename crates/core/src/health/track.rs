@@ -2,8 +2,12 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::Span;
+use crate::chain::ChainName;
+use crate::event::{Event, EventKind};
+use crate::gateway::Position;
 use crate::push::{Absence, FailedAttempts, Local, Message, PushKind};
 use crate::reason::Reason;
 
@@ -51,6 +55,21 @@ pub struct PushSeen {
     pub agent: AgentSeen,
 }
 
+impl PushSeen {
+    /// The ledger's line of it, on a chain that stands there.
+    pub fn event(&self, chain: &ChainName, (lineage, generation): Position) -> Event {
+        let agent = &self.agent;
+        let kind = match self.kind {
+            PushKind::Beat => EventKind::Beat,
+            PushKind::Push => EventKind::Pushed,
+        };
+        let detail = json!({ "ok": self.outcome != Outcome::Failed, "agent": agent.id, "host": agent.host,
+            "entry": agent.local.entry, "fingerprint": agent.local.fingerprint, "failures": agent.failures });
+        let (at, reason) = (self.at, self.reason);
+        Event { chain: chain.clone(), at, kind, reason, lineage, generation, attempt: None, detail }
+    }
+}
+
 /// What the last event of an agent said of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentSeen {
@@ -79,10 +98,10 @@ pub struct AgentSeen {
 }
 
 impl AgentSeen {
-    /// Of one whose message could not be read.
-    pub fn unknown(reason: Reason, at: Timestamp) -> Self {
+    /// Of one of which nothing else is known.
+    pub fn new(id: &str, reason: Reason, at: Timestamp) -> Self {
         Self {
-            id: "unknown".into(),
+            id: id.to_owned(),
             host: String::new(),
             version: String::new(),
             last_at: at,

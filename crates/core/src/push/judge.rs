@@ -6,11 +6,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Call, Identity, PushKind};
 use crate::chain::Kind;
 use crate::grant::Grant;
+use crate::health::Outcome;
 use crate::provider::Profile;
 use crate::reason::Reason;
 
-/// Agent and server may disagree by so much about the time.
-const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+/// Agent and server may disagree by so much about the time, in seconds.
+pub const MOST_AGENT_SKEW_SECS: i64 = 5 * 60;
 
 /// Why a push event is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub fn judge(
         (PushKind::Push, Some(grant)) => pushed(grant, profile, kind, accepted, now)?,
     }
     let off = now.duration_since(call.message.sent_at);
-    if off.abs() > CLOCKS {
+    if off.abs() > SignedDuration::from_secs(MOST_AGENT_SKEW_SECS) {
         let (secs, way) = (off.abs().as_secs(), if off.is_positive() { "behind" } else { "ahead of" });
         let detail =
             format!("the workstation's clock is {secs} s {way} the server's: set it, then push again");
@@ -110,6 +111,16 @@ fn pushed(
         return Err(Refusal::new(Reason::Expired, "the login's access token has expired: log in again"));
     }
     Ok(())
+}
+
+/// What a refused message means for a failure streak; nothing of a heartbeat that is sent once more, which is no sign
+/// of life.
+pub fn outcome_of_refusal(kind: PushKind, reason: Reason) -> Option<Outcome> {
+    match kind {
+        PushKind::Beat if reason == Reason::NonceSeen => None,
+        PushKind::Beat => Some(Outcome::Neutral),
+        PushKind::Push => Some(Outcome::Failed),
+    }
 }
 
 /// Whether the login is the chain's own account's, as far as both say whose they are.

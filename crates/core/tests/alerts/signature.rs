@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use evergrant_core::alert::render::{Rendered, render};
+use evergrant_core::alert::SinkKind;
 use evergrant_core::alert::sink::{SigningKey, SinkUrl};
-use evergrant_core::alert::{Group, Level, Sink, SinkKind};
 use serde_json::json;
 
-use crate::support::{more_alerts, node};
+use crate::support::{more_alerts, node, requests_at};
 
 const SECRET: &str = "whsec_bm90LWEtcmVhbC1rZXktbm90LWEtcmVhbC1rZXk=";
 
@@ -20,18 +19,9 @@ fn the_receivers_library_accepts_what_we_sign_and_refuses_what_was_changed() {
     .unwrap();
     let url = SinkUrl::new("https://in.example.org/".parse().unwrap());
     let kind = SinkKind::Webhook { url, key: SigningKey::parse(SECRET).unwrap() };
-    let groups = vec![Group::TokenPush, Group::Chain];
-    let sink = Sink {
-        name: "it".into(),
-        kind,
-        min_level: Level::Yellow,
-        groups,
-        allow_insecure: false,
-        ca_file: None,
-    };
     let mut signed = Vec::new();
     for alert in more_alerts() {
-        let Rendered::Requests(requests) = render(&sink, &alert, now) else { panic!("{sink:?}") };
+        let requests = requests_at(kind.clone(), &alert, now);
         let headers: BTreeMap<_, _> = requests[0].headers.iter().cloned().collect();
         let body = String::from_utf8(requests[0].body.clone()).unwrap();
         signed.push(json!({ "secret": SECRET, "headers": headers, "body": body }));

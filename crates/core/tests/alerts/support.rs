@@ -43,7 +43,13 @@ fn links() -> Links {
     }
 }
 
+/// What a sink of this kind is sent, at the time of the tests.
 pub(crate) fn requests(kind: SinkKind, alert: &Alert) -> Vec<OutgoingRequest> {
+    requests_at(kind, alert, now())
+}
+
+/// The same at another time.
+pub(crate) fn requests_at(kind: SinkKind, alert: &Alert, at: Timestamp) -> Vec<OutgoingRequest> {
     let groups = vec![Group::TokenPush, Group::Chain];
     let sink = Sink {
         name: "it".into(),
@@ -53,7 +59,7 @@ pub(crate) fn requests(kind: SinkKind, alert: &Alert) -> Vec<OutgoingRequest> {
         allow_insecure: false,
         ca_file: None,
     };
-    match render(&sink, alert, now()) {
+    match render(&sink, alert, at) {
         Rendered::Requests(requests) => requests,
         Rendered::Email(email) => panic!("{email:?}"),
     }

@@ -34,7 +34,7 @@ pub(super) async fn run(stage: &Stage, steps: &mut Steps) -> Result<(), String> 
     let model = stage.keeper.policy().profile.message.as_ref().map(|(_, model)| model.clone());
     let body =
         json!({ "model": model, "max_tokens": 1, "messages": [{ "role": "user", "content": "hello" }] });
-    let load = Load::start(CLIENTS, stage.world.inner.client(), &url, &headers, &body.to_string());
+    let load = Load::start(CLIENTS, stage.world.inner().client(), &url, &headers, &body.to_string());
     let served = |source: &str| requests(&log).iter().filter(|one| one["source"] == source).count();
     let begun = until(PATIENCE, || served("oauth") >= SERVED).await;
     steps.step(
@@ -86,7 +86,7 @@ async fn caller_key(stage: &Stage) -> Result<String, String> {
         concurrent: None,
         fallback: true,
     };
-    let world = &stage.world.inner;
+    let world = stage.world.inner();
     let (caller, key) = new.create(world.now(), &mut world.key_rng()).map_err(|error| error.to_string())?;
     let state = world.state();
     state.add_caller(&caller, &Actor::cli("drill")).await.map_err(|error| error.to_string())?;
@@ -105,7 +105,7 @@ fn start_gateway(stage: &Stage, access_log: AccessLog) -> Result<Gateway, String
         .boxed()
     });
     let name = stage.keeper.chain().clone();
-    let client = stage.world.inner.client().clone();
+    let client = stage.world.inner().client().clone();
     let renewer = ChainRenewer::new(
         name.clone(),
         profile.clone(),

@@ -33,7 +33,7 @@ pub(super) async fn run(stage: &Stage, steps: &mut Steps) -> Result<(), String> 
     let Some(after) = after else { return Ok(()) };
     let profile = &stage.keeper.policy().profile;
     let probed =
-        probe_token(stage.world.inner.client(), profile, &Pass::AccessToken(after.access), None).await;
+        probe_token(stage.world.inner().client(), profile, &Pass::AccessToken(after.access), None).await;
     let reason = probed.verdict.reason();
     let works = reason == evergrant_core::Reason::ProbeOk;
     steps.step("probe the new access token", "the API takes it", works, reason.sentence());

@@ -2,12 +2,10 @@
 
 use evergrant_core::Reason;
 use evergrant_core::alert::AlertState;
-use evergrant_core::event::{Event, EventKind};
 use evergrant_core::health::{AgentSeen, Outcome, PushSeen};
 use evergrant_core::push::{Local, Message, PushKind};
 use evergrant_server::World as _;
 use evergrant_store::HealthState as _;
-use serde_json::json;
 
 use super::Steps;
 use super::stage::Stage;
@@ -72,17 +70,9 @@ async fn beat(stage: &Stage) -> Result<(), String> {
     };
     let agent = AgentSeen::of(&message, Reason::SameGrant, at);
     let outcome = Outcome::of_beat(&message);
-    let report = stage.keeper.last_report();
-    let event = Event {
-        chain,
-        at,
-        kind: EventKind::Beat,
-        reason: Reason::SameGrant,
-        lineage: report.as_ref().and_then(|report| report.lineage).unwrap_or_default(),
-        generation: report.as_ref().and_then(|report| report.generation).unwrap_or_default(),
-        attempt: None,
-        detail: json!({ "ok": true, "agent": agent.id }),
-    };
     let seen = PushSeen { at, kind: PushKind::Beat, outcome, reason: Reason::SameGrant, agent };
+    let report = stage.keeper.last_report();
+    let position = report.and_then(|report| Some((report.lineage?, report.generation?)));
+    let event = seen.event(&chain, position.unwrap_or_default());
     stage.world.state().add_push(&seen, &event, None).await.map_err(|error| error.to_string())
 }

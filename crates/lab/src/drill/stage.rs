@@ -1,7 +1,6 @@
 //! The stage of a drill: a stand-in provider, one chain with its keeper, monitor and alerter, and a clock that can be
 //! moved on.
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,21 +12,20 @@ use evergrant_core::chain::Kind;
 use evergrant_core::gateway::FallbackOn;
 use evergrant_core::grant::Grant;
 use evergrant_core::health::Expected;
-use evergrant_core::keeper::{Answer, Look, Policy, Report};
-use evergrant_core::provider::{Profile, TokenRequest};
+use evergrant_core::keeper::{Look, Policy, Report};
+use evergrant_core::provider::Profile;
 use evergrant_core::{ApiKey, ChainName, Reason};
 use evergrant_server::alert::{Alerter, Deliver};
 use evergrant_server::gateway::{DayCount, FallbackKey};
 use evergrant_server::health::{Alerting, Monitor, WatchedChain};
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
-use evergrant_server::{Callers, Chain, Keeper, Renewal, Snapshots, TokioWorld, Wake, World};
+use evergrant_server::{Callers, Chain, Keeper, Moved, Renewal, Snapshots, TokioWorld, Wake, World};
 use evergrant_standin::{Fault, FaultTarget, LoginOptions, StandIn};
 use evergrant_store::authfile::TakeClientLocks;
 use evergrant_store::{AuthFile, OsDisk, SqliteState, watch};
 use futures_channel::mpsc;
-use jiff::{SignedDuration, Timestamp};
-use rand::rngs::SmallRng;
+use jiff::SignedDuration;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -37,44 +35,7 @@ use super::Off;
 const SINK: &str = "rehearsal";
 
 /// The real world, with a wall clock that can be moved on.
-#[derive(Debug, Clone)]
-pub(super) struct Moved {
-    pub(super) inner: TokioWorld<SqliteState>,
-    ahead_secs: Arc<AtomicI64>,
-}
-
-impl World for Moved {
-    type Disk = OsDisk;
-    type State = SqliteState;
-
-    fn now(&self) -> Timestamp {
-        self.inner.now() + SignedDuration::from_secs(self.ahead_secs.load(Ordering::Acquire))
-    }
-    fn monotonic(&self) -> Duration {
-        self.inner.monotonic()
-    }
-    async fn sleep(&self, duration: Duration) {
-        self.inner.sleep(duration).await;
-    }
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.inner.spawn(task);
-    }
-    async fn offload<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.inner.offload(work).await
-    }
-    async fn exchange(&self, request: TokenRequest) -> Answer {
-        self.inner.exchange(request).await
-    }
-    fn rng(&self) -> SmallRng {
-        self.inner.rng()
-    }
-    fn state(&self) -> &SqliteState {
-        self.inner.state()
-    }
-    fn machine(&self) -> &str {
-        self.inner.machine()
-    }
-}
+pub(super) type DrillWorld = Moved<TokioWorld<SqliteState>>;
 
 /// A sink that keeps what it gets.
 #[derive(Debug, Default)]
@@ -90,16 +51,17 @@ impl Deliver for Kept {
 /// Everything that a drill works with.
 pub(super) struct Stage {
     pub(super) standin: StandIn,
-    pub(super) world: Moved,
-    pub(super) keeper: Keeper<Moved>,
+    pub(super) world: DrillWorld,
+    ahead_secs: Arc<AtomicI64>,
+    pub(super) keeper: Keeper<DrillWorld>,
     pub(super) snapshots: Snapshots,
     pub(super) callers: Callers,
     pub(super) metrics: Metrics,
     pub(super) file: PathBuf,
     pub(super) fallback: Option<FallbackKey>,
     pub(super) folder: TempDir,
-    monitor: Option<Monitor<Moved, WatchedChain<Moved>>>,
-    alerter: Option<Alerter<Moved, Kept>>,
+    monitor: Option<Monitor<DrillWorld, WatchedChain<DrillWorld>>>,
+    alerter: Option<Alerter<DrillWorld, Kept>>,
     kept: Arc<Kept>,
     looping: JoinHandle<()>,
     wake: mpsc::UnboundedSender<Wake>,
@@ -120,7 +82,10 @@ impl Stage {
         std::fs::write(&file, format!("{login:#}\n")).map_err(|error| error.to_string())?;
         let state = SqliteState::open(&folder.path().join("state.db")).map_err(|error| error.to_string())?;
         let client = HttpClient::new(None).map_err(|error| error.to_string())?;
-        let world = Moved { inner: TokioWorld::new(state, client), ahead_secs: Arc::default() };
+        let ahead_secs = Arc::<AtomicI64>::default();
+        let ahead = ahead_secs.clone();
+        let later = move |now| now + SignedDuration::from_secs(ahead.load(Ordering::Acquire));
+        let world = Moved::new(TokioWorld::new(state, client), 1, later);
         let policy = Policy {
             min_exchange_interval: Duration::ZERO,
             deadline: Duration::from_secs(5),
@@ -170,6 +135,7 @@ impl Stage {
         let stage = Self {
             standin,
             world,
+            ahead_secs,
             keeper,
             snapshots,
             callers,
@@ -218,7 +184,7 @@ impl Stage {
     /// Lets minutes pass, with a look at health in each.
     pub(super) async fn minutes(&self, minutes: u32) -> Result<(), String> {
         for _ in 0..minutes {
-            self.world.ahead_secs.fetch_add(60, Ordering::AcqRel);
+            self.ahead_secs.fetch_add(60, Ordering::AcqRel);
             self.standin.engine().advance(SignedDuration::from_mins(1));
             self.watch_health().await?;
         }
@@ -244,7 +210,7 @@ impl Stage {
     pub(super) async fn end(self) {
         self.wake.close_channel();
         let _ = self.looping.await;
-        self.world.inner.settled().await;
+        self.world.inner().settled().await;
     }
 }
 

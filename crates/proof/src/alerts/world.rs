@@ -12,14 +12,14 @@ use evergrant_core::alert::{
 use evergrant_core::audit::{Actor, AuditEntry};
 use evergrant_core::caller::{Caller, KeyId};
 use evergrant_core::chain::{Generation, Kind, Lineage, Record};
-use evergrant_core::event::{Event, EventKind};
+use evergrant_core::event::Event;
 use evergrant_core::gateway::Source;
 use evergrant_core::health::{
     AgentSeen, Expected, FallbackFacts, Outcome as Meaning, PushFacts, PushSeen, Serving, Span,
 };
 use evergrant_core::keeper::{Answer, Report};
 use evergrant_core::provider::TokenRequest;
-use evergrant_core::push::{Identity, Local, PushKind};
+use evergrant_core::push::{Identity, PushKind};
 use evergrant_core::secret::Fingerprint;
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::World;
@@ -314,30 +314,10 @@ fn heard(chain: &ChainName, fails: bool, at: Timestamp) -> (PushSeen, Event) {
     } else {
         (PushKind::Beat, Meaning::Good, Reason::SameGrant)
     };
-    let agent = AgentSeen {
-        id: "desk".into(),
-        host: "desk".into(),
-        version: "0".into(),
-        last_at: at,
-        reason,
-        local: Local::default(),
-        pending: false,
-        blind_since: None,
-        absence: None,
-        absence_reason: None,
-        failures: Vec::new(),
-    };
-    let event = Event {
-        chain: chain.clone(),
-        at,
-        kind: EventKind::Beat,
-        reason,
-        lineage: Lineage::FIRST,
-        generation: Generation::FIRST,
-        attempt: None,
-        detail: serde_json::Value::Null,
-    };
-    (PushSeen { at, kind, outcome, reason, agent }, event)
+    let agent = AgentSeen::new("desk", reason, at);
+    let seen = PushSeen { at, kind, outcome, reason, agent };
+    let event = seen.event(chain, (Lineage::FIRST, Generation::FIRST));
+    (seen, event)
 }
 
 /// A chain that stands as the truth says.

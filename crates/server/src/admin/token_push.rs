@@ -5,12 +5,11 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use evergrant_core::alert::{Condition, Episode};
+use evergrant_core::alert::Episode;
 use evergrant_core::caller::{Scope, chain_of};
-use evergrant_core::event::{Event, EventKind};
 use evergrant_core::gateway::Source;
 use evergrant_core::grant::Grant;
-use evergrant_core::health::{AgentSeen, Outcome, PushSeen};
+use evergrant_core::health::{AgentSeen, Outcome, PushSeen, group_status};
 use evergrant_core::probe::Verdict;
 use evergrant_core::push::{self, Answer, Call, Message, PushKind, Refusal};
 use evergrant_core::{ChainName, Reason};
@@ -193,10 +192,8 @@ impl<S: HealthState> Taking<'_, S> {
     }
 
     async fn refuse(&self, message: Option<&Message>, refusal: Refusal) -> Result<Response, Problem> {
-        let beat = message.is_some_and(|message| message.kind == PushKind::Beat);
-        // A message that is sent once more is no sign of life.
-        if !(beat && refusal.reason == Reason::NonceSeen) {
-            let outcome = if beat { Outcome::Neutral } else { Outcome::Failed };
+        let kind = message.map_or(PushKind::Push, |message| message.kind);
+        if let Some(outcome) = push::outcome_of_refusal(kind, refusal.reason) {
             self.write_down(message, outcome, refusal.reason, None).await?;
         }
         let again = [Reason::AgentClockSkew, Reason::NonceSeen];
@@ -225,22 +222,12 @@ impl<S: HealthState> Taking<'_, S> {
         let kind = message.map_or(PushKind::Push, |message| message.kind);
         let agent = match message {
             Some(message) => AgentSeen::of(message, reason, at),
-            None => AgentSeen::unknown(reason, at),
-        };
-        let report = chain.last_report();
-        let event = Event {
-            chain: chain.chain().clone(),
-            at,
-            kind: if kind == PushKind::Beat { EventKind::Beat } else { EventKind::Pushed },
-            reason,
-            lineage: report.as_ref().and_then(|report| report.lineage).unwrap_or_default(),
-            generation: report.as_ref().and_then(|report| report.generation).unwrap_or_default(),
-            attempt: None,
-            detail: json!({ "ok": outcome != Outcome::Failed, "agent": agent.id, "host": agent.host,
-                "entry": agent.local.entry, "fingerprint": agent.local.fingerprint,
-                "failures": agent.failures }),
+            None => AgentSeen::new("unknown", reason, at),
         };
         let seen = PushSeen { at, kind, outcome, reason, agent };
+        let report = chain.last_report();
+        let position = report.and_then(|report| Some((report.lineage?, report.generation?)));
+        let event = seen.event(chain.chain(), position.unwrap_or_default());
         self.admin.world.state().add_push(&seen, &event, identity).await?;
         self.admin.metrics.pushed(chain.chain(), reason);
         tracing::info!(
@@ -258,14 +245,10 @@ async fn overall<S: HealthState>(
     chain: &AdminChain<S>,
     now: Timestamp,
 ) -> Result<(&'static str, Option<Timestamp>), Problem> {
-    let open = open_episodes(admin, chain.chain.chain()).await?;
-    let dead = open.iter().find(|episode| episode.holds() && episode.condition == Condition::ReauthRequired);
-    if let Some(dead) = dead {
-        return Ok((dead.condition.as_str(), Some(dead.since)));
-    }
-    let standing =
-        health::standing(admin.world.state(), chain.chain.chain(), chain.expected(now), now).await?;
-    Ok((standing.push.0.as_str(), standing.push.1))
+    let name = chain.chain.chain();
+    let open = open_episodes(admin, name).await?;
+    let standing = health::standing(admin.world.state(), name, chain.expected(now), now).await?;
+    Ok(group_status(&open, standing.push))
 }
 
 /// The open episodes of a chain, newest first.

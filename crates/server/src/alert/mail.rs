@@ -12,7 +12,7 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters, TlsVersion};
 use lettre::{AsyncTransport, Message, Tokio1Executor};
 
-use crate::http::is_loopback;
+use evergrant_core::address::is_loopback;
 
 /// A conversation has several questions and answers; the timeout is for each.
 const WHOLE: u32 = 3;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use evergrant_core::address::is_loopback;
 use evergrant_core::alert::render::{OutgoingRequest, Rendered, render};
 use evergrant_core::alert::sink::SinkUrl;
 use evergrant_core::alert::{Alert, Outcome, Sink, SinkKind};
@@ -15,7 +16,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Deliver, mail};
-use crate::http::{HttpClient, is_loopback};
+use crate::http::HttpClient;
 
 /// A sink answers within that time.
 pub const TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@ use std::fmt;
 use evergrant_core::ChainName;
 use evergrant_core::alert::{Action, ActionContext, Episode, action};
 use evergrant_core::caller::Scope;
-use evergrant_core::gateway::Source;
+use evergrant_core::gateway::{Choice, Fallback, Source, choose};
 use evergrant_core::health::{Expected, FallbackFacts, Serving};
 use jiff::Timestamp;
 
@@ -101,14 +101,17 @@ pub fn serving(
     now: Timestamp,
 ) -> Serving {
     let live = snapshots.current(chain.chain()).filter(|current| current.usable(now));
-    if let Some(current) = live {
-        let source = if chain.is_api_key() { Source::ApiKey } else { Source::Oauth };
-        return Serving { source, until: (source == Source::Oauth).then_some(current.expires_at) };
-    }
-    let serves = fallback.is_some_and(|key| {
-        key.on.exhausted
-            && key.uses.left(day_of(now), key.max_requests_per_day)
-            && key.uses.usable() != Some(false)
-    });
-    Serving { source: if serves { Source::Fallback } else { Source::None }, until: None }
+    let works = |key: &FallbackKey| key.uses.usable() != Some(false);
+    let left = |key: &FallbackKey| key.uses.left(day_of(now), key.max_requests_per_day);
+    let reserve = Fallback::of(fallback.is_some_and(works), true, fallback.is_some_and(left));
+    let on = fallback.map(|key| key.on).unwrap_or_default();
+    let source = match choose(live.as_ref().map(|current| current.position), reserve, on) {
+        Choice::Oauth(_) if chain.is_api_key() => Source::ApiKey,
+        Choice::Oauth(_) => Source::Oauth,
+        Choice::Fallback => Source::Fallback,
+        Choice::None(_) => Source::None,
+    };
+    // An API key has no end that is known.
+    let until = live.map(|current| current.expires_at).filter(|_| source == Source::Oauth);
+    Serving { source, until }
 }

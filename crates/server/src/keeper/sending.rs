@@ -4,6 +4,7 @@
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use evergrant_core::health::MOST_SKEW_SECS;
 use evergrant_core::keeper::{
     self, Answer, CLIENT_LOCK_TOUCH, READ_LIMIT, Receipt, ReceiptState, clock_offset_secs,
 };
@@ -19,8 +20,6 @@ use crate::world::World;
 
 /// How long a task waits for the lock before it tries again to commit an answer that it could not write down.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// Above this the provider's clock and ours are too far apart.
-const CLOCK_SKEW_SECS: i64 = 120;
 
 /// What became of an exchange.
 pub(super) enum Sent<W: World> {
@@ -227,7 +226,7 @@ impl<W: World> Keeper<W> {
 /// How far the provider's clock is ahead of ours by its answer; too far is said.
 pub(crate) fn clock_offset(chain: &ChainName, answer: &Answer, now: Timestamp) -> Option<i64> {
     let offset = clock_offset_secs(answer, now)?;
-    if offset.abs() > CLOCK_SKEW_SECS {
+    if offset.abs() > MOST_SKEW_SECS {
         let reason = Reason::ClockSkew;
         tracing::warn!(%chain, %reason, offset, "our clock is off the provider's");
     }

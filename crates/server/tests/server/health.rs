@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use evergrant_core::alert::{Action, Alert, AlertState, Condition, Links, Reminding};
 use evergrant_core::chain::Kind;
-use evergrant_core::event::{Event, EventKind};
 use evergrant_core::gateway::Source;
 use evergrant_core::health::{AgentSeen, Expected, FallbackFacts, Hours, Outcome, PushSeen, Serving, TICK};
 use evergrant_core::keeper::Report;
-use evergrant_core::push::{Local, PushKind};
+use evergrant_core::push::PushKind;
 use evergrant_core::{ChainName, Generation, Lineage, Reason};
 use evergrant_server::World;
 use evergrant_server::alert::{Alerter, Deliver, Outcome as Delivered};
@@ -19,7 +18,6 @@ use futures_channel::mpsc;
 use jiff::civil::{Weekday, time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
 
 use crate::fixture::settings;
 use crate::simulated_time::PausedWorld;
@@ -132,30 +130,9 @@ impl Watch {
 
 async fn hear(world: &PausedWorld, chain: &ChainName, kind: PushKind, outcome: Outcome, reason: Reason) {
     let at = world.now();
-    let agent = AgentSeen {
-        id: "desk".into(),
-        host: "desk".into(),
-        version: "0".into(),
-        last_at: at,
-        reason,
-        local: Local::default(),
-        pending: false,
-        blind_since: None,
-        absence: None,
-        absence_reason: None,
-        failures: Vec::new(),
-    };
+    let agent = AgentSeen::new("desk", reason, at);
     let seen = PushSeen { at, kind, outcome, reason, agent };
-    let event = Event {
-        chain: chain.clone(),
-        at,
-        kind: EventKind::Beat,
-        reason,
-        lineage: Lineage(1),
-        generation: Generation(1),
-        attempt: None,
-        detail: Value::Null,
-    };
+    let event = seen.event(chain, (Lineage(1), Generation(1)));
     world.state().add_push(&seen, &event, None).await.unwrap();
 }
 

@@ -8,7 +8,7 @@ use evergrant_core::alert::{
 use evergrant_core::audit::{Act, Actor};
 use evergrant_core::event::{Event, EventKind};
 use evergrant_core::health::{AgentSeen, Finding, Outcome, PushFacts, PushSeen, Span};
-use evergrant_core::push::{Identity, Local, PushKind};
+use evergrant_core::push::{Identity, PushKind};
 use evergrant_store::HealthState;
 use jiff::SignedDuration;
 
@@ -37,17 +37,9 @@ fn somebody() -> Actor {
 
 fn seen(at: i64, kind: PushKind, outcome: Outcome, reason: Reason, agent: &str) -> PushSeen {
     let agent = AgentSeen {
-        id: agent.into(),
-        host: "desk".into(),
-        version: "0.1.0".into(),
-        last_at: second(at),
-        reason,
-        local: Local::default(),
-        pending: false,
-        blind_since: None,
         absence: Some(Span { from: second(at), until: second(at + 5) }),
         absence_reason: Some("away".into()),
-        failures: Vec::new(),
+        ..AgentSeen::new(agent, reason, second(at))
     };
     PushSeen { at: second(at), kind, outcome, reason, agent }
 }
