@@ -185,7 +185,8 @@ fn style(episode: &Episode) -> anstyle::Style {
     }
 }
 
-fn sink(state: &SinkState) {
+/// How one sink fares.
+pub(crate) fn sink(state: &SinkState) {
     let style = if state.waiting == 0 && state.dropped == 0 { output::GOOD } else { output::WARN };
     let SinkState { sink, delivered, waiting, dropped, last_fault, .. } = state;
     anstream::println!(

@@ -63,10 +63,14 @@ pub(crate) async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<E
             health.print(&chain, now);
         }
     }
+    let sinks = host.state.sink_states().await.map_err(|error| error.to_string())?;
     if json {
-        output::json(&json!({ "chains": shown }));
-    } else if loaded.settings.chains.is_empty() {
-        anstream::println!("no chain is configured and enabled");
+        output::json(&json!({ "chains": shown, "sinks": sinks }));
+    } else {
+        if loaded.settings.chains.is_empty() {
+            anstream::println!("no chain is configured and enabled");
+        }
+        sinks.iter().for_each(alerts::sink);
     }
     Ok(ExitCode::from(worst))
 }

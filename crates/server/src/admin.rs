@@ -145,7 +145,11 @@ async fn openapi() -> Response {
     (content_type, include_str!("../../../docs/reference/openapi.json")).into_response()
 }
 
-async fn metrics_text<S: State>(Extract(admin): Extract<Admin<S>>) -> Response {
+async fn metrics_text<S: HealthState>(Extract(admin): Extract<Admin<S>>) -> Response {
+    // What of the sinks cannot be read now stands as it was.
+    if let Ok(states) = admin.world.state().sink_states().await {
+        admin.metrics.sinks(&states);
+    }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], admin.metrics.text()).into_response()
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use evergrant_core::alert::SinkState;
 use evergrant_core::keeper::Report;
 use evergrant_core::probe::Verdict;
 use evergrant_core::{ChainName, Reason};
@@ -30,6 +31,12 @@ struct WithReason {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfReason {
     reason: Label,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSink {
+    sink: Label,
+    state: Label,
 }
 
 /// A chain's name or a reason: both come from closed sets, so that nobody can flood the labels.
@@ -74,6 +81,7 @@ struct Families {
     probes: Family<WithReason, Counter>,
     push_events: Family<WithReason, Counter>,
     push_refused: Family<OfReason, Counter>,
+    sink_alerts: Family<OfSink, Gauge>,
     token_valid: Family<OfChain, Gauge>,
     expires_at: Family<OfChain, Gauge<f64, AtomicU64>>,
     renew_at: Family<OfChain, Gauge<f64, AtomicU64>>,
@@ -93,6 +101,7 @@ impl Default for Metrics {
             probes: Family::default(),
             push_events: Family::default(),
             push_refused: Family::default(),
+            sink_alerts: Family::default(),
             token_valid: Family::default(),
             expires_at: Family::default(),
             renew_at: Family::default(),
@@ -121,6 +130,11 @@ fn register(families: &Families) {
         "push_requests_refused",
         "Requests that were no push event: without a key that may push, or too many",
         families.push_refused.clone(),
+    );
+    registry.register(
+        "sink_alerts",
+        "Alerts of each sink: waiting for it, delivered to it, or dropped since it did not take them",
+        families.sink_alerts.clone(),
     );
     registry.register("token_valid", "1 while the access token is valid", families.token_valid.clone());
     registry.register_with_unit(
@@ -191,6 +205,18 @@ impl Metrics {
     /// Counts a request that was no push event.
     pub fn push_refused(&self, reason: Reason) {
         self.0.push_refused.get_or_create(&OfReason { reason: reason.into() }).inc();
+    }
+
+    /// Takes over how the sinks fare.
+    pub fn sinks(&self, states: &[SinkState]) {
+        for state in states {
+            let counts =
+                [("waiting", state.waiting), ("delivered", state.delivered), ("dropped", state.dropped)];
+            for (word, count) in counts {
+                let of_sink = OfSink { sink: state.sink.as_str().into(), state: word.into() };
+                self.0.sink_alerts.get_or_create(&of_sink).set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+        }
     }
 
     /// All of them in OpenMetrics text.

@@ -9,7 +9,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use serde_json::{Value, json};
 
-use crate::support::{Home, Running, shown, standin, wait_until};
+use crate::serving::{Server, get};
+use crate::support::{Home, shown, standin, wait_until};
 
 const SECRET: &str = "not-a-real-secret-0123456789";
 
@@ -98,9 +99,8 @@ async fn a_server_whose_chain_cannot_serve_tells_its_sinks() {
     let (sinks, base) = Sinks::start().await;
     let home = with_sinks(&standin, &base);
     // Nobody has logged in.
-    let mut command = home.command(&["serve"]);
-    command.env("EVERGRANT_LOG__LEVEL", "error");
-    let _server = Running::start(&mut command);
+    let server = Server::start(&mut home.command(&["serve"]));
+    let base = server.base();
     let of_hook = || -> Vec<Value> {
         let of_it = |body: &Value| {
             body["type"] == "evergrant.alert.open" && body["data"]["condition"] == "not_serving"
@@ -113,4 +113,21 @@ async fn a_server_whose_chain_cannot_serve_tells_its_sinks() {
     assert!(alert["action"]["commands"].as_array().unwrap().contains(&json!("evergrant status")), "{alert}");
     let to_chat = || sinks.taken().iter().any(|body| body["blocks"].is_array());
     wait_until("the chat hears of it", Duration::from_secs(30), to_chat);
+
+    // The sink that takes none is seen wherever somebody looks.
+    server.line("reason", "sink_refused");
+    let dropped = || {
+        let states = home.json(&["status"])["sinks"].clone();
+        let of_it = |state: &&Value| state["sink"] == "broken" && state["dropped"].as_u64() > Some(0);
+        states.as_array().is_some_and(|states| states.iter().any(|state| of_it(&state)))
+    };
+    wait_until("it is written down", Duration::from_secs(10), dropped);
+    let status = shown(&home.run(&["status"]));
+    assert!(status.contains("sink broken: 0 delivered, ") && status.contains("no such hook"), "{status}");
+    assert!(!status.contains(SECRET), "{status}");
+    let (_, metrics) = get(&format!("{base}/metrics")).await;
+    let shows =
+        |line: &str| metrics.lines().any(|metric| metric.starts_with(line) && !metric.ends_with(" 0"));
+    assert!(shows("evergrant_sink_alerts{sink=\"broken\",state=\"dropped\"}"), "{metrics}");
+    assert!(shows("evergrant_sink_alerts{sink=\"chat\",state=\"delivered\"}"), "{metrics}");
 }
