@@ -263,12 +263,42 @@ pub struct Record {
     pub old_doubts: Vec<OldDoubt>,
     /// Adoptions of the last day that no import explains.
     pub adoptions: Vec<Timestamp>,
+    /// The row was restored from a backup: its pair may be spent, and is not presented.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<Quarantine>,
+}
+
+/// Where a chain stood when a machine last heard of it: the high-water mark of SPEC §4.
+///
+/// Attempts are numbered throughout a chain, so that a presentation that a restored row forgets is noticed too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Mark {
+    /// Number of the grant.
+    pub lineage: Lineage,
+    /// Number of the pair.
+    pub generation: Generation,
+    /// The last attempt to renew it.
+    pub attempt: AttemptId,
+}
+
+/// Why the pair of a row may be spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// Since when.
+    pub since: Timestamp,
+    /// What some machine knows of the chain, and the row does not.
+    pub behind: Mark,
 }
 
 impl Record {
     /// Where the record stands: readers never see it go backwards.
     pub fn position(&self) -> (Lineage, Generation) {
         (self.lineage, self.generation)
+    }
+
+    /// What a machine remembers of having seen this record.
+    pub fn mark(&self) -> Mark {
+        Mark { lineage: self.lineage, generation: self.generation, attempt: self.last_attempt }
     }
 
     /// The life of the access token.

@@ -185,6 +185,7 @@ mod table {
             rewriting: None,
             old_doubts: Vec::new(),
             adoptions: Vec::new(),
+            quarantined: None,
         }
     }
 

@@ -147,7 +147,7 @@ impl Receipt {
         Some(PairId { access: tokens.access.fingerprint(), refresh })
     }
 
-    fn being_read(&self) -> bool {
+    pub(super) fn being_read(&self) -> bool {
         matches!(self.state, ReceiptState::Reserved { being_read: true })
     }
 }
@@ -170,7 +170,7 @@ pub fn recover(found: &Found) -> Finding {
     if let Some(receipt) = found.receipts.iter().find(|receipt| is_outdated(receipt, record)) {
         return Finding::Outdated(receipt.attempt);
     }
-    let answered = newest_answer(found, record);
+    let answered = newest_answer(&found.receipts, record);
     if let Some(receipt) = answered {
         match receipt.pair() {
             Some(pair) if pair == grant => return Finding::Finish(receipt.attempt),
@@ -198,9 +198,9 @@ pub fn recover(found: &Found) -> Finding {
 /// The receipt for the rotation of the record's pair: of several, the last attempt's, and one with a pair before
 /// one without. The pair decides, not its lineage: one that was put back after another login is numbered anew, and
 /// its late answer is still its only successor.
-fn newest_answer<'a>(found: &'a Found, record: &Record) -> Option<&'a Receipt> {
+pub(super) fn newest_answer<'a>(receipts: &'a [Receipt], record: &Record) -> Option<&'a Receipt> {
     let current = |receipt: &&Receipt| receipt.presented == record.pair && receipt.outcome().is_some();
-    let answered = || found.receipts.iter().filter(current);
+    let answered = || receipts.iter().filter(current);
     let by_attempt = |receipt: &&Receipt| receipt.attempt;
     let open = record.intent.as_ref().map(|intent| intent.attempt);
     answered()
@@ -217,7 +217,7 @@ fn makes_current(receipt: &Receipt, record: &Record) -> bool {
 }
 
 /// A receipt whose lineage has ended, with the successor of what it presented; unless just that was put back.
-fn is_outdated(receipt: &Receipt, record: &Record) -> bool {
+pub(super) fn is_outdated(receipt: &Receipt, record: &Record) -> bool {
     let replaces = |pair: PairId| pair.refresh != receipt.presented.refresh;
     let ended = receipt.lineage < record.lineage && receipt.presented != record.pair;
     ended && receipt.pair().is_some_and(replaces)

@@ -92,6 +92,7 @@ pub fn commit(
         made_by: Some(attempt),
         failures: None,
         rewriting: None,
+        quarantined: None,
         ..record.clone()
     }
 }
@@ -178,7 +179,7 @@ pub fn take_in(
     let kind = Kind::of(grant);
     Record {
         chain: chain.clone(),
-        lineage: before.map_or(Lineage::FIRST, |record| record.lineage.next()),
+        lineage: before.map_or(Lineage::FIRST, next_lineage),
         generation: Generation::FIRST,
         kind,
         pair,
@@ -202,7 +203,13 @@ pub fn take_in(
         rewriting: None,
         old_doubts,
         adoptions,
+        quarantined: None,
     }
+}
+
+/// Above everything that any machine has seen of the chain.
+fn next_lineage(record: &Record) -> Lineage {
+    record.quarantined.map_or(record.lineage, |is| is.behind.lineage.max(record.lineage)).next()
 }
 
 fn doubts_left_behind(record: &Record) -> Vec<OldDoubt> {

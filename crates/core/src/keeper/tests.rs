@@ -16,6 +16,8 @@ use crate::provider::{Profile, ReuseClass};
 use crate::reason::Reason;
 use crate::secret::{AccessToken, RefreshToken};
 
+mod row;
+
 const LIFE_SECS: i64 = 8 * 3600;
 
 fn at(secs: i64) -> Timestamp {

@@ -42,6 +42,9 @@ const LAST_CHANCE: Duration = Duration::from_secs(600);
 
 /// Decides whether the pair is presented now.
 pub fn decide(record: &Record, policy: &Policy, look: Look, now: Timestamp) -> Decision {
+    if record.quarantined.is_some() {
+        return Decision::Rest { reason: Reason::Quarantined, error: Some(Reason::Quarantined) };
+    }
     if record.kind == Kind::Static {
         let error = record.access_refused.then_some(Reason::RefreshTokenRevoked);
         let ended = (now >= record.expires_at).then_some(Reason::GrantExpired);
@@ -135,7 +138,10 @@ fn rest(record: &Record) -> Decision {
 }
 
 /// When the pair may be presented, and why then; `None`: not before the vault changes.
-fn due_at(record: &Record, policy: &Policy, now: Timestamp) -> Option<(Timestamp, Reason)> {
+pub(super) fn due_at(record: &Record, policy: &Policy, now: Timestamp) -> Option<(Timestamp, Reason)> {
+    if record.quarantined.is_some() {
+        return None;
+    }
     let renew_at = record.renew_at?;
     let not_before = record.failures.map(|failures| failures.not_before);
     let backed_off = |at: Timestamp, reason| match not_before {

@@ -368,6 +368,7 @@ impl Bridge {
             rewriting: None,
             old_doubts: old_doubts.map(old_doubt).collect(),
             adoptions: Vec::new(),
+            quarantined: None,
         }
     }
 

@@ -50,6 +50,7 @@ pub(crate) fn record(name: &str, lineage: u64, generation: u64) -> Record {
         rewriting: None,
         old_doubts: Vec::new(),
         adoptions: vec![second(7)],
+        quarantined: None,
     }
 }
 

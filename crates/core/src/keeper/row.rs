@@ -1,0 +1,163 @@
+//! What a look finds in a chain's row of a database vault (SPEC §4): the table of `recover`, and what only several
+//! machines have: an answer on another machine's disk, and a database that was restored from a backup.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rand::Rng;
+
+use super::recover::{Receipt, is_outdated, newest_answer};
+use super::settle::doubt;
+use super::when::due_at;
+use super::{AGAIN_AFTER_FAULT, Policy};
+use crate::chain::{AttemptId, Intent, Mark, Quarantine, Record};
+
+/// For so long a claimed row is nobody else's; a sender's deadline is shorter.
+pub const LEASE: Duration = Duration::from_secs(60);
+/// How long a process may stand still and go on as if nothing had been. A lease under which something may have been
+/// sent is taken over only so long after the sender's deadline.
+pub const PAUSE_BOUND: Duration = Duration::from_secs(60);
+
+/// All that decides about a row, read while its lease is held.
+#[derive(Debug, Clone, Copy)]
+pub struct FoundRow<'a> {
+    /// The row's record; its pair is the one that lies sealed beside it.
+    pub record: &'a Record,
+    /// The receipts of this chain on this machine.
+    pub receipts: &'a [Receipt],
+    /// What this machine remembers of the chain.
+    pub mark: Option<Mark>,
+    /// This machine.
+    pub machine: &'a str,
+}
+
+/// What is to be done about a row. The first that fits wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowFinding {
+    /// The answer of an older lineage: what was presented is spent, which has to be remembered before the receipt
+    /// goes.
+    Outdated(AttemptId),
+    /// This receipt has the pair that follows the row's.
+    Commit(AttemptId),
+    /// This receipt's answer has no pair: the outcome settles the row.
+    Settle(AttemptId),
+    /// A task on this machine still reads an answer for the row's pair.
+    BeingRead,
+    /// The row was restored from a backup; this receipt has the pair that it held last.
+    BringUp(AttemptId),
+    /// The row was restored from a backup and forgets that its pair was presented.
+    Forgotten(Mark),
+    /// The row was restored from a backup, and what followed is not in reach.
+    Behind(Mark),
+    /// The answer of the open intent may lie on another machine, which is waited for until then.
+    Elsewhere(Timestamp),
+    /// The open intent has no answer, and nobody reads one.
+    InDoubt,
+    /// The chain's newest pair, and nothing open.
+    Clean,
+}
+
+/// Says what a row calls for.
+pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
+    let FoundRow { record, receipts, mark, machine } = found;
+    if let Some(receipt) = receipts.iter().find(|receipt| is_outdated(receipt, record)) {
+        return RowFinding::Outdated(receipt.attempt);
+    }
+    if let Some(receipt) = newest_answer(receipts, record) {
+        return match receipt.pair() {
+            Some(_) => RowFinding::Commit(receipt.attempt),
+            None => RowFinding::Settle(receipt.attempt),
+        };
+    }
+    if let Some(receipt) = receipts.iter().find(|receipt| overrules(receipt, record)) {
+        return RowFinding::Commit(receipt.attempt);
+    }
+    let reads = |receipt: &Receipt| receipt.presented == record.pair && receipt.being_read();
+    if receipts.iter().any(reads) {
+        return RowFinding::BeingRead;
+    }
+    if let Some(mark) = mark.filter(|mark| *mark > record.mark()) {
+        let newest = receipts.iter().find(|receipt| makes(receipt, mark));
+        return match newest {
+            Some(receipt) => RowFinding::BringUp(receipt.attempt),
+            None if (mark.lineage, mark.generation) == record.position() => RowFinding::Forgotten(mark),
+            None => RowFinding::Behind(mark),
+        };
+    }
+    match &record.intent {
+        Some(intent) if intent.machine != machine && now < record.expires_at => {
+            RowFinding::Elsewhere(record.expires_at)
+        }
+        Some(_) => RowFinding::InDoubt,
+        None => RowFinding::Clean,
+    }
+}
+
+/// An answer to what the row's pair was made of, presented later than what made it: the provider's last word.
+fn overrules(receipt: &Receipt, record: &Record) -> bool {
+    let of_predecessor = receipt.lineage == record.lineage && receipt.generation.next() == record.generation;
+    let later = record.made_by.is_some_and(|made_by| receipt.attempt > made_by);
+    of_predecessor && later && receipt.pair().is_some_and(|pair| pair != record.pair)
+}
+
+/// The receipt's pair is the one that stood at the mark.
+fn makes(receipt: &Receipt, mark: Mark) -> bool {
+    receipt.lineage == mark.lineage
+        && receipt.generation.next() == mark.generation
+        && receipt.pair().is_some()
+}
+
+/// The row's record as it was when the receipt's pair was asked for: what a commit of it goes on from.
+pub fn bring_up_from(record: &Record, receipt: &Receipt) -> Record {
+    Record {
+        lineage: receipt.lineage,
+        generation: receipt.generation,
+        pair: receipt.presented,
+        last_attempt: receipt.attempt.max(record.last_attempt),
+        ..record.clone()
+    }
+}
+
+/// The record of a row that forgets a presentation of its pair: nobody can know what became of it.
+pub fn forgotten(record: Record, mark: Mark, machine: &str, now: Timestamp, rng: &mut impl Rng) -> Record {
+    // It was sent after this pair was stored; the earliest instant gives no grace.
+    let intent = Intent {
+        attempt: mark.attempt,
+        lineage: record.lineage,
+        generation: record.generation,
+        presented: record.pair,
+        sent_at: record.stored_at,
+        deadline: now,
+        machine: machine.to_owned(),
+    };
+    doubt(Record { intent: Some(intent), last_attempt: mark.attempt, ..record }, now, rng)
+}
+
+/// The record of a row whose pair is known to have been replaced.
+pub fn quarantine(record: Record, mark: Mark, now: Timestamp) -> Record {
+    let before = record.quarantined;
+    let since = before.map_or(now, |is| is.since);
+    let behind = before.map_or(mark, |is| is.behind.max(mark));
+    Record { quarantined: Some(Quarantine { since, behind }), ..record }
+}
+
+/// When a lease ends under which this intent may have been sent.
+pub fn lease_of_intent(policy: &Policy) -> Duration {
+    policy.deadline + PAUSE_BOUND
+}
+
+/// When a row that nobody holds is to be looked at next; nothing: not before somebody asks.
+pub fn wakes_at(record: &Record, finding: RowFinding, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+    match finding {
+        RowFinding::Elsewhere(until) => Some(until),
+        RowFinding::BeingRead => Some(now + AGAIN_AFTER_FAULT),
+        RowFinding::Outdated(_)
+        | RowFinding::Commit(_)
+        | RowFinding::Settle(_)
+        | RowFinding::BringUp(_)
+        | RowFinding::Forgotten(_)
+        | RowFinding::Behind(_)
+        | RowFinding::InDoubt
+        | RowFinding::Clean => due_at(record, policy, now).map(|(at, _)| at),
+    }
+}

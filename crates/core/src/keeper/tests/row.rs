@@ -1,0 +1,169 @@
+//! Every row of the table over a database vault's rows, and what follows of a quarantine.
+
+use super::*;
+use crate::chain::Mark;
+
+/// Of the chain of `record()`: lineage 2, generation 3.
+fn mark(lineage: u64, generation: u64, attempt: u64) -> Option<Mark> {
+    Some(Mark { lineage: Lineage(lineage), generation: Generation(generation), attempt: AttemptId(attempt) })
+}
+
+fn row() -> Record {
+    Record { last_attempt: AttemptId(8), ..record() }
+}
+
+fn finding(record: &Record, receipts: &[Receipt], mark: Option<Mark>, now: Timestamp) -> RowFinding {
+    recover_row(FoundRow { record, receipts, mark, machine: "here" }, now)
+}
+
+#[test]
+fn every_row_of_the_table() {
+    let reserved = |being_read| ReceiptState::Reserved { being_read };
+    let refused = || received(400, r#"{"error":"invalid_grant"}"#);
+    let elsewhere = || {
+        let mut record = intended();
+        record.intent.as_mut().unwrap().machine = "there".into();
+        record
+    };
+    let revoked = || Record { standing: refused_standing(), ..row() };
+    let mut moved = row();
+    moved.lineage = Lineage(3);
+    for (what, record, receipts, mark, finds) in [
+        ("nothing open", row(), vec![], None, RowFinding::Clean),
+        ("at its mark", row(), vec![], mark(2, 3, 8), RowFinding::Clean),
+        ("ahead of its mark", row(), vec![], mark(2, 2, 8), RowFinding::Clean),
+        ("an answer", intended(), vec![receipt(9, 3, 5, gives(6))], None, RowFinding::Commit(AttemptId(9))),
+        (
+            "an answer, though somebody called the chain revoked meanwhile",
+            revoked(),
+            vec![receipt(9, 3, 5, gives(6))],
+            None,
+            RowFinding::Commit(AttemptId(9)),
+        ),
+        (
+            "the answer that a restored row forgets",
+            row(),
+            vec![receipt(9, 3, 5, gives(6))],
+            mark(2, 4, 9),
+            RowFinding::Commit(AttemptId(9)),
+        ),
+        ("refused", intended(), vec![receipt(9, 3, 5, refused())], None, RowFinding::Settle(AttemptId(9))),
+        (
+            "a refusal of an attempt that is not the open one",
+            Record { last_attempt: AttemptId(10), ..row() },
+            vec![receipt(9, 3, 5, refused())],
+            None,
+            RowFinding::Clean,
+        ),
+        (
+            "the receipt that made the row's pair stays",
+            row(),
+            vec![receipt(8, 2, 4, gives(5))],
+            None,
+            RowFinding::Clean,
+        ),
+        (
+            "what made the row's pair was presented once more, and answered otherwise",
+            row(),
+            vec![receipt(9, 2, 4, gives(6))],
+            None,
+            RowFinding::Commit(AttemptId(9)),
+        ),
+        ("the same, presented before", row(), vec![receipt(7, 2, 4, gives(6))], None, RowFinding::Clean),
+        (
+            "an answer of an older lineage",
+            moved,
+            vec![receipt(9, 3, 4, gives(6))],
+            None,
+            RowFinding::Outdated(AttemptId(9)),
+        ),
+        (
+            "restored, with the newest pair in reach",
+            row(),
+            vec![receipt(12, 6, 7, gives(9))],
+            mark(2, 7, 12),
+            RowFinding::BringUp(AttemptId(12)),
+        ),
+        (
+            "restored, and others went on from what is in reach",
+            row(),
+            vec![receipt(12, 6, 7, gives(9))],
+            mark(2, 8, 13),
+            RowFinding::Behind(mark(2, 8, 13).unwrap()),
+        ),
+        ("restored", row(), vec![], mark(2, 4, 9), RowFinding::Behind(mark(2, 4, 9).unwrap())),
+        (
+            "restored from before a login",
+            row(),
+            vec![],
+            mark(3, 1, 8),
+            RowFinding::Behind(mark(3, 1, 8).unwrap()),
+        ),
+        (
+            "restored, and the pair had been presented",
+            row(),
+            vec![],
+            mark(2, 3, 9),
+            RowFinding::Forgotten(mark(2, 3, 9).unwrap()),
+        ),
+        (
+            "the same, with nothing in its receipt",
+            row(),
+            vec![receipt(9, 3, 5, reserved(false))],
+            mark(2, 3, 9),
+            RowFinding::Forgotten(mark(2, 3, 9).unwrap()),
+        ),
+        (
+            "the same, and an answer is still being read",
+            row(),
+            vec![receipt(9, 3, 5, reserved(true))],
+            mark(2, 3, 9),
+            RowFinding::BeingRead,
+        ),
+        ("being read", intended(), vec![receipt(9, 3, 5, reserved(true))], None, RowFinding::BeingRead),
+        ("no answer", intended(), vec![receipt(9, 3, 5, reserved(false))], None, RowFinding::InDoubt),
+        ("no receipt", intended(), vec![], None, RowFinding::InDoubt),
+        ("sent elsewhere", elsewhere(), vec![], None, RowFinding::Elsewhere(at(LIFE_SECS))),
+    ] {
+        assert_eq!(finding(&record, &receipts, mark, at(100)), finds, "{what}");
+    }
+    // Whoever sent it has had its time: nothing is left to lose.
+    assert_eq!(finding(&elsewhere(), &[], None, at(LIFE_SECS)), RowFinding::InDoubt);
+}
+
+#[test]
+fn a_row_that_forgets_a_presentation_is_in_doubt_once() {
+    let mark = mark(2, 3, 11).unwrap();
+    let doubted = forgotten(row(), mark, "here", at(100), &mut rng());
+    assert!(matches!(doubted.standing, Standing::InDoubt { .. }), "{doubted:?}");
+    assert_eq!((doubted.intent.as_ref(), doubted.mark()), (None, mark));
+    assert_eq!(finding(&doubted, &[], Some(mark), at(100)), RowFinding::Clean);
+    let strict = policy(ReuseClass::Strict);
+    assert!(matches!(decide(&doubted, &strict, Look::Due, at(200)), Decision::Rest { .. }));
+}
+
+#[test]
+fn a_quarantined_row_is_not_presented_until_something_newer_comes() {
+    let behind = quarantine(row(), mark(2, 7, 12).unwrap(), at(100));
+    // Another machine knows more; since when stays.
+    let behind = quarantine(behind, mark(4, 2, 20).unwrap(), at(200));
+    let behind = quarantine(behind, mark(2, 7, 12).unwrap(), at(300));
+    let is = behind.quarantined.unwrap();
+    assert_eq!((is.since, is.behind), (at(100), mark(4, 2, 20).unwrap()));
+    let policy = policy(ReuseClass::Strict);
+    for (look, now) in [(Look::Due, LIFE_SECS), (Look::Forced, 100), (Look::Due, LIFE_SECS * 9)] {
+        let rest = Decision::Rest { reason: Reason::Quarantined, error: Some(Reason::Quarantined) };
+        assert_eq!(decide(&behind, &policy, look, at(now)), rest);
+    }
+    assert_eq!(wakes_at(&behind, RowFinding::Clean, &policy, at(100)), None);
+    // A login counts as newer than everything that anybody has seen.
+    let next = take_in(&behind.chain, Some(&behind), &grant(9), true, &policy, at(400), &mut rng());
+    assert_eq!((next.lineage, next.quarantined), (Lineage(5), None));
+    assert!(next.mark() > is.behind);
+    // So does the pair that was the newest.
+    let receipt = receipt(12, 6, 7, gives(9));
+    let from = bring_up_from(&behind, &receipt);
+    let brought = commit(&from, receipt.attempt, &grant(9), true, at(11), &policy, &mut rng());
+    assert_eq!((brought.lineage, brought.generation), (Lineage(2), Generation(7)));
+    assert_eq!((brought.quarantined, brought.pair), (None, grant(9).pair()));
+}
