@@ -4,7 +4,6 @@
 mod client_locks;
 mod commit;
 mod held;
-mod receipt;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,9 +19,11 @@ pub use client_locks::Refusal;
 use client_locks::{ClientLocks, Sightings};
 pub use commit::Written;
 pub use held::{FoundFiles, Held};
-pub use receipt::Reservation;
 
 use crate::disk::{Disk, Owner};
+pub use crate::receipt::Reservation;
+use crate::receipt::Shelf;
+use crate::seal::SealError;
 
 /// So much of an auth file is read: one byte more than a grant may have, so that a larger one is known by it.
 const READ_MOST: usize = MAX_LEN + 1;
@@ -81,6 +82,15 @@ pub enum VaultError {
         /// What it lies on.
         kind: &'static str,
     },
+    /// A receipt that no key of ours opens.
+    #[error("{path} cannot be opened: {source}")]
+    Sealed {
+        /// The receipt.
+        path: String,
+        /// Why.
+        #[source]
+        source: SealError,
+    },
     /// Somebody kept editing the file while it was written.
     #[error("{0} is being edited all the time; the renewed pair waits in its receipt")]
     Contended(String),
@@ -131,6 +141,9 @@ impl Places {
     }
     fn receipts(&self) -> PathBuf {
         self.folder.join("receipts")
+    }
+    fn shelf(&self) -> Shelf<'static> {
+        Shelf { folder: self.receipts(), prefix: String::new(), sealer: None }
     }
     fn client_locks(&self) -> PathBuf {
         self.folder.join("client-locks")
@@ -316,7 +329,11 @@ fn read_record<D: Disk>(disk: &D, places: &Places) -> Result<Option<Record>, Vau
     Ok(record.ok())
 }
 
-fn read_if_there<D: Disk>(disk: &D, path: &Path, most: usize) -> Result<Option<Vec<u8>>, VaultError> {
+pub(crate) fn read_if_there<D: Disk>(
+    disk: &D,
+    path: &Path,
+    most: usize,
+) -> Result<Option<Vec<u8>>, VaultError> {
     match disk.read(path, most) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -324,7 +341,7 @@ fn read_if_there<D: Disk>(disk: &D, path: &Path, most: usize) -> Result<Option<V
     }
 }
 
-fn list_if_there<D: Disk>(disk: &D, folder: &Path) -> Result<Vec<String>, VaultError> {
+pub(crate) fn list_if_there<D: Disk>(disk: &D, folder: &Path) -> Result<Vec<String>, VaultError> {
     match disk.list(folder) {
         Ok(names) => Ok(names),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -344,7 +361,7 @@ fn replace_own<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> Result<(), Vault
     disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))
 }
 
-fn remove_if_there<D: Disk>(disk: &D, path: &Path) -> Result<(), VaultError> {
+pub(crate) fn remove_if_there<D: Disk>(disk: &D, path: &Path) -> Result<(), VaultError> {
     match disk.remove_file(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

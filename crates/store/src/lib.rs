@@ -6,10 +6,15 @@ pub mod authfile;
 pub mod crash;
 pub mod disk;
 pub mod health;
+pub mod marks;
 pub mod memory;
+mod receipt;
+pub mod receipts;
+pub mod seal;
 pub mod secret_file;
 pub mod sqlite;
 pub mod state;
+pub mod vault;
 pub mod watch;
 
 pub use authfile::{AuthFile, Held, LockError, Reservation, VaultError};

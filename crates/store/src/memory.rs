@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use crate::state::{Numbered, State, StateError, day_of, event_key, supersedes};
 
 mod health;
+mod vault;
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -27,20 +28,42 @@ struct Tables {
     audit: Vec<AuditEntry>,
     fallback_uses: BTreeMap<(ChainName, i32), u64>,
     health: health::Tables,
+    vault: vault::Tables,
 }
 
+/// What time it is for leases.
+type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
 /// A state that dies with its last handle.
-#[derive(Debug, Clone, Default)]
-pub struct MemoryState(Arc<Mutex<Tables>>);
+#[derive(Clone, Default)]
+pub struct MemoryState {
+    tables: Arc<Mutex<Tables>>,
+    clock: Option<Clock>,
+}
+
+impl std::fmt::Debug for MemoryState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryState").finish_non_exhaustive()
+    }
+}
 
 impl MemoryState {
-    /// An empty one.
+    /// An empty one. No time passes in it: a lease that is not given back stays.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// An empty one whose leases are timed by `clock`.
+    pub fn with_clock(clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self { clock: Some(Arc::new(clock)), ..Self::default() }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.as_ref().map_or(Timestamp::UNIX_EPOCH, |clock| clock())
+    }
+
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

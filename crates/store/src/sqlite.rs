@@ -36,19 +36,8 @@ impl SqliteState {
     /// Opens the file, which is made (0600) if it is missing, and migrates it under its write lock; before an
     /// upgrade it is copied to `FILE.before-N`.
     pub fn open(path: &Path) -> Result<Self, StateError> {
+        make_private(path)?;
         let files = |source| StateError::File { place: path.display().to_string(), source };
-        // A file that is there is not opened here: closing it would drop the locks that SQLite holds on it for
-        // another handle of this process (fcntl(2)).
-        match fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(path) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(files(error)),
-        }
-        let mode = fs::metadata(path).map_err(files)?.permissions().mode();
-        if mode & 0o077 != 0 {
-            tracing::warn!(file = %path.display(), "the state was readable by others; tightened to 0600");
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(files)?;
-        }
         // One at a time: SQLite does not wait for its turn to switch to WAL, it fails (SQLITE_BUSY).
         let _turn = take_turn(path).map_err(files)?;
         let place = path.display().to_string();
@@ -73,6 +62,24 @@ impl SqliteState {
         };
         tokio::task::spawn_blocking(run).await.map_err(|_| StateError::Closed)?
     }
+}
+
+/// Makes the file (0600) if it is missing, and tightens it if others may read it.
+pub(crate) fn make_private(path: &Path) -> Result<(), StateError> {
+    let files = |source| StateError::File { place: path.display().to_string(), source };
+    // A file that is there is not opened here: closing it would drop the locks that SQLite holds on it for
+    // another handle of this process (fcntl(2)).
+    match fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(files(error)),
+    }
+    let mode = fs::metadata(path).map_err(files)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(file = %path.display(), "the state was readable by others; tightened to 0600");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(files)?;
+    }
+    Ok(())
 }
 
 /// What can go wrong inside a verb; the place is added outside.

@@ -58,6 +58,12 @@ pub enum StateError {
     Closed,
 }
 
+impl StateError {
+    pub(crate) fn sqlite(place: String, source: rusqlite::Error) -> Self {
+        Self::Database { place, source }
+    }
+}
+
 /// An event with its number, which orders the ledger.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Numbered {

@@ -9,9 +9,9 @@ use evergrant_core::secret::Fingerprint;
 use jiff::Timestamp;
 
 use super::client_locks::ClientLocks;
-use super::receipt::{self, Reservation};
 use super::{Places, VaultError, commit, read_file, read_if_there, read_record, replace_own};
 use crate::disk::Disk;
+use crate::receipt::{self, Reservation};
 
 /// The right to rotate one chain, as long as it is held.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl<D: Disk> Held<D> {
             FileFound::Grant(_) | FileFound::Missing | FileFound::Wiped | FileFound::Malformed(_) => false,
         };
         let staged = if staged { Staged::OutsideEdit } else { Staged::Nothing };
-        let receipts = receipt::read_all(&self.disk, &self.places)?;
+        let receipts = receipt::read_all(&self.disk, &self.places.shelf())?;
         Ok(FoundFiles { found: Found { file, record, receipts, replaced, staged }, bytes })
     }
 
@@ -64,8 +64,9 @@ impl<D: Disk> Held<D> {
     /// before both hold.
     pub fn reserve(&self, record: &Record) -> Result<Reservation<D>, VaultError> {
         self.prove_replaceable()?;
-        let last = record.last_attempt.max(receipt::last_attempt(&self.disk, &self.places)?);
-        Reservation::make(&self.disk, &self.places, record, last.next())
+        let shelf = self.places.shelf();
+        let last = record.last_attempt.max(receipt::last_attempt(&self.disk, &shelf)?);
+        Reservation::make(&self.disk, &shelf, record, last.next())
     }
 
     /// Makes the record durable.
@@ -121,12 +122,21 @@ impl<D: Disk> Held<D> {
 
     /// Removes one receipt.
     pub fn drop_receipt(&self, attempt: AttemptId) -> Result<(), VaultError> {
-        receipt::drop_one(&self.disk, &self.places, attempt)
+        receipt::drop_one(&self.disk, &self.places.shelf(), attempt)?;
+        self.sync_receipts()
     }
 
     /// Removes the receipts that are settled; those that somebody still reads stay.
     pub fn drop_receipts_but(&self, keep: Option<AttemptId>) -> Result<(), VaultError> {
-        receipt::drop_all_but(&self.disk, &self.places, keep)
+        if receipt::drop_all_but(&self.disk, &self.places.shelf(), keep)? {
+            self.sync_receipts()?;
+        }
+        Ok(())
+    }
+
+    fn sync_receipts(&self) -> Result<(), VaultError> {
+        let folder = self.places.receipts();
+        self.disk.sync_folder(&folder).map_err(VaultError::io("cannot sync", &folder))
     }
 
     /// The client's locks, where they are taken, are still ours.

@@ -1,0 +1,140 @@
+//! High-water marks: where this machine last saw each chain of a database vault, kept outside the database, so that
+//! one that was restored from a backup is recognised (SPEC §4, "Restored from a backup").
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use evergrant_core::ChainName;
+use evergrant_core::chain::{AttemptId, Generation, Lineage, Mark};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::state::StateError;
+
+/// The marks of one machine. Cheap to clone.
+///
+/// They are not synced one by one: they survive the death of every process, and lose at most the last moments when
+/// the machine itself dies.
+#[derive(Debug, Clone)]
+pub struct Marks {
+    connection: Arc<Mutex<Connection>>,
+    place: Arc<str>,
+}
+
+impl Marks {
+    /// The marks in a file, which is made (0600) if it is missing; several processes may share it.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        crate::sqlite::make_private(path)?;
+        Self::set_up(Connection::open(path), path.display().to_string())
+    }
+
+    /// Marks that die with their last handle.
+    pub fn in_memory() -> Result<Self, StateError> {
+        Self::set_up(Connection::open_in_memory(), "the marks in memory".into())
+    }
+
+    fn set_up(connection: rusqlite::Result<Connection>, place: String) -> Result<Self, StateError> {
+        let made = connection.and_then(|connection| {
+            connection.busy_timeout(std::time::Duration::from_secs(10))?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            connection.execute_batch(
+                "CREATE TABLE IF NOT EXISTS marks (
+                   chain      TEXT PRIMARY KEY,
+                   lineage    INTEGER NOT NULL,
+                   generation INTEGER NOT NULL,
+                   attempt    INTEGER NOT NULL
+                 ) STRICT, WITHOUT ROWID",
+            )?;
+            Ok(connection)
+        });
+        match made {
+            Ok(connection) => Ok(Self { connection: Arc::new(Mutex::new(connection)), place: place.into() }),
+            Err(source) => Err(StateError::sqlite(place, source)),
+        }
+    }
+
+    /// Where the chain stood when this machine last heard of it.
+    pub fn of(&self, chain: &ChainName) -> Result<Option<Mark>, StateError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut select = connection
+            .prepare_cached("SELECT lineage, generation, attempt FROM marks WHERE chain = ?1")
+            .map_err(|source| self.failed(source))?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let number = |index| row.get::<_, i64>(index).map(i64::unsigned_abs);
+            Ok(Mark {
+                lineage: Lineage(number(0)?),
+                generation: Generation(number(1)?),
+                attempt: AttemptId(number(2)?),
+            })
+        };
+        select.query_row([chain.as_str()], read).optional().map_err(|source| self.failed(source))
+    }
+
+    /// Remembers where chains stand; a mark never falls.
+    pub fn raise(&self, seen: &[(ChainName, Mark)]) -> Result<(), StateError> {
+        self.write(
+            seen,
+            "INSERT INTO marks VALUES (?1, ?2, ?3, ?4) ON CONFLICT (chain) DO UPDATE
+               SET lineage = ?2, generation = ?3, attempt = ?4
+               WHERE (?2, ?3, ?4) > (lineage, generation, attempt)",
+        )
+    }
+
+    fn write(&self, seen: &[(ChainName, Mark)], query: &str) -> Result<(), StateError> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let written = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            {
+                let mut insert = transaction.prepare_cached(query)?;
+                for (chain, Mark { lineage, generation, attempt }) in seen {
+                    insert.execute(params![
+                        chain.as_str(),
+                        signed(lineage.0),
+                        signed(generation.0),
+                        signed(attempt.0)
+                    ])?;
+                }
+            }
+            transaction.commit()
+        };
+        let mut written = written;
+        written().map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> StateError {
+        StateError::sqlite(self.place.to_string(), source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(lineage: u64, generation: u64, attempt: u64) -> Mark {
+        Mark { lineage: Lineage(lineage), generation: Generation(generation), attempt: AttemptId(attempt) }
+    }
+
+    #[test]
+    fn a_mark_never_falls_and_survives() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("marks.db");
+        let chain: ChainName = "claude".parse().unwrap();
+        let marks = Marks::open(&file).unwrap();
+        assert_eq!(marks.of(&chain).unwrap(), None);
+        for (seen, stands) in [
+            (mark(1, 5, 9), mark(1, 5, 9)),
+            (mark(1, 4, 12), mark(1, 5, 9)),
+            (mark(1, 5, 8), mark(1, 5, 9)),
+            (mark(1, 5, 10), mark(1, 5, 10)),
+            (mark(2, 1, 10), mark(2, 1, 10)),
+            (mark(1, 900, 900), mark(2, 1, 10)),
+        ] {
+            marks.raise(&[(chain.clone(), seen)]).unwrap();
+            assert_eq!(marks.of(&chain).unwrap(), Some(stands));
+        }
+        let other = Marks::open(&file).unwrap();
+        assert_eq!(other.of(&chain).unwrap(), Some(mark(2, 1, 10)));
+        assert_eq!(other.of(&"other".parse().unwrap()).unwrap(), None);
+    }
+}

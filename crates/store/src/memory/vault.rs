@@ -1,0 +1,200 @@
+//! Rows of a database vault, in memory.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use evergrant_core::ChainName;
+use evergrant_core::chain::{Epoch, Generation, Lineage, Mark};
+use jiff::Timestamp;
+
+use super::MemoryState;
+use crate::seal::Sealed;
+use crate::state::StateError;
+use crate::vault::{Changes, ChangesCursor, Claim, Claimed, Holder, NextRow, Row, VaultState};
+
+#[derive(Debug)]
+struct Stored {
+    row: Row,
+    /// Nobody else's until then.
+    lease: Option<(String, Timestamp)>,
+    wakes_at: Option<Timestamp>,
+    changed: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    rows: BTreeMap<ChainName, Stored>,
+    changes: u64,
+}
+
+impl Stored {
+    fn is_free(&self, now: Timestamp) -> bool {
+        self.lease.as_ref().is_none_or(|(_, until)| *until <= now)
+    }
+
+    fn claim(&mut self, holder: &Holder, until: Timestamp) -> Claim {
+        self.row.epoch = Epoch(self.row.epoch.0 + 1);
+        self.lease = Some((holder.process.clone(), until));
+        Claim { row: self.row.clone(), process: holder.process.clone() }
+    }
+
+    fn is_of(&self, claim: &Claim) -> bool {
+        let held = self.lease.as_ref().is_some_and(|(process, _)| *process == claim.process);
+        held && self.row.epoch == claim.row.epoch
+    }
+}
+
+impl super::Tables {
+    /// Writes into a row that is there.
+    fn write_row(&mut self, next: NextRow<'_>, lease: Option<(String, Timestamp)>) {
+        let NextRow { record, sealed, replaced, events, wakes_at } = next;
+        self.vault.changes += 1;
+        let changed = self.vault.changes;
+        if let Some(stored) = self.vault.rows.get_mut(&record.chain) {
+            stored.row.record = record.clone();
+            if let Some(sealed) = sealed {
+                stored.row.sealed = sealed.clone();
+            }
+            (stored.lease, stored.wakes_at, stored.changed) = (lease, wakes_at, changed);
+        }
+        if let Some((fingerprint, at)) = replaced {
+            self.replaced.entry((record.chain.clone(), fingerprint)).or_insert(at);
+        }
+        self.add(events);
+    }
+
+    fn write_where(&mut self, next: NextRow<'_>, stands: impl FnOnce(&Stored) -> bool) -> bool {
+        let stands = self.vault.rows.get(&next.record.chain).is_some_and(stands);
+        if stands {
+            self.write_row(next, None);
+        }
+        stands
+    }
+}
+
+impl VaultState for MemoryState {
+    async fn claim_due(
+        &self,
+        holder: &Holder,
+        lease: Duration,
+        most: usize,
+    ) -> Result<Vec<Claim>, StateError> {
+        let now = self.now();
+        let mut tables = self.tables();
+        let rows = tables.vault.rows.values_mut();
+        let mut due: Vec<_> = rows
+            .filter(|stored| stored.is_free(now) && stored.wakes_at.is_some_and(|at| at <= now))
+            .collect();
+        due.sort_by_key(|stored| stored.wakes_at);
+        Ok(due.into_iter().take(most).map(|stored| stored.claim(holder, now + lease)).collect())
+    }
+
+    async fn claim_left_open(
+        &self,
+        holder: &Holder,
+        lease: Duration,
+        most: usize,
+    ) -> Result<Vec<Claim>, StateError> {
+        let now = self.now();
+        let mut tables = self.tables();
+        let ours = |stored: &&mut Stored| {
+            let intent = stored.row.record.intent.as_ref();
+            intent.is_some_and(|intent| intent.machine == holder.machine) && stored.is_free(now)
+        };
+        let left = tables.vault.rows.values_mut().filter(ours).take(most);
+        Ok(left.map(|stored| stored.claim(holder, now + lease)).collect())
+    }
+
+    async fn claim(
+        &self,
+        chain: &ChainName,
+        holder: &Holder,
+        lease: Duration,
+    ) -> Result<Claimed, StateError> {
+        let now = self.now();
+        let mut tables = self.tables();
+        Ok(match tables.vault.rows.get_mut(chain) {
+            None => Claimed::Unknown,
+            Some(stored) if stored.is_free(now) => Claimed::Ours(Box::new(stored.claim(holder, now + lease))),
+            Some(stored) => Claimed::Held(Box::new(stored.row.clone())),
+        })
+    }
+
+    async fn begin_rotation(
+        &self,
+        claim: &Claim,
+        next: NextRow<'_>,
+        lease: Duration,
+    ) -> Result<bool, StateError> {
+        let until = self.now() + lease;
+        let mut tables = self.tables();
+        let ours = tables.vault.rows.get(&next.record.chain).is_some_and(|stored| stored.is_of(claim));
+        if ours {
+            tables.write_row(next, Some((claim.process.clone(), until)));
+        }
+        Ok(ours)
+    }
+
+    async fn commit_rotation(
+        &self,
+        before: (Lineage, Generation),
+        next: NextRow<'_>,
+    ) -> Result<bool, StateError> {
+        Ok(self.tables().write_where(next, |stored| stored.row.record.position() == before))
+    }
+
+    async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
+        Ok(self.tables().write_where(next, |stored| stored.row.record.mark() == before))
+    }
+
+    async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
+        let mut tables = self.tables();
+        let stored = tables.vault.rows.get_mut(&claim.row.record.chain);
+        if let Some(stored) = stored.filter(|stored| stored.is_of(claim)) {
+            (stored.lease, stored.wakes_at) = (None, wakes_at);
+        }
+        Ok(())
+    }
+
+    async fn take_in(&self, before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError> {
+        let mut tables = self.tables();
+        let chain = &next.record.chain;
+        let stands = tables.vault.rows.get(chain).map(|stored| stored.row.record.mark());
+        if stands != before {
+            return Ok(false);
+        }
+        if let (None, Some(sealed)) = (before, next.sealed) {
+            let row = Row { record: next.record.clone(), sealed: sealed.clone(), epoch: Epoch(0) };
+            let stored = Stored { row, lease: None, wakes_at: None, changed: 0 };
+            tables.vault.rows.insert(chain.clone(), stored);
+        }
+        tables.write_row(next, None);
+        Ok(true)
+    }
+
+    async fn row(&self, chain: &ChainName) -> Result<Option<Row>, StateError> {
+        Ok(self.tables().vault.rows.get(chain).map(|stored| stored.row.clone()))
+    }
+
+    async fn rows_after(&self, after: Option<&ChainName>, most: usize) -> Result<Vec<Row>, StateError> {
+        let tables = self.tables();
+        let follows = |name: &&ChainName| after.is_none_or(|after| *name > after);
+        let rows = tables.vault.rows.iter().filter(|(name, _)| follows(name)).take(most);
+        Ok(rows.map(|(_, stored)| stored.row.clone()).collect())
+    }
+
+    async fn reseal(&self, chain: &ChainName, old: &Sealed, new: &Sealed) -> Result<bool, StateError> {
+        let mut tables = self.tables();
+        let stored = tables.vault.rows.get_mut(chain).filter(|stored| stored.row.sealed == *old);
+        Ok(stored.map(|stored| stored.row.sealed = new.clone()).is_some())
+    }
+
+    async fn changes(&self, cursor: ChangesCursor) -> Result<Changes, StateError> {
+        let tables = self.tables();
+        let begins_anew = cursor.0 > tables.vault.changes;
+        let after = if begins_anew { 0 } else { cursor.0 };
+        let changed = tables.vault.rows.iter().filter(|(_, stored)| stored.changed > after);
+        let rows = changed.map(|(chain, stored)| (chain.clone(), stored.row.record.mark())).collect();
+        Ok(Changes { rows, cursor: ChangesCursor(tables.vault.changes), begins_anew })
+    }
+}

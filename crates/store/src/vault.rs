@@ -1,0 +1,173 @@
+//! A state that is itself a vault: each chain's pair is of record in its row, sealed (SPEC §4). Who may rotate a chain is
+//! said by a lease in the row; what is committed is decided by where the row stands, never by the lease.
+
+use std::future::Future;
+use std::time::Duration;
+
+use evergrant_core::ChainName;
+use evergrant_core::chain::{Epoch, Generation, Lineage, Mark, Record};
+use evergrant_core::event::Event;
+use evergrant_core::secret::Fingerprint;
+use jiff::Timestamp;
+
+use crate::seal::Sealed;
+use crate::state::{State, StateError};
+
+/// Who claims rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// This process: no other has the same name, nor one before it.
+    pub process: String,
+    /// The machine whose disk holds its receipts.
+    pub machine: String,
+}
+
+/// A chain as it is of record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// All but the tokens.
+    pub record: Record,
+    /// The tokens.
+    pub sealed: Sealed,
+    /// Rises with every claim.
+    pub epoch: Epoch,
+}
+
+/// The right to rotate a chain, until its lease ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The row as it stood when it was claimed.
+    pub row: Row,
+    /// Who claimed it.
+    pub process: String,
+}
+
+/// What became of the wish for one chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// It is ours.
+    Ours(Box<Claim>),
+    /// Somebody else has it.
+    Held(Box<Row>),
+    /// There is no such row.
+    Unknown,
+}
+
+/// What is written into a row.
+#[derive(Debug, Clone, Copy)]
+pub struct NextRow<'a> {
+    /// All but the tokens.
+    pub record: &'a Record,
+    /// Other tokens; nothing: those that it holds.
+    pub sealed: Option<&'a Sealed>,
+    /// A pair that is spent from now on.
+    pub replaced: Option<(Fingerprint, Timestamp)>,
+    /// For the ledger.
+    pub events: &'a [Event],
+    /// When the row is to be looked at next; nothing: not before somebody asks.
+    pub wakes_at: Option<Timestamp>,
+}
+
+/// A place in the order of changes of one database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct ChangesCursor(pub u64);
+
+/// What changed since a place in that order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Rows that may have changed, and where they stand; one may be told more than once.
+    pub rows: Vec<(ChainName, Mark)>,
+    /// Where to go on.
+    pub cursor: ChangesCursor,
+    /// The order begins anew: the database is another one than it was, or an older copy of it.
+    pub begins_anew: bool,
+}
+
+/// What the keeper of a database vault needs of a state. Every verb is atomic; leases are timed by the database's clock.
+pub trait VaultState: State {
+    /// Claims up to `most` rows that are due and nobody's, longest due first.
+    fn claim_due(
+        &self,
+        holder: &Holder,
+        lease: Duration,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Claim>, StateError>> + Send;
+
+    /// Claims up to `most` rows whose open intent is this machine's, and whose lease has ended: others wait for what
+    /// this machine has to say.
+    fn claim_left_open(
+        &self,
+        holder: &Holder,
+        lease: Duration,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Claim>, StateError>> + Send;
+
+    /// Claims one row, due or not.
+    fn claim(
+        &self,
+        chain: &ChainName,
+        holder: &Holder,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Claimed, StateError>> + Send;
+
+    /// Makes an intent durable, and lets the lease end `lease` from now. Says whether it was done: not under a lease that
+    /// somebody else has taken over.
+    fn begin_rotation(
+        &self,
+        claim: &Claim,
+        next: NextRow<'_>,
+        lease: Duration,
+    ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// Writes the next pair, where lineage and generation are `before`; whoever holds the lease. Ends the lease. Says
+    /// whether it was done.
+    fn commit_rotation(
+        &self,
+        before: (Lineage, Generation),
+        next: NextRow<'_>,
+    ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// Writes what became of an attempt without a pair, where nobody has moved the chain or made another attempt since.
+    /// Ends the lease. Says whether it was done.
+    fn settle_rotation(
+        &self,
+        before: Mark,
+        next: NextRow<'_>,
+    ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// Gives a claim back.
+    fn release(
+        &self,
+        claim: &Claim,
+        wakes_at: Option<Timestamp>,
+    ) -> impl Future<Output = Result<(), StateError>> + Send;
+
+    /// Puts a grant from outside into the row, where it still stands at `before` (nothing: there was none), whoever holds
+    /// the lease. Says whether it was done.
+    fn take_in(
+        &self,
+        before: Option<Mark>,
+        next: NextRow<'_>,
+    ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// The row of a chain.
+    fn row(&self, chain: &ChainName) -> impl Future<Output = Result<Option<Row>, StateError>> + Send;
+
+    /// Up to `most` rows whose names follow `after`, by name.
+    fn rows_after(
+        &self,
+        after: Option<&ChainName>,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Row>, StateError>> + Send;
+
+    /// Puts the same pair under another seal in the place of `old`. Says whether it was done.
+    fn reseal(
+        &self,
+        chain: &ChainName,
+        old: &Sealed,
+        new: &Sealed,
+    ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// The rows that changed since `cursor`; none are passed over, whatever order their transactions end in.
+    fn changes(&self, cursor: ChangesCursor) -> impl Future<Output = Result<Changes, StateError>> + Send;
+}
