@@ -69,6 +69,8 @@ reasons! {
     GrantSpent = "grant_spent",
     /// A renewed pair could not be kept, so nothing was sent.
     VaultUnwritable = "vault_unwritable",
+    /// The pair in the database does not open: its seal key is missing, or the row was tampered with.
+    SealBroken = "seal_broken",
     /// The provider rejected the request itself; a setting is wrong.
     ClientRejected = "client_rejected",
     /// The provider asks to be called less often.

@@ -23,10 +23,12 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use jiff::Timestamp;
 
+pub(crate) use import::judge;
 pub use import::{Import, Refused};
 use looked::Looked;
 pub(crate) use sending::clock_offset;
 use step::Prepared;
+pub(crate) use step::{standing_reason, why};
 
 use crate::metrics::Metrics;
 use crate::renewable::Renewable;

@@ -9,6 +9,7 @@ use evergrant_core::chain::{AttemptId, Generation, Lineage, Mark};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::state::StateError;
+use crate::vault::ChangesCursor;
 
 /// The marks of one machine. Cheap to clone.
 ///
@@ -43,7 +44,12 @@ impl Marks {
                    lineage    INTEGER NOT NULL,
                    generation INTEGER NOT NULL,
                    attempt    INTEGER NOT NULL
-                 ) STRICT, WITHOUT ROWID",
+                 ) STRICT, WITHOUT ROWID;
+                 -- One row: how far this machine has followed the database.
+                 CREATE TABLE IF NOT EXISTS followed (
+                   one    INTEGER PRIMARY KEY CHECK (one = 1),
+                   cursor INTEGER NOT NULL
+                 ) STRICT",
             )?;
             Ok(connection)
         });
@@ -70,23 +76,34 @@ impl Marks {
         select.query_row([chain.as_str()], read).optional().map_err(|source| self.failed(source))
     }
 
-    /// Remembers where chains stand; a mark never falls.
-    pub fn raise(&self, seen: &[(ChainName, Mark)]) -> Result<(), StateError> {
-        self.write(
-            seen,
-            "INSERT INTO marks VALUES (?1, ?2, ?3, ?4) ON CONFLICT (chain) DO UPDATE
-               SET lineage = ?2, generation = ?3, attempt = ?4
-               WHERE (?2, ?3, ?4) > (lineage, generation, attempt)",
-        )
+    /// Remembers where a chain stands; a mark never falls.
+    pub fn raise(&self, chain: &ChainName, seen: Mark) -> Result<(), StateError> {
+        self.write(&[(chain.clone(), seen)], None)
     }
 
-    fn write(&self, seen: &[(ChainName, Mark)], query: &str) -> Result<(), StateError> {
+    /// The same for all changes up to a place in their order.
+    pub fn follow(&self, seen: &[(ChainName, Mark)], cursor: ChangesCursor) -> Result<(), StateError> {
+        self.write(seen, Some(cursor))
+    }
+
+    /// How far this machine has followed the database; nothing if it never has.
+    pub fn followed(&self) -> Result<Option<ChangesCursor>, StateError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let cursor = connection.query_row("SELECT cursor FROM followed", [], |row| row.get::<_, i64>(0));
+        let cursor = cursor.optional().map_err(|source| self.failed(source))?;
+        Ok(cursor.map(|cursor| ChangesCursor(cursor.unsigned_abs())))
+    }
+
+    fn write(&self, seen: &[(ChainName, Mark)], cursor: Option<ChangesCursor>) -> Result<(), StateError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        let written = || -> rusqlite::Result<()> {
+        let mut write = || -> rusqlite::Result<()> {
             let transaction = connection.transaction()?;
             {
-                let mut insert = transaction.prepare_cached(query)?;
+                let mut insert = transaction.prepare_cached(
+                    "INSERT INTO marks VALUES (?1, ?2, ?3, ?4) ON CONFLICT (chain) DO UPDATE
+                       SET lineage = ?2, generation = ?3, attempt = ?4
+                       WHERE (?2, ?3, ?4) > (lineage, generation, attempt)",
+                )?;
                 for (chain, Mark { lineage, generation, attempt }) in seen {
                     insert.execute(params![
                         chain.as_str(),
@@ -96,15 +113,22 @@ impl Marks {
                     ])?;
                 }
             }
+            if let Some(ChangesCursor(cursor)) = cursor {
+                let query = "INSERT INTO followed VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET cursor = ?1";
+                transaction.execute(query, [signed(cursor)])?;
+            }
             transaction.commit()
         };
-        let mut written = written;
-        written().map_err(|source| self.failed(source))
+        write().map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: rusqlite::Error) -> StateError {
         StateError::sqlite(self.place.to_string(), source)
     }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -130,10 +154,14 @@ mod tests {
             (mark(2, 1, 10), mark(2, 1, 10)),
             (mark(1, 900, 900), mark(2, 1, 10)),
         ] {
-            marks.raise(&[(chain.clone(), seen)]).unwrap();
+            marks.raise(&chain, seen).unwrap();
             assert_eq!(marks.of(&chain).unwrap(), Some(stands));
         }
+        assert_eq!(marks.followed().unwrap(), None);
+        marks.follow(&[("second".parse().unwrap(), mark(1, 1, 1))], ChangesCursor(7)).unwrap();
         let other = Marks::open(&file).unwrap();
+        assert_eq!(other.followed().unwrap(), Some(ChangesCursor(7)));
+        assert_eq!(other.of(&"second".parse().unwrap()).unwrap(), Some(mark(1, 1, 1)));
         assert_eq!(other.of(&chain).unwrap(), Some(mark(2, 1, 10)));
         assert_eq!(other.of(&"other".parse().unwrap()).unwrap(), None);
     }

@@ -60,8 +60,8 @@ pub struct NextRow<'a> {
     pub record: &'a Record,
     /// Other tokens; nothing: those that it holds.
     pub sealed: Option<&'a Sealed>,
-    /// A pair that is spent from now on.
-    pub replaced: Option<(Fingerprint, Timestamp)>,
+    /// Pairs that are spent, and since when.
+    pub replaced: &'a [(Fingerprint, Timestamp)],
     /// For the ledger.
     pub events: &'a [Event],
     /// When the row is to be looked at next; nothing: not before somebody asks.
@@ -79,7 +79,9 @@ pub struct Changes {
     pub rows: Vec<(ChainName, Mark)>,
     /// Where to go on.
     pub cursor: ChangesCursor,
-    /// The order begins anew: the database is another one than it was, or an older copy of it.
+    /// There is more already.
+    pub more: bool,
+    /// The cursor lies in the future: the database is another one than it was, or an older copy of it.
     pub begins_anew: bool,
 }
 
@@ -168,6 +170,11 @@ pub trait VaultState: State {
         new: &Sealed,
     ) -> impl Future<Output = Result<bool, StateError>> + Send;
 
-    /// The rows that changed since `cursor`; none are passed over, whatever order their transactions end in.
-    fn changes(&self, cursor: ChangesCursor) -> impl Future<Output = Result<Changes, StateError>> + Send;
+    /// The rows that changed since `cursor`, some `most` at a time; none are passed over, whatever order their
+    /// transactions end in. Without a cursor: where to begin.
+    fn changes(
+        &self,
+        cursor: Option<ChangesCursor>,
+        most: usize,
+    ) -> impl Future<Output = Result<Changes, StateError>> + Send;
 }

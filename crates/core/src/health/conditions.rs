@@ -170,6 +170,7 @@ fn renewal_failing(facts: &GrantFacts, now: Timestamp) -> Option<Reason> {
             | Reason::AuthFileMalformed
             | Reason::AuthFileRolledBack
             | Reason::GrantSpent
+            | Reason::SealBroken
             | Reason::ClientRejected
             | Reason::ProviderBlocked
             | Reason::LockForeign

@@ -7,9 +7,11 @@ use evergrant_core::authfile::Reading;
 use evergrant_core::event::EventKind;
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{self, Report};
+use evergrant_core::provider::Profile;
 use evergrant_core::{Reason, authfile};
 use evergrant_store::authfile::Written;
 use evergrant_store::{Held, State, VaultError};
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::looked::Looked;
@@ -43,22 +45,11 @@ const MOST_EDITS: usize = 16;
 impl<W: World> Keeper<W> {
     /// Judges a grant without touching the vault: terms, prefixes, expiry.
     pub fn judge(&self, grant: &Grant) -> Result<(), Refused> {
-        let refuse = |reason, detail: String| Err(Refused { reason, detail });
         if !self.0.accepted {
-            let report = self.terms_not_accepted();
-            return refuse(Reason::TermsNotAccepted, report.detail.unwrap_or_default());
+            let detail = self.terms_not_accepted().detail.unwrap_or_default();
+            return Err(Refused { reason: Reason::TermsNotAccepted, detail });
         }
-        if let Err(detail) = self.0.policy.profile.prefixes(grant) {
-            return refuse(Reason::WrongPrefix, detail);
-        }
-        let expired = grant.expires_at.is_some_and(|at| at <= self.0.world.now());
-        if expired && grant.refresh.is_none() {
-            return refuse(
-                Reason::Expired,
-                "its access token has expired, and it has no refresh token".into(),
-            );
-        }
-        Ok(())
+        judge(&self.0.policy.profile, grant, self.0.world.now())
     }
 
     /// Takes a grant that was judged and probed. An exchange in flight ends first, or the lock is given up on
@@ -174,6 +165,19 @@ impl<W: World> Keeper<W> {
         }
         held.replace_file(read, &new)
     }
+}
+
+/// Judges a grant by itself: prefixes, expiry.
+pub(crate) fn judge(profile: &Profile, grant: &Grant, now: Timestamp) -> Result<(), Refused> {
+    let refuse = |reason, detail: String| Err(Refused { reason, detail });
+    if let Err(detail) = profile.prefixes(grant) {
+        return refuse(Reason::WrongPrefix, detail);
+    }
+    let expired = grant.expires_at.is_some_and(|at| at <= now);
+    if expired && grant.refresh.is_none() {
+        return refuse(Reason::Expired, "its access token has expired, and it has no refresh token".into());
+    }
+    Ok(())
 }
 
 #[expect(clippy::large_enum_variant, reason = "it lives for a moment, once a look")]

@@ -484,7 +484,7 @@ fn intend<W: World>(
 }
 
 /// The error that a report shows of a record's standing.
-fn standing_reason(record: &Record) -> Reason {
+pub(crate) fn standing_reason(record: &Record) -> Reason {
     match record.standing {
         evergrant_core::chain::Standing::Refused { reason, .. } => reason,
         evergrant_core::chain::Standing::InDoubt { .. } => Reason::InDoubt,
@@ -493,7 +493,7 @@ fn standing_reason(record: &Record) -> Reason {
 }
 
 /// An answer in a few words, without its body.
-pub(super) fn why(receipt: &Receipt) -> String {
+pub(crate) fn why(receipt: &Receipt) -> String {
     match &receipt.state {
         ReceiptState::Reserved { .. } => "no answer".into(),
         ReceiptState::Answered { answer, .. } => answer.in_words(),

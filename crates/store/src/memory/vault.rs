@@ -57,8 +57,8 @@ impl super::Tables {
             }
             (stored.lease, stored.wakes_at, stored.changed) = (lease, wakes_at, changed);
         }
-        if let Some((fingerprint, at)) = replaced {
-            self.replaced.entry((record.chain.clone(), fingerprint)).or_insert(at);
+        for (fingerprint, at) in replaced {
+            self.replaced.entry((record.chain.clone(), *fingerprint)).or_insert(*at);
         }
         self.add(events);
     }
@@ -189,12 +189,22 @@ impl VaultState for MemoryState {
         Ok(stored.map(|stored| stored.row.sealed = new.clone()).is_some())
     }
 
-    async fn changes(&self, cursor: ChangesCursor) -> Result<Changes, StateError> {
+    async fn changes(&self, cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, StateError> {
         let tables = self.tables();
-        let begins_anew = cursor.0 > tables.vault.changes;
-        let after = if begins_anew { 0 } else { cursor.0 };
-        let changed = tables.vault.rows.iter().filter(|(_, stored)| stored.changed > after);
-        let rows = changed.map(|(chain, stored)| (chain.clone(), stored.row.record.mark())).collect();
-        Ok(Changes { rows, cursor: ChangesCursor(tables.vault.changes), begins_anew })
+        let newest = ChangesCursor(tables.vault.changes);
+        let Some(cursor) = cursor.filter(|cursor| *cursor <= newest) else {
+            return Ok(Changes { cursor: newest, begins_anew: cursor.is_some(), ..Changes::default() });
+        };
+        let changed = tables.vault.rows.iter().filter(|(_, stored)| stored.changed > cursor.0);
+        let mut changed: Vec<_> = changed.collect();
+        changed.sort_by_key(|(_, stored)| stored.changed);
+        let more = changed.len() > most;
+        changed.truncate(most);
+        let cursor = match changed.last() {
+            Some((_, last)) if more => ChangesCursor(last.changed),
+            Some(_) | None => newest,
+        };
+        let rows = changed.into_iter().map(|(chain, stored)| (chain.clone(), stored.row.record.mark()));
+        Ok(Changes { rows: rows.collect(), cursor, more, begins_anew: false })
     }
 }

@@ -1,0 +1,265 @@
+//! Drives the keeper of chains whose pairs are of record in the database: any number of chains by any number of
+//! processes and machines (SPEC §4). What is decided is decided in `core`; what is kept is kept by `store`.
+
+mod answer;
+mod follow;
+mod import;
+mod look;
+mod work;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use evergrant_core::chain::{Mark, Record};
+use evergrant_core::event::{Event, EventKind};
+use evergrant_core::keeper::{LEASE, Look, Policy, Report};
+use evergrant_core::{AttemptId, ChainName, Reason};
+use evergrant_store::marks::Marks;
+use evergrant_store::receipts::Receipts;
+use evergrant_store::vault::{Holder, VaultState};
+use evergrant_store::{StateError, VaultError};
+use futures_channel::{mpsc, oneshot};
+use futures_util::StreamExt as _;
+use futures_util::future::{Either, select};
+use serde_json::Value;
+
+pub use look::RowChain;
+
+use crate::metrics::Metrics;
+use crate::snapshot::Snapshots;
+use crate::world::World;
+
+/// How often due rows are asked for when nobody says that there are any.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often intents are looked for that a process of this machine left open.
+const LOOK_FOR_LEFT: Duration = Duration::from_secs(15);
+/// How often the receipts that lie here are gone through.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// What holds for a chain.
+#[derive(Debug, Clone)]
+pub struct RowPolicy {
+    /// Its provider and timing.
+    pub policy: Policy,
+    /// The operator has accepted the provider's terms, or there are none.
+    pub accepted: bool,
+}
+
+/// Says what holds for a chain; nothing if the configuration knows none of that name.
+pub type Policies = Arc<dyn Fn(&ChainName) -> Option<Arc<RowPolicy>> + Send + Sync>;
+
+/// What the keeper of a database vault is made of.
+pub struct RowParts<W: World> {
+    /// Its world.
+    pub world: W,
+    /// This process, and its machine.
+    pub holder: Holder,
+    /// What holds for each chain.
+    pub policies: Policies,
+    /// The answers that lie on this machine.
+    pub receipts: Receipts<W::Disk>,
+    /// Where this machine last saw each chain.
+    pub marks: Marks,
+    /// What readers see.
+    pub snapshots: Snapshots,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// So many rows are in work at once at most.
+    pub most_at_once: usize,
+}
+
+/// The keeper of the chains of a database vault. Cheap to clone.
+pub struct RowKeeper<W: World>(Arc<Inner<W>>);
+
+struct Inner<W: World> {
+    parts: RowParts<W>,
+    /// The chains that somebody here asks about, and what was last seen of them.
+    watched: Mutex<BTreeMap<ChainName, Last>>,
+    /// Told after each commit of ours, so that other replicas look at once.
+    committed: Mutex<Option<mpsc::UnboundedSender<()>>>,
+}
+
+/// What was last seen of a chain.
+#[derive(Debug, Clone, Default)]
+struct Last {
+    record: Option<Record>,
+    report: Option<Report>,
+    clock_offset_secs: Option<i64>,
+}
+
+impl<W: World> Clone for RowKeeper<W> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<W: World> std::fmt::Debug for RowKeeper<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("RowKeeper").field(&self.0.parts.holder).finish()
+    }
+}
+
+/// Why a step could not be done: the chain is looked at again later.
+#[derive(Debug, thiserror::Error)]
+enum Stuck {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
+impl<W: World<State: VaultState>> RowKeeper<W> {
+    /// A keeper that has not looked yet.
+    pub fn new(parts: RowParts<W>) -> Self {
+        Self(Arc::new(Inner { parts, watched: Mutex::default(), committed: Mutex::default() }))
+    }
+
+    /// Tells `committed` after each commit.
+    pub fn telling(&self, committed: mpsc::UnboundedSender<()>) {
+        *self.0.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(committed);
+    }
+
+    fn world(&self) -> &W {
+        &self.0.parts.world
+    }
+
+    fn state(&self) -> &W::State {
+        self.0.parts.world.state()
+    }
+
+    fn watched<T>(&self, with: impl FnOnce(&mut BTreeMap<ChainName, Last>) -> T) -> T {
+        with(&mut self.0.watched.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Claims what is due, as much as may be in work at once, and works it off. Gives the reports.
+    pub async fn tick(&self) -> Result<Vec<Report>, StateError> {
+        self.work_off(self.0.parts.most_at_once).await
+    }
+
+    async fn work_off(&self, most: usize) -> Result<Vec<Report>, StateError> {
+        let claims = self.state().claim_due(&self.0.parts.holder, LEASE, most).await?;
+        let begun: Vec<_> = claims.into_iter().map(|claim| self.begin(claim, Look::Due, None)).collect();
+        let mut reports = Vec::with_capacity(begun.len());
+        for one in begun {
+            reports.extend(one.await);
+        }
+        Ok(reports)
+    }
+
+    /// Works off what a process of this machine left open: no other machine knows what became of it.
+    pub async fn settle_left_open(&self) -> Result<Vec<Report>, StateError> {
+        let Inner { parts, .. } = &*self.0;
+        let claims = self.state().claim_left_open(&parts.holder, LEASE, parts.most_at_once).await?;
+        let begun: Vec<_> = claims.into_iter().map(|claim| self.begin(claim, Look::Due, None)).collect();
+        let mut reports = Vec::with_capacity(begun.len());
+        for one in begun {
+            reports.extend(one.await);
+        }
+        Ok(reports)
+    }
+
+    /// Keeps the chains until `wakes` ends: whatever is due is claimed as soon as there is room for it.
+    pub async fn run(&self, mut wakes: mpsc::UnboundedReceiver<()>) {
+        let mut failing = false;
+        let (done, mut ended) = mpsc::unbounded::<()>();
+        let mut at_work = 0_usize;
+        let mut left_open_at = Duration::ZERO;
+        let mut sweep_at = Duration::ZERO;
+        loop {
+            let now = self.world().monotonic();
+            if now >= left_open_at {
+                left_open_at = now + LOOK_FOR_LEFT;
+                let keeper = self.clone();
+                self.world().spawn(async move { drop(keeper.settle_left_open().await) });
+            }
+            if now >= sweep_at {
+                sweep_at = now + SWEEP_EVERY;
+                let keeper = self.clone();
+                self.world().spawn(async move { keeper.sweep().await });
+            }
+            let room = self.0.parts.most_at_once - at_work;
+            let claimed = match room {
+                0 => Ok(Vec::new()),
+                room => self.state().claim_due(&self.0.parts.holder, LEASE, room).await,
+            };
+            let claims = claimed.unwrap_or_else(|error| {
+                if !failing {
+                    tracing::error!(reason = %Reason::StateUnavailable, %error, "nothing is renewed without the database");
+                }
+                failing = true;
+                Vec::new()
+            });
+            failing &= claims.is_empty();
+            let full = claims.len() == room;
+            at_work += claims.len();
+            for claim in claims {
+                let work = self.begin(claim, Look::Due, None);
+                let done = done.clone();
+                self.world().spawn(async move {
+                    work.await;
+                    let _ = done.unbounded_send(());
+                });
+            }
+            // With room left nothing more was due; else the next that ends makes room.
+            let wait = if full { Duration::from_millis(20) } else { ASK_EVERY };
+            let pause = std::pin::pin!(self.world().sleep(wait));
+            let told = std::pin::pin!(async {
+                match select(wakes.next(), ended.next()).await {
+                    Either::Left((wake, _)) => Either::Left(wake),
+                    Either::Right((done, _)) => Either::Right(done),
+                }
+            });
+            match select(told, pause).await {
+                Either::Left((Either::Left(None), _)) => return,
+                Either::Left((Either::Left(Some(())), _)) => {}
+                Either::Left((Either::Right(_), _)) => at_work -= 1,
+                Either::Right(((), _)) => {}
+            }
+            while ended.try_recv().is_ok() {
+                at_work -= 1;
+            }
+        }
+    }
+
+    /// Begins to work a claimed row off, in a task of its own that nobody cancels. The report may be waited for.
+    fn begin(
+        &self,
+        claim: evergrant_store::vault::Claim,
+        look: Look,
+        refused: Option<evergrant_core::gateway::Position>,
+    ) -> impl Future<Output = Option<Report>> + Send + 'static + use<W> {
+        let (done, report) = oneshot::channel();
+        let keeper = self.clone();
+        self.world().spawn(async move { keeper.work(claim, look, refused, done).await });
+        async move { report.await.ok() }
+    }
+
+    /// An event of a chain.
+    fn event(
+        &self,
+        record: &Record,
+        kind: EventKind,
+        reason: Reason,
+        attempt: Option<AttemptId>,
+        detail: Value,
+    ) -> Event {
+        Event {
+            chain: record.chain.clone(),
+            at: self.world().now(),
+            kind,
+            reason,
+            lineage: record.lineage,
+            generation: record.generation,
+            attempt,
+            detail,
+        }
+    }
+
+    /// What this machine has seen of a chain.
+    fn raise(&self, chain: &ChainName, mark: Mark) {
+        if let Err(error) = self.0.parts.marks.raise(chain, mark) {
+            tracing::error!(%chain, %error, "the high-water mark cannot be kept: a restored database would not be noticed");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Follows what other processes and machines commit: readers here see it within a second, and this machine remembers
+//! how far each chain has come.
+
+use std::time::Duration;
+
+use evergrant_core::keeper::{self, Look};
+use evergrant_core::{ChainName, Reason};
+use evergrant_store::vault::{ChangesCursor, VaultState};
+use evergrant_store::{StateError, VaultError};
+use futures_channel::mpsc;
+use futures_util::StreamExt as _;
+use futures_util::future::select;
+
+use super::work::{Seen, Settled};
+use super::{RowKeeper, RowPolicy, Stuck};
+use crate::world::World;
+
+/// How often changes are asked for when nobody tells of any.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// So many changes are read at once.
+const PAGE: usize = 10_000;
+
+impl<W: World<State: VaultState>> RowKeeper<W> {
+    /// Follows the database until `pokes` ends: every half second, and at once when poked.
+    pub async fn keep_following(&self, mut pokes: mpsc::UnboundedReceiver<()>) {
+        let mut cursor = None;
+        let mut failing = false;
+        loop {
+            let more = match self.follow(&mut cursor).await {
+                Ok(more) => {
+                    failing = false;
+                    more
+                }
+                Err(error) => {
+                    if !failing {
+                        let reason = Reason::StateUnavailable;
+                        tracing::error!(%reason, %error, "changes in the database are not seen; what is known is served on");
+                    }
+                    failing = true;
+                    false
+                }
+            };
+            if more {
+                continue;
+            }
+            let pause = std::pin::pin!(self.world().sleep(ASK_EVERY));
+            match select(pokes.next(), pause).await {
+                futures_util::future::Either::Left((None, _)) => return,
+                futures_util::future::Either::Left((Some(()), _)) => while pokes.try_recv().is_ok() {},
+                futures_util::future::Either::Right(((), _)) => {}
+            }
+        }
+    }
+
+    /// Sees what has changed since `cursor`, which moves on. Says whether there is more already.
+    pub async fn follow(&self, cursor: &mut Option<ChangesCursor>) -> Result<bool, StateError> {
+        if cursor.is_none() {
+            let marks = self.0.parts.marks.clone();
+            *cursor = self.world().offload(move || marks.followed()).await?;
+        }
+        let changes = self.state().changes(*cursor, PAGE).await?;
+        if changes.begins_anew {
+            let reason = Reason::Quarantined;
+            tracing::error!(%reason, "the database is older than what this machine has seen of it: was it restored from a backup? Each chain is compared before its pair is presented");
+            let keeper = self.clone();
+            self.world().spawn(async move { keeper.compare_all().await });
+        }
+        let marks = self.0.parts.marks.clone();
+        let (rows, next) = (changes.rows, changes.cursor);
+        let kept = move || (marks.follow(&rows, next), rows);
+        let (kept, rows) = self.world().offload(kept).await;
+        kept?;
+        for (chain, _) in &rows {
+            let read_here = self.0.parts.snapshots.current(chain).is_some();
+            if read_here || self.watched(|watched| watched.contains_key(chain)) {
+                self.see(chain).await?;
+            }
+        }
+        // Only now: what failed in between is seen again.
+        *cursor = Some(next);
+        Ok(changes.more)
+    }
+
+    /// Shows readers here where a chain stands that somebody has moved.
+    async fn see(&self, chain: &ChainName) -> Result<(), StateError> {
+        let mut seen = Seen::default();
+        let Some(policy) = self.policy(chain, &mut seen) else { return Ok(()) };
+        let Some(row) = self.state().row(chain).await? else { return Ok(()) };
+        self.show(row, &mut seen);
+        self.standing(&policy, &mut seen);
+        if let (Some(record), Some(grant)) = (&seen.record, &seen.grant) {
+            self.0.parts.snapshots.publish(record, grant);
+        }
+        let report = seen.report(chain, self.world().now());
+        self.watched(|watched| {
+            if let Some(last) = watched.get_mut(chain) {
+                (last.record, last.report) = (seen.record, Some(report));
+            }
+        });
+        Ok(())
+    }
+
+    /// What the keeper would do with a row, for a report of it.
+    pub(super) fn standing(&self, policy: &RowPolicy, seen: &mut Seen) {
+        if let (Some(record), None) = (&seen.record, seen.error) {
+            let decision = keeper::decide(record, &policy.policy, Look::Due, self.world().now());
+            match decision {
+                keeper::Decision::Rest { reason, error } => (seen.reason, seen.error) = (Some(reason), error),
+                keeper::Decision::Exchange(reason) => {
+                    seen.reason = Some(reason);
+                    seen.error = record.failures.map(|failures| failures.reason);
+                }
+            }
+        }
+    }
+
+    /// Goes through the receipts that lie here: removes those whose pair others have replaced since, and works off those
+    /// that are not of record yet.
+    pub async fn sweep(&self) {
+        self.go_through(|keeper, chain| {
+            let receipts = keeper.0.parts.receipts.of(chain)?;
+            let mark = keeper.0.parts.marks.of(chain)?;
+            let Some(mark) = mark else { return Ok(true) };
+            let position = (mark.lineage, mark.generation);
+            let made = |receipt: &keeper::Receipt| (receipt.lineage, receipt.generation.next());
+            for old in receipts.iter().filter(|receipt| made(receipt) < position) {
+                keeper.0.parts.receipts.drop_one(chain, old.attempt)?;
+            }
+            // The one that made the newest pair stays, for a database that is put back.
+            Ok(receipts.iter().any(|receipt| made(receipt) > position || receipt.attempt > mark.attempt))
+        })
+        .await;
+    }
+
+    /// Compares every chain that has receipts here with its row: what a restored database has lost may lie here.
+    pub async fn compare_all(&self) {
+        self.go_through(|_, _| Ok(true)).await;
+    }
+
+    /// Works off each chain with receipts here of which `open` says that there may be something to do.
+    async fn go_through(
+        &self,
+        open: impl Fn(&Self, &ChainName) -> Result<bool, Stuck> + Clone + Send + 'static,
+    ) {
+        let keeper = self.clone();
+        let listed = self.world().offload(move || keeper.0.parts.receipts.chains()).await;
+        let chains = listed.unwrap_or_else(|error: VaultError| {
+            tracing::warn!(%error, "the receipts cannot be gone through");
+            Vec::new()
+        });
+        for chain in chains {
+            let (keeper, open, name) = (self.clone(), open.clone(), chain.clone());
+            let result = match self.world().offload(move || open(&keeper, &name)).await {
+                Ok(true) => self.compare(&chain).await,
+                Ok(false) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                tracing::warn!(%chain, %error, "its receipts wait for the next time");
+            }
+        }
+    }
+
+    /// Brings one row up from the receipts that lie here. It needs no lease: it writes only where nobody has moved on.
+    async fn compare(&self, chain: &ChainName) -> Result<(), Stuck> {
+        let mut seen = Seen::default();
+        let Some(policy) = self.policy(chain, &mut seen) else { return Ok(()) };
+        match self.settle_found(chain, &policy, None, None, &mut seen).await? {
+            Settled::Written => self.finish(chain, seen, None),
+            Settled::Clean(..) | Settled::Stop(_) => {}
+        }
+        Ok(())
+    }
+}
