@@ -82,8 +82,14 @@ impl fmt::Debug for KeyRing {
 }
 
 /// A pair as it lies in the database.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Sealed(pub Vec<u8>);
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealed({} bytes under {:?})", self.0.len(), self.key_id())
+    }
+}
 
 impl Sealed {
     /// The key that it is sealed under.

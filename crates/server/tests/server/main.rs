@@ -17,5 +17,6 @@ mod network;
 mod openapi;
 mod pushes;
 mod rotation;
+mod rows;
 mod simulated_time;
 mod sinks;
