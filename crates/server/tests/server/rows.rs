@@ -348,6 +348,7 @@ async fn a_machine_that_never_comes_back_is_waited_for_until_the_access_token_en
     rig.pass(SignedDuration::from_mins(8));
     // First in doubt, then presented: nothing is left to lose.
     two.keeper.tick().await.unwrap();
+    rig.pass(SignedDuration::from_mins(6));
     two.keeper.tick().await.unwrap();
     assert_eq!(rig.exchanges(), 2);
     assert!(matches!(rig.row(0).await.record.standing, Standing::Refused { .. }));
