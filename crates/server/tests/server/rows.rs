@@ -14,7 +14,7 @@ use evergrant_core::{ChainName, Reason};
 use evergrant_server::http::HttpClient;
 use evergrant_server::keeper::Import;
 use evergrant_server::metrics::Metrics;
-use evergrant_server::rows::{RowParts, RowPolicy};
+use evergrant_server::rows::{Paces, RowParts, RowPolicy};
 use evergrant_server::{Moved, RowKeeper, Snapshots, TokioWorld, World};
 use evergrant_standin::{Fault, FaultTarget, LoginOptions, StandIn};
 use evergrant_store::marks::Marks;
@@ -95,6 +95,7 @@ impl Rig {
             snapshots: snapshots.clone(),
             metrics: Metrics::default(),
             most_at_once: 64,
+            paces: Paces::default(),
         });
         Replica { folder, world, marks, snapshots, keeper }
     }
