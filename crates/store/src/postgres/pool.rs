@@ -73,10 +73,10 @@ pub(super) fn pool(url: &DatabaseUrl, max_connections: usize) -> Result<Pool, St
 
 /// Whether what a server says of itself will do.
 fn fit(said: &[SimpleQueryMessage]) -> Result<(), String> {
-    let row = said.iter().rev().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
+    let row = said
+        .iter()
+        .rev()
+        .find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
     let of = |index| row.and_then(|row| row.try_get(index).ok().flatten()).unwrap_or_default();
     if !["on", "remote_apply"].contains(&of(0)) {
         return Err(format!(

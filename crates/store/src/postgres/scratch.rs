@@ -276,6 +276,7 @@ impl Server {
             initdb.args(["--locale-provider=icu", "--icu-locale=en"]);
         }
         run(&mut initdb)?;
+        fs::remove_file(&password)?;
         let data = self.folder.join("data");
         let mut lines = vec![
             ("listen_addresses".to_owned(), "127.0.0.1".to_owned()),

@@ -252,7 +252,7 @@ async fn writers_at_once_lose_nothing<S: State>(Two { one, other, .. }: Two<S>) 
 async fn a_reader_that_pages_misses_nothing<S: State>(Two { one, other, .. }: Two<S>) {
     const WRITERS: i64 = 8;
     const TIMES: i64 = 10;
-    const AT_ONCE: i64 = 40;
+    const AT_ONCE: i64 = 100;
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
         let state = if writer % 2 == 0 { one.clone() } else { other.clone() };
@@ -274,7 +274,7 @@ async fn a_reader_that_pages_misses_nothing<S: State>(Two { one, other, .. }: Tw
         while writers.try_join_next().is_some() {}
         let all_is_written = writers.is_empty();
         let after = read.last().map_or(0, |last: &evergrant_store::state::Numbered| last.seq);
-        let page = other.events(&chain("claude"), after, 300).await.unwrap();
+        let page = other.events(&chain("claude"), after, 1000).await.unwrap();
         if page.is_empty() && all_is_written {
             break;
         }

@@ -1,4 +1,5 @@
 //! A PostgreSQL that restarts, is gone, does not answer, or is too busy.
+#![expect(clippy::disallowed_methods, reason = "bounds of real time are what is tested")]
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -150,6 +151,41 @@ async fn transactions_that_met_are_tried_again() {
         assert_eq!(state.book(second(0)).await.unwrap().version, version + i64::from(works));
     }
     assert_eq!(state.audit(9).await.unwrap().len(), 2);
+}
+
+/// One writer has its number and cannot go on; whoever comes behind it may not be seen before it.
+#[tokio::test]
+async fn no_number_is_seen_before_a_lower_one() {
+    let database = Database::new();
+    let state = database.open().await.unwrap();
+    let mut client = database.client().await;
+    let in_its_way = client.transaction().await.unwrap();
+    let held_up = event("claude", 1, Found, Some(7));
+    let insert = "INSERT INTO events VALUES ('elsewhere', 1, 'claude/1/1/7/found', 1, '{}')";
+    in_its_way.batch_execute(insert).await.unwrap();
+    let add = |event| {
+        let state = state.clone();
+        tokio::spawn(async move { state.add_events(&[event]).await })
+    };
+    let (other, claude) = (database.client().await, chain("claude"));
+    let waits =
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database OR database IS NULL
+         WHERE NOT granted AND datname = current_database()";
+    let waiting = async || other.query_one(waits, &[]).await.unwrap().get::<_, i64>(0);
+    let first = add(held_up);
+    while waiting().await < 1 {
+        assert!(!first.is_finished());
+    }
+    let second = add(event("claude", 2, Found, None));
+    while waiting().await < 2 && !second.is_finished() {}
+    let mut read = state.events(&claude, 0, 9).await.unwrap();
+    in_its_way.rollback().await.unwrap();
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    let after = read.last().map_or(0, |last| last.seq);
+    read.extend(state.events(&claude, after, 9).await.unwrap());
+    let instants: Vec<_> = read.iter().map(|numbered| numbered.event.at.as_second()).collect();
+    assert_eq!(instants, [1, 2]);
 }
 
 /// Passes everything on, until it is told to swallow the next answer and to cut the connection.
