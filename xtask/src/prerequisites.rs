@@ -19,7 +19,7 @@ pub(crate) struct Needed {
     pub(crate) for_what: &'static str,
 }
 
-const ALWAYS: [Needed; 11] = [
+const ALWAYS: [Needed; 12] = [
     Needed { program: "cc", packages: &["gcc", "libc6-dev"], for_what: "SQLite and the cryptography are C" },
     Needed {
         program: "setpriv",
@@ -44,6 +44,11 @@ const ALWAYS: [Needed; 11] = [
         program: "prometheus-alertmanager",
         packages: &["prometheus-alertmanager"],
         for_what: "tests send alerts to it",
+    },
+    Needed {
+        program: "initdb",
+        packages: &["postgresql"],
+        for_what: "tests start PostgreSQL servers of their own",
     },
     Needed {
         program: "systemd-analyze",
@@ -136,12 +141,13 @@ pub(crate) fn for_bench(needed: &[Needed]) -> Result<()> {
     Ok(())
 }
 
-/// They were not there a moment ago: what runs now was started by the installation. Most have no service.
+/// They were not there a moment ago: what runs now was started by the installation. Most have no service; one has its
+/// package's name.
 fn stop_services(installed: &[&Needed]) {
-    for needed in installed {
-        let stopped = succeeds(Command::new("service").args([needed.program, "stop"]));
+    for package in installed.iter().flat_map(|needed| needed.packages) {
+        let stopped = succeeds(Command::new("service").args([package, "stop"]));
         if stopped {
-            say(format_args!("{}: the package's service is stopped", needed.program));
+            say(format_args!("{package}: the package's service is stopped"));
         }
     }
 }

@@ -60,11 +60,15 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// A program of that name is in `PATH`, or where only root's `PATH` leads.
+/// A program of that name is in `PATH`, or where only root's `PATH` leads, or where Debian keeps the programs of a
+/// PostgreSQL server.
 pub(crate) fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
+    let servers = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders.into_iter().any(|folder| folder.join(program).is_file())
+    folders
+        .chain(servers.map(|server| server.path().join("bin")))
+        .any(|folder| folder.join(program).is_file())
 }
 
 /// The command as one would type it.

@@ -41,7 +41,7 @@ impl SqliteState {
         // One at a time: SQLite does not wait for its turn to switch to WAL, it fails (SQLITE_BUSY).
         let _turn = take_turn(path).map_err(files)?;
         let place = path.display().to_string();
-        let database = |source| StateError::Database { place: place.clone(), source };
+        let database = |source| StateError::sqlite(place.clone(), source);
         let mut connection = Connection::open(path).map_err(database)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
         // Before anything is set: a newer file is not touched at all.
@@ -98,7 +98,7 @@ impl Fault {
     fn at(self, place: &Path) -> StateError {
         let place = place.display().to_string();
         match self {
-            Self::Database(source) => StateError::Database { place, source },
+            Self::Database(source) => StateError::sqlite(place, source),
             Self::Unreadable(what) => StateError::Unreadable { place, what },
         }
     }

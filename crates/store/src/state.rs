@@ -9,6 +9,9 @@ use evergrant_core::chain::{Generation, Lineage, Record};
 use evergrant_core::event::Event;
 use evergrant_core::secret::Fingerprint;
 use jiff::Timestamp;
+use rusqlite::ErrorCode;
+
+use crate::postgres::PostgresError;
 
 /// Why the state could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +24,23 @@ pub enum StateError {
         place: String,
         /// What the database said.
         #[source]
-        source: rusqlite::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database is not there, or not in time.
+    #[error("the state {place} cannot be reached: {why}")]
+    Unreached {
+        /// Where it is.
+        place: String,
+        /// What was tried.
+        why: String,
+    },
+    /// The database is set up so that it will not do.
+    #[error("the state {place} cannot be used: {why}")]
+    Unfit {
+        /// Where it is.
+        place: String,
+        /// What has to change.
+        why: String,
     },
     /// A file operation around the database failed.
     #[error("the state {place} cannot be used: {source}")]
@@ -35,7 +54,7 @@ pub enum StateError {
     /// A newer Evergrant wrote it.
     #[error(
         "the state {place} has schema {found}, and this Evergrant knows up to {known}: \
-         run the newer version, or restore the copy that it made beside it before its upgrade"
+         run the newer version, or {or} from before its upgrade"
     )]
     TooNew {
         /// Where it is.
@@ -44,6 +63,8 @@ pub enum StateError {
         found: i64,
         /// The newest one that is known here.
         known: i64,
+        /// What else can be done.
+        or: &'static str,
     },
     /// A row that cannot be read.
     #[error("the state {place} holds a row that cannot be read: {what}")]
@@ -60,7 +81,27 @@ pub enum StateError {
 
 impl StateError {
     pub(crate) fn sqlite(place: String, source: rusqlite::Error) -> Self {
-        Self::Database { place, source }
+        Self::Database { place, source: source.into() }
+    }
+
+    /// Whether the same call may work a moment later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreached { .. } => true,
+            Self::Database { source, .. } => {
+                let busy = |error: &rusqlite::Error| {
+                    let code = error.sqlite_error_code();
+                    matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+                };
+                source.downcast_ref().is_some_and(PostgresError::is_transient)
+                    || source.downcast_ref().is_some_and(busy)
+            }
+            Self::File { .. }
+            | Self::Unfit { .. }
+            | Self::TooNew { .. }
+            | Self::Unreadable { .. }
+            | Self::Closed => false,
+        }
     }
 }
 

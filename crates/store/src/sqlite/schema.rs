@@ -42,9 +42,11 @@ pub(super) fn refuse_newer(connection: &Connection, path: &Path, known: usize) -
     let place = path.display().to_string();
     let known = known as i64;
     match schema(connection) {
-        Ok(found) if found > known => Err(StateError::TooNew { place, found, known }),
+        Ok(found) if found > known => {
+            Err(StateError::TooNew { place, found, known, or: "restore the copy beside it" })
+        }
         Ok(found) => Ok(found),
-        Err(source) => Err(StateError::Database { place, source }),
+        Err(source) => Err(StateError::sqlite(place, source)),
     }
 }
 
@@ -55,7 +57,7 @@ pub(super) fn schema(connection: &Connection) -> rusqlite::Result<i64> {
 /// Brings the file to the last of `steps`, all or nothing, under its write lock.
 pub(super) fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), StateError> {
     let place = path.display().to_string();
-    let database = |source| StateError::Database { place: place.clone(), source };
+    let database = |source| StateError::sqlite(place.clone(), source);
     if refuse_newer(connection, path, steps.len())? == steps.len() as i64 {
         return Ok(());
     }
@@ -87,7 +89,7 @@ fn copy_before_upgrade(path: &Path, found: i64) -> Result<(), StateError> {
     if copy.exists() {
         return Ok(());
     }
-    let database = |source| StateError::Database { place: place.clone(), source };
+    let database = |source| StateError::sqlite(place.clone(), source);
     let copied = || {
         match fs::remove_file(&part) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

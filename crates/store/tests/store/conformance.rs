@@ -2,32 +2,56 @@
 
 use evergrant_core::event::EventKind::{Committed, Found, Intended};
 use evergrant_core::secret::Fingerprint;
-use evergrant_store::{MemoryState, SqliteState, State};
+use evergrant_store::postgres::MAX_CONNECTIONS;
+use evergrant_store::postgres::scratch::SharedPostgres;
+use evergrant_store::{MemoryState, PostgresState, SqliteState, State};
 
 use crate::fixture::{chain, event, record, second};
+
+/// What has to be there as long as the state is.
+enum Kept {
+    Nothing,
+    Folder { _folder: tempfile::TempDir },
+    Server { _server: SharedPostgres },
+}
 
 /// Two handles on one state, as two processes have them.
 struct Two<S> {
     one: S,
     other: S,
-    _folder: Option<tempfile::TempDir>,
+    _kept: Kept,
 }
 
 fn memory() -> Two<MemoryState> {
     let one = MemoryState::new();
-    Two { other: one.clone(), one, _folder: None }
+    Two { other: one.clone(), one, _kept: Kept::Nothing }
 }
 
 fn sqlite() -> Two<SqliteState> {
     let folder = tempfile::tempdir().unwrap();
     let one = SqliteState::open(&folder.path().join("state.db")).unwrap();
-    Two { other: one.clone(), one, _folder: Some(folder) }
+    Two { other: one.clone(), one, _kept: Kept::Folder { _folder: folder } }
 }
 
 fn sqlite_twice() -> Two<SqliteState> {
     let folder = tempfile::tempdir().unwrap();
     let open = || SqliteState::open(&folder.path().join("state.db")).unwrap();
-    Two { one: open(), other: open(), _folder: Some(folder) }
+    Two { one: open(), other: open(), _kept: Kept::Folder { _folder: folder } }
+}
+
+async fn postgres() -> Two<PostgresState> {
+    let server = SharedPostgres::join().unwrap();
+    let url = server.new_database().unwrap().parse().unwrap();
+    let one = PostgresState::open(&url, MAX_CONNECTIONS).await.unwrap();
+    Two { other: one.clone(), one, _kept: Kept::Server { _server: server } }
+}
+
+async fn postgres_twice() -> Two<PostgresState> {
+    let server = SharedPostgres::join().unwrap();
+    let url = server.new_database().unwrap().parse().unwrap();
+    let open = || PostgresState::open(&url, MAX_CONNECTIONS);
+    let (one, other) = (open().await.unwrap(), open().await.unwrap());
+    Two { one, other, _kept: Kept::Server { _server: server } }
 }
 
 macro_rules! conformance {
@@ -43,6 +67,14 @@ macro_rules! conformance {
         mod in_sqlite_opened_twice {
             use crate::conformance::sqlite_twice;
             $(#[tokio::test] async fn $behaviour() { super::$behaviour(sqlite_twice()).await })+
+        }
+        mod in_postgres {
+            use crate::conformance::postgres;
+            $(#[tokio::test] async fn $behaviour() { super::$behaviour(postgres().await).await })+
+        }
+        mod in_postgres_opened_twice {
+            use crate::conformance::postgres_twice;
+            $(#[tokio::test] async fn $behaviour() { super::$behaviour(postgres_twice().await).await })+
         }
     };
 }
@@ -60,6 +92,7 @@ conformance! {
     old_things_are_forgotten,
     chains_are_apart,
     writers_at_once_lose_nothing,
+    a_reader_that_pages_misses_nothing,
 }
 
 async fn a_record_comes_back_as_it_was<S: State>(Two { one, other, .. }: Two<S>) {
@@ -213,4 +246,43 @@ async fn writers_at_once_lose_nothing<S: State>(Two { one, other, .. }: Two<S>) 
     for n in 1..=24_u64 {
         assert!(one.was_replaced(&chain("claude"), Fingerprint::of(&n.to_be_bytes())).await.unwrap());
     }
+}
+
+/// A number that becomes visible after a higher one was read would be passed over for good.
+async fn a_reader_that_pages_misses_nothing<S: State>(Two { one, other, .. }: Two<S>) {
+    const WRITERS: i64 = 8;
+    const TIMES: i64 = 10;
+    const AT_ONCE: i64 = 100;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let state = if writer % 2 == 0 { one.clone() } else { other.clone() };
+        writers.spawn(async move {
+            for time in 0..TIMES {
+                let first = (writer * TIMES + time) * AT_ONCE;
+                let events: Vec<_> =
+                    (first..first + AT_ONCE).map(|at| event("claude", at, Found, None)).collect();
+                if time % 2 == 0 {
+                    state.add_events(&events).await.unwrap();
+                } else {
+                    state.bring_up(&record("claude", 1, 1), None, &events).await.unwrap();
+                }
+            }
+        });
+    }
+    let mut read = Vec::new();
+    loop {
+        while writers.try_join_next().is_some() {}
+        let all_is_written = writers.is_empty();
+        let after = read.last().map_or(0, |last: &evergrant_store::state::Numbered| last.seq);
+        let page = other.events(&chain("claude"), after, 1000).await.unwrap();
+        if page.is_empty() && all_is_written {
+            break;
+        }
+        read.extend(page);
+        tokio::task::yield_now().await;
+    }
+    assert!(read.is_sorted_by(|one, next| one.seq < next.seq));
+    let mut instants: Vec<_> = read.iter().map(|numbered| numbered.event.at.as_second()).collect();
+    instants.sort_unstable();
+    assert_eq!(instants, (0..WRITERS * TIMES * AT_ONCE).collect::<Vec<_>>());
 }

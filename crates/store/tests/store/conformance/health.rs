@@ -28,6 +28,7 @@ conformance! {
     deliveries_keep_their_order,
     one_holder_delivers_at_a_time,
     what_is_settled_stays_settled,
+    a_sink_may_say_anything,
     old_pushes_and_episodes_are_forgotten,
 }
 
@@ -277,6 +278,15 @@ async fn what_is_settled_stays_settled<S: HealthState>(Two { one, other, .. }: T
     let states = one.sink_states().await.unwrap();
     assert_eq!((states[0].dropped, states[0].waiting), (1, 2));
     assert_eq!(states[0].last_fault.as_deref(), Some("sink_refused: 400"));
+}
+
+async fn a_sink_may_say_anything<S: HealthState>(Two { one, other, .. }: Two<S>) {
+    three(&one).await;
+    let first = claim(&one, "chat", "p", 20).await.unwrap();
+    let again = Settled::Again { at: second(22), detail: "\u{1F534} nul \0, 'quotes' and \u{FFFF}".into() };
+    other.settle_delivery(&first, "p", &again, second(21)).await.unwrap();
+    let fault = one.sink_states().await.unwrap().remove(0).last_fault.unwrap();
+    assert!(fault.starts_with("\u{1F534} nul ") && fault.ends_with(", 'quotes' and \u{FFFF}"), "{fault:?}");
 }
 
 async fn old_pushes_and_episodes_are_forgotten<S: HealthState>(Two { one, other, .. }: Two<S>) {
