@@ -10,7 +10,9 @@ fn holds(seed: u64) -> Tally {
     let outcome = run(seed, DAYS, 3);
     if let Some(violation) = outcome.violation {
         let trace = outcome.trace.join("\n");
-        panic!("{trace}\nseed {seed} violates {violation}\nmore: cargo xtask sim-replicas --seed {seed} --days {DAYS}");
+        panic!(
+            "{trace}\nseed {seed} violates {violation}\nmore: cargo xtask sim-replicas --seed {seed} --days {DAYS}"
+        );
     }
     outcome.tally
 }

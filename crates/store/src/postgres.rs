@@ -24,12 +24,14 @@ mod deliveries;
 mod fault;
 mod health;
 mod ledger;
+mod listen;
 mod pool;
 mod pushes;
 mod schema;
 #[cfg(feature = "scratch-postgres")]
 pub mod scratch;
 mod session;
+mod vault;
 
 pub use self::address::{BadDatabaseUrl, DatabaseUrl};
 pub use self::fault::PostgresError;
@@ -41,6 +43,7 @@ pub const MAX_CONNECTIONS: usize = 16;
 #[derive(Clone)]
 pub struct PostgresState {
     place: Arc<str>,
+    url: Arc<DatabaseUrl>,
     pool: Pool,
 }
 
@@ -56,7 +59,7 @@ impl PostgresState {
     pub async fn open(url: &DatabaseUrl, max_connections: usize) -> Result<Self, StateError> {
         let place: Arc<str> = url.place().into();
         let pool = pool::pool(url, max_connections)?;
-        let state = Self { place, pool };
+        let state = Self { place, url: Arc::new(url.clone()), pool };
         schema::migrate(&state, &schema::MIGRATIONS).await?;
         Ok(state)
     }

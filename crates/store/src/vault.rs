@@ -68,6 +68,21 @@ pub struct NextRow<'a> {
     pub wakes_at: Option<Timestamp>,
 }
 
+/// A row that is to be made, without an event: for many at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRow {
+    /// All but the tokens.
+    pub record: Record,
+    /// The tokens.
+    pub sealed: Sealed,
+    /// When the row is to be looked at next.
+    pub wakes_at: Option<Timestamp>,
+}
+
+/// So many rows are made in one transaction, and so many changes are read at once, at most: readers who follow see all
+/// of a transaction in one page.
+pub const MOST_AT_ONCE: usize = 10_000;
+
 /// A place in the order of changes of one database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct ChangesCursor(pub u64);
@@ -151,6 +166,10 @@ pub trait VaultState: State {
         before: Option<Mark>,
         next: NextRow<'_>,
     ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// Puts grants of chains into rows of their own, of which there were none. Says how many that were; a chain that has a
+    /// row keeps it.
+    fn take_in_new(&self, rows: &[NewRow]) -> impl Future<Output = Result<u64, StateError>> + Send;
 
     /// The row of a chain.
     fn row(&self, chain: &ChainName) -> impl Future<Output = Result<Option<Row>, StateError>> + Send;

@@ -13,7 +13,9 @@ use evergrant_core::secret::Fingerprint;
 use evergrant_store::MemoryState;
 use evergrant_store::seal::Sealed;
 use evergrant_store::state::{Numbered, State, StateError};
-use evergrant_store::vault::{Changes, ChangesCursor, Claim, Claimed, Holder, NextRow, Row, VaultState};
+use evergrant_store::vault::{
+    Changes, ChangesCursor, Claim, Claimed, Holder, NewRow, NextRow, Row, VaultState,
+};
 use jiff::Timestamp;
 use rand::RngExt;
 
@@ -274,6 +276,10 @@ impl VaultState for Database {
             tables.take_in(before, quiet(&next)).await
         })
         .await
+    }
+
+    async fn take_in_new(&self, rows: &[NewRow]) -> Result<u64, StateError> {
+        self.arrive().await?.take_in_new(rows).await
     }
 
     async fn row(&self, chain: &ChainName) -> Result<Option<Row>, StateError> {

@@ -3,7 +3,7 @@
 
 use evergrant_core::keeper::{self, Look};
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::vault::{ChangesCursor, VaultState};
+use evergrant_store::vault::{ChangesCursor, MOST_AT_ONCE, VaultState};
 use evergrant_store::{StateError, VaultError};
 use futures_channel::mpsc;
 use futures_util::StreamExt as _;
@@ -12,9 +12,6 @@ use futures_util::future::select;
 use super::work::{Seen, Settled};
 use super::{RowKeeper, RowPolicy, Stuck};
 use crate::world::World;
-
-/// So many changes are read at once.
-const PAGE: usize = 10_000;
 
 impl<W: World<State: VaultState>> RowKeeper<W> {
     /// Follows the database until `pokes` ends: every half second, and at once when poked.
@@ -54,7 +51,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let marks = self.0.parts.marks.clone();
             *cursor = self.world().offload(move || marks.followed()).await?;
         }
-        let changes = self.state().changes(*cursor, PAGE).await?;
+        let changes = self.state().changes(*cursor, MOST_AT_ONCE).await?;
         if changes.begins_anew {
             let reason = Reason::Quarantined;
             tracing::error!(%reason, "the database is older than what this machine has seen of it: was it restored from a backup? Each chain is compared before its pair is presented");
@@ -161,7 +158,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     async fn compare(&self, chain: &ChainName) -> Result<(), Stuck> {
         let mut seen = Seen::default();
         let Some(policy) = self.policy(chain, &mut seen) else { return Ok(()) };
-        match self.settle_found(chain, &policy, None, None, &mut seen).await? {
+        match self.settle_found(chain, &policy, false, None, None, &mut seen).await? {
             Settled::Written => self.finish(chain, seen, None),
             Settled::Clean(..) | Settled::Stop(_) => {}
         }

@@ -150,7 +150,6 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     }
 
     /// Steps 2 to 4. Gives what is to be sent, if something is.
-    #[expect(clippy::type_complexity, reason = "the three things that a rotation begins with, used once")]
     async fn prepare(
         &self,
         claim: &Claim,
@@ -159,7 +158,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         seen: &mut Seen,
     ) -> Result<Option<(Reservation<W::Disk>, Row, TokenRequest)>, Stuck> {
         let (mut record, grant) = match self
-            .settle_found(&claim.row.record.chain, policy, Some(claim.row.clone()), None, seen)
+            .settle_found(&claim.row.record.chain, policy, true, Some(claim.row.clone()), None, seen)
             .await?
         {
             Settled::Clean(record, grant) => (record, grant),
@@ -232,11 +231,13 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     }
 
     /// Step 2: works off what is found of a row, which is read if it is not given. `in_memory` is an answer whose receipt
-    /// could not be written. What is written here needs no lease: it holds only where nobody has moved the row.
+    /// could not be written. What an answer says needs no lease: it holds only where nobody has moved the row. That there
+    /// is none may be said only by who holds it (`leased`): its sender may still be waiting.
     pub(super) async fn settle_found(
         &self,
         chain: &ChainName,
         policy: &RowPolicy,
+        leased: bool,
         mut row: Option<Row>,
         in_memory: Option<&Receipt>,
         seen: &mut Seen,
@@ -305,7 +306,8 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                     session.commit(from, attempt, seen).await?
                 }
                 RowFinding::Settle(attempt) => session.settle(attempt, seen).await?,
-                RowFinding::InDoubt => session.doubt(seen).await?,
+                RowFinding::InDoubt if leased => session.doubt(seen).await?,
+                RowFinding::InDoubt => return Ok(Settled::Stop(None)),
                 RowFinding::Forgotten(mark) => {
                     let mut rng = self.world().rng();
                     let next = keeper::forgotten(record.clone(), mark, machine, now, &mut rng);

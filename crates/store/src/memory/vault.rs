@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::MemoryState;
 use crate::seal::Sealed;
 use crate::state::StateError;
-use crate::vault::{Changes, ChangesCursor, Claim, Claimed, Holder, NextRow, Row, VaultState};
+use crate::vault::{Changes, ChangesCursor, Claim, Claimed, Holder, NewRow, NextRow, Row, VaultState};
 
 #[derive(Debug, Clone)]
 struct Stored {
@@ -170,6 +170,16 @@ impl VaultState for MemoryState {
         }
         tables.write_row(next, None);
         Ok(true)
+    }
+
+    async fn take_in_new(&self, rows: &[NewRow]) -> Result<u64, StateError> {
+        let mut made = 0;
+        for NewRow { record, sealed, wakes_at } in rows {
+            let next =
+                NextRow { record, sealed: Some(sealed), replaced: &[], events: &[], wakes_at: *wakes_at };
+            made += u64::from(self.take_in(None, next).await?);
+        }
+        Ok(made)
     }
 
     async fn row(&self, chain: &ChainName) -> Result<Option<Row>, StateError> {

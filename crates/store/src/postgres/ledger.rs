@@ -13,17 +13,19 @@ use super::fault::Fault;
 use super::session::{change_alone, row, rows, signed, the_row};
 use crate::state::{Numbered, event_key};
 
-/// Adds the events of [`Columns`], the parameters $1 to $5. Who has the row of a chain in `chain_seqs` is alone with its
+/// Adds the events of [`Columns`], the parameters $1 to $5, if `$only_if` holds. Who has the row of a chain in `chain_seqs` is alone with its
 /// events until the transaction ends, so that their numbers become visible in order. A number may be left out, where an
 /// event is there already.
 macro_rules! add_events {
-    ($before:literal, $after:literal) => {
+    ($before:expr, $only_if:literal, $after:literal) => {
         concat!(
             "WITH ",
             $before,
             "turn AS (
                INSERT INTO chain_seqs AS known (chain, last_seq)
-               SELECT chain, count(*) FROM unnest($1::text[]) AS new (chain) GROUP BY chain ORDER BY chain
+               SELECT chain, count(*) FROM unnest($1::text[]) AS new (chain) ",
+            $only_if,
+            " GROUP BY chain ORDER BY chain
                ON CONFLICT (chain) DO UPDATE SET last_seq = known.last_seq + excluded.last_seq
                RETURNING chain, last_seq
              ), written AS (
@@ -92,6 +94,7 @@ pub(super) async fn bring_up(
            SELECT $6::text, $10::text, $11::bigint WHERE $10::text IS NOT NULL
            ON CONFLICT DO NOTHING
          ), ",
+        "",
         "SELECT EXISTS (SELECT FROM taken)"
     );
     let Columns { chains, behind, keys, at_ms, events } = Columns::of(events)?;
@@ -109,7 +112,7 @@ pub(super) async fn bring_up(
 }
 
 pub(super) async fn add(client: &Client, events: &[Event]) -> Result<(), Fault> {
-    let query = add_events!("", "SELECT 1");
+    let query = add_events!("", "", "SELECT 1");
     let Columns { chains, behind, keys, at_ms, events } = Columns::of(events)?;
     change_alone(client, query, &[&chains, &behind, &keys, &at_ms, &events]).await?;
     Ok(())

@@ -29,7 +29,8 @@ const SET_UP: &str = "SET statement_timeout = '10s'; SET lock_timeout = '8s';
     SET idle_in_transaction_session_timeout = '20s'; SET default_transaction_isolation = 'read committed';
     SELECT current_setting('synchronous_commit'), current_setting('server_encoding')";
 
-pub(super) fn pool(url: &DatabaseUrl, max_connections: usize) -> Result<Pool, StateError> {
+/// How a connection is made.
+pub(super) fn config(url: &DatabaseUrl) -> tokio_postgres::Config {
     let mut config = url.config().clone();
     config
         .application_name("evergrant")
@@ -41,8 +42,12 @@ pub(super) fn pool(url: &DatabaseUrl, max_connections: usize) -> Result<Pool, St
         .keepalives_retries(3)
         // After a failover the old address may lead to a server that only reads.
         .target_session_attrs(TargetSessionAttrs::ReadWrite);
+    config
+}
+
+pub(super) fn pool(url: &DatabaseUrl, max_connections: usize) -> Result<Pool, StateError> {
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = Manager::from_config(config, tls(url)?, recycling);
+    let manager = Manager::from_config(config(url), tls(url)?, recycling);
     Pool::builder(manager)
         .max_size(max_connections.max(1))
         .wait_timeout(Some(WAIT_TIMEOUT))
@@ -95,7 +100,7 @@ fn fit(said: &[SimpleQueryMessage]) -> Result<(), String> {
 }
 
 /// Every certificate is verified, with its name; `sslmode` says only whether there is TLS.
-fn tls(url: &DatabaseUrl) -> Result<MakeRustlsConnect, StateError> {
+pub(super) fn tls(url: &DatabaseUrl) -> Result<MakeRustlsConnect, StateError> {
     let mut roots = RootCertStore::empty();
     match url.root_cert() {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),

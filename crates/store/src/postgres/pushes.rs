@@ -71,6 +71,7 @@ pub(super) async fn add(
            INSERT INTO identities (chain, identity) SELECT $6::text, $13::text WHERE $13::text IS NOT NULL
            ON CONFLICT (chain) DO UPDATE SET identity = excluded.identity
          ), ",
+        "",
         "SELECT 1"
     );
     let Columns { chains, behind, keys, at_ms, events } = Columns::of(std::slice::from_ref(event))?;

@@ -1,0 +1,389 @@
+//! Rows of the database vault (SPEC §4), in SQL. Each verb that writes is one statement, and so one way to the server and
+//! back; leases are timed by the server's clock.
+
+use std::time::Duration;
+
+use deadpool_postgres::Client;
+use evergrant_core::ChainName;
+use evergrant_core::chain::{AttemptId, Epoch, Generation, Lineage, Mark, Record};
+use jiff::Timestamp;
+use tokio_postgres::types::ToSql;
+
+use super::PostgresState;
+use super::callers::{read, write};
+use super::fault::Fault;
+use super::ledger::{Columns, add_events};
+use super::session::{Repeat, change_alone, row, rows, run, signed, the_row};
+use crate::seal::Sealed;
+use crate::state::StateError;
+use crate::vault::{Changes, ChangesCursor, Claim, Claimed, Holder, NewRow, NextRow, Row, VaultState};
+
+/// Now, in milliseconds since the epoch.
+macro_rules! now_ms {
+    () => {
+        "(extract(epoch FROM now()) * 1000)::bigint"
+    };
+}
+
+/// Claims the rows that `$which` names, for the holder $1 and $2 milliseconds.
+macro_rules! claim_rows {
+    ($which:literal) => {
+        concat!(
+            "UPDATE vault_rows AS claimed
+             SET epoch = claimed.epoch + 1, holder = $1, lease_ms = ",
+            now_ms!(),
+            " + $2, wakes_ms = ",
+            now_ms!(),
+            " + $2 FROM (SELECT chain FROM vault_rows WHERE (lease_ms IS NULL OR lease_ms <= ",
+            now_ms!(),
+            ") AND ",
+            $which,
+            " FOR UPDATE SKIP LOCKED) AS free
+             WHERE claimed.chain = free.chain
+             RETURNING claimed.record, claimed.sealed, claimed.epoch"
+        )
+    };
+}
+
+/// Writes the row of the parameters $6 to $16, with its events and replaced pairs, if it stands as `$where` says by the
+/// parameters from $17 on.
+macro_rules! write_row {
+    ($where:literal) => {
+        add_events!(
+            concat!(
+                "moved AS (
+               UPDATE vault_rows
+               SET lineage = $7, generation = $8, attempt = $9, machine = $10, record = $11,
+                   sealed = coalesce($12::bytea, sealed), changed = pg_current_xact_id(),
+                   holder = CASE WHEN $16::bigint IS NULL THEN NULL ELSE holder END,
+                   lease_ms = (extract(epoch FROM now()) * 1000)::bigint + $16::bigint,
+                   wakes_ms = CASE WHEN $16::bigint IS NULL THEN $15::bigint
+                     ELSE (extract(epoch FROM now()) * 1000)::bigint + $16::bigint END
+               WHERE chain = $6::text AND ",
+                $where,
+                " RETURNING chain
+             ), spent AS (
+               INSERT INTO replaced (chain, fingerprint, at_ms)
+               SELECT $6::text, fingerprint, at_ms
+               FROM unnest($13::text[], $14::bigint[]) AS spent (fingerprint, at_ms)
+               WHERE EXISTS (SELECT FROM moved)
+               ON CONFLICT DO NOTHING
+             ), "
+            ),
+            "WHERE EXISTS (SELECT FROM moved)",
+            "SELECT EXISTS (SELECT FROM moved)"
+        )
+    };
+}
+
+fn millis(at: Option<Timestamp>) -> Option<i64> {
+    at.map(Timestamp::as_millisecond)
+}
+
+fn length_ms(time: Duration) -> i64 {
+    signed(time.as_millis())
+}
+
+fn row_of(found: &tokio_postgres::Row) -> Result<Row, Fault> {
+    let record: Record = read("a row of the vault", found.try_get(0)?)?;
+    let epoch: i64 = found.try_get(2)?;
+    Ok(Row { record, sealed: Sealed(found.try_get(1)?), epoch: Epoch(epoch.unsigned_abs()) })
+}
+
+async fn claim(
+    client: &Client,
+    query: &str,
+    holder: &Holder,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Claim>, Fault> {
+    let statement = client.prepare_cached(query).await?;
+    let found = client.query(&statement, params).await.map_err(Fault::in_doubt)?;
+    found.iter().map(|found| Ok(Claim { row: row_of(found)?, process: holder.process.clone() })).collect()
+}
+
+/// Writes a row; `lease`: for so long it stays its holder's.
+async fn write_where(
+    client: &Client,
+    query: &str,
+    next: NextRow<'_>,
+    lease: Option<Duration>,
+    stands: &[&(dyn ToSql + Sync)],
+) -> Result<bool, Fault> {
+    let NextRow { record, sealed, replaced, events, wakes_at } = next;
+    let Columns { chains, behind, keys, at_ms, events } = Columns::of(events)?;
+    let (chain, lineage) = (record.chain.as_str(), signed(record.lineage.0));
+    let (generation, attempt) = (signed(record.generation.0), signed(record.last_attempt.0));
+    let machine = record.intent.as_ref().map(|intent| intent.machine.as_str());
+    let (json, sealed) = (write(record)?, sealed.map(|sealed| &sealed.0));
+    let spent: Vec<_> = replaced.iter().map(|(fingerprint, _)| fingerprint.to_string()).collect();
+    let spent_ms: Vec<_> = replaced.iter().map(|(_, at)| at.as_millisecond()).collect();
+    let (wakes_ms, lease_ms) = (millis(wakes_at), lease.map(length_ms));
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![
+        &chains,
+        &behind,
+        &keys,
+        &at_ms,
+        &events,
+        &chain,
+        &lineage,
+        &generation,
+        &attempt,
+        &machine,
+        &json,
+        &sealed,
+        &spent,
+        &spent_ms,
+        &wakes_ms,
+        &lease_ms,
+    ];
+    params.extend(stands);
+    Ok(change_alone(client, query, &params).await?.is_some_and(|row| row.get(0)))
+}
+
+async fn insert(client: &Client, next: NextRow<'_>) -> Result<bool, Fault> {
+    let query = add_events!(
+        "moved AS (
+           INSERT INTO vault_rows (chain, lineage, generation, attempt, epoch, record, sealed, wakes_ms, changed)
+           VALUES ($6::text, $7, $8, $9, 0, $10, $11, $12, pg_current_xact_id())
+           ON CONFLICT DO NOTHING RETURNING chain
+         ), ",
+        "WHERE EXISTS (SELECT FROM moved)",
+        "SELECT EXISTS (SELECT FROM moved)"
+    );
+    let NextRow { record, sealed, events, wakes_at, .. } = next;
+    let Some(sealed) = sealed else { return Ok(false) };
+    let Columns { chains, behind, keys, at_ms, events } = Columns::of(events)?;
+    let (chain, lineage) = (record.chain.as_str(), signed(record.lineage.0));
+    let (generation, attempt) = (signed(record.generation.0), signed(record.last_attempt.0));
+    let (json, wakes_ms) = (write(record)?, millis(wakes_at));
+    let params: &[&(dyn ToSql + Sync)] = &[
+        &chains,
+        &behind,
+        &keys,
+        &at_ms,
+        &events,
+        &chain,
+        &lineage,
+        &generation,
+        &attempt,
+        &json,
+        &sealed.0,
+        &wakes_ms,
+    ];
+    Ok(change_alone(client, query, params).await?.is_some_and(|row| row.get(0)))
+}
+
+async fn insert_many(client: &Client, new: &[NewRow]) -> Result<u64, Fault> {
+    let query = "WITH made AS (
+           INSERT INTO vault_rows (chain, lineage, generation, attempt, epoch, record, sealed, wakes_ms, changed)
+           SELECT chain, lineage, generation, attempt, 0, record, sealed, wakes_ms, pg_current_xact_id()
+           FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[], $7::bigint[])
+             AS new (chain, lineage, generation, attempt, record, sealed, wakes_ms)
+           ON CONFLICT DO NOTHING RETURNING 1
+         ) SELECT count(*) FROM made";
+    let column = |of: fn(&Record) -> u64| new.iter().map(|new| signed(of(&new.record))).collect::<Vec<_>>();
+    let chains: Vec<_> = new.iter().map(|new| new.record.chain.as_str()).collect();
+    let lineages = column(|record| record.lineage.0);
+    let generations = column(|record| record.generation.0);
+    let attempts = column(|record| record.last_attempt.0);
+    let records = new.iter().map(|new| write(&new.record)).collect::<Result<Vec<_>, _>>()?;
+    let sealed: Vec<_> = new.iter().map(|new| &new.sealed.0).collect();
+    let wakes: Vec<_> = new.iter().map(|new| millis(new.wakes_at)).collect();
+    let params: &[&(dyn ToSql + Sync)] =
+        &[&chains, &lineages, &generations, &attempts, &records, &sealed, &wakes];
+    let made: i64 = change_alone(client, query, params).await?.map_or(0, |row| row.get(0));
+    Ok(made.unsigned_abs())
+}
+
+async fn one(client: &Client, chain: &ChainName) -> Result<Option<Row>, Fault> {
+    let query = "SELECT record, sealed, epoch FROM vault_rows WHERE chain = $1";
+    row(client, query, &[&chain.as_str()]).await?.as_ref().map(row_of).transpose()
+}
+
+async fn changes(client: &Client, cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, Fault> {
+    // Read first: whatever ends meanwhile is told again the next time.
+    let query = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+                        pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+    let snapshot = the_row(client, query, &[]).await?;
+    let (oldest, next): (i64, i64) = (snapshot.try_get(0)?, snapshot.try_get(1)?);
+    let newest = ChangesCursor(oldest.unsigned_abs());
+    let Some(cursor) = cursor.filter(|cursor| cursor.0 <= next.unsigned_abs()) else {
+        return Ok(Changes { cursor: newest, begins_anew: cursor.is_some(), ..Changes::default() });
+    };
+    // A copy of another database holds transactions of the future: they are no news.
+    let query = "SELECT chain, lineage, generation, attempt, changed::text::bigint FROM vault_rows
+                 WHERE changed >= $1::text::xid8 AND changed < pg_snapshot_xmax(pg_current_snapshot())
+                 ORDER BY changed LIMIT $2";
+    let found = rows(client, query, &[&cursor.0.to_string(), &signed(most + 1)]).await?;
+    let more = found.len() > most;
+    let mut changes = Changes { cursor: newest, more, ..Changes::default() };
+    for found in found.iter().take(most) {
+        let number = |index| found.try_get::<_, i64>(index).map(i64::unsigned_abs);
+        let chain = found.try_get::<_, &str>(0)?.parse();
+        let chain = chain.map_err(|error| Fault::Unreadable(format!("a row of the vault: {error}")))?;
+        let mark = Mark {
+            lineage: Lineage(number(1)?),
+            generation: Generation(number(2)?),
+            attempt: AttemptId(number(3)?),
+        };
+        changes.rows.push((chain, mark));
+        if more {
+            changes.cursor = ChangesCursor(number(4)?);
+        }
+    }
+    Ok(changes)
+}
+
+impl VaultState for PostgresState {
+    async fn claim_due(
+        &self,
+        holder: &Holder,
+        lease: Duration,
+        most: usize,
+    ) -> Result<Vec<Claim>, StateError> {
+        let query =
+            claim_rows!("wakes_ms <= (extract(epoch FROM now()) * 1000)::bigint ORDER BY wakes_ms LIMIT $3");
+        run!(self, Repeat::Wrong, |client| claim(
+            client,
+            query,
+            holder,
+            &[&holder.process, &length_ms(lease), &signed(most)]
+        ))
+    }
+
+    async fn claim_left_open(
+        &self,
+        holder: &Holder,
+        lease: Duration,
+        most: usize,
+    ) -> Result<Vec<Claim>, StateError> {
+        let query = claim_rows!("machine = $3 LIMIT $4");
+        run!(self, Repeat::Wrong, |client| claim(
+            client,
+            query,
+            holder,
+            &[&holder.process, &length_ms(lease), &holder.machine, &signed(most)]
+        ))
+    }
+
+    async fn claim(
+        &self,
+        chain: &ChainName,
+        holder: &Holder,
+        lease: Duration,
+    ) -> Result<Claimed, StateError> {
+        let query = claim_rows!("chain = $3");
+        let claimed: Result<Vec<Claim>, StateError> = run!(self, Repeat::Wrong, |client| claim(
+            client,
+            query,
+            holder,
+            &[&holder.process, &length_ms(lease), &chain.as_str()]
+        ));
+        Ok(match (claimed?.pop(), self.row(chain)) {
+            (Some(claim), _) => Claimed::Ours(Box::new(claim)),
+            (None, row) => row.await?.map_or(Claimed::Unknown, |row| Claimed::Held(Box::new(row))),
+        })
+    }
+
+    async fn begin_rotation(
+        &self,
+        claim: &Claim,
+        next: NextRow<'_>,
+        lease: Duration,
+    ) -> Result<bool, StateError> {
+        let query = write_row!("holder = $17 AND epoch = $18");
+        let epoch = signed(claim.row.epoch.0);
+        run!(self, Repeat::Wrong, |client| write_where(
+            client,
+            query,
+            next,
+            Some(lease),
+            &[&claim.process, &epoch]
+        ))
+    }
+
+    async fn commit_rotation(
+        &self,
+        (lineage, generation): (Lineage, Generation),
+        next: NextRow<'_>,
+    ) -> Result<bool, StateError> {
+        let query = write_row!("lineage = $17 AND generation = $18");
+        let (lineage, generation) = (signed(lineage.0), signed(generation.0));
+        run!(self, Repeat::Wrong, |client| write_where(client, query, next, None, &[&lineage, &generation]))
+    }
+
+    async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
+        self.write_at(before, next).await
+    }
+
+    async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
+        let query = "UPDATE vault_rows SET holder = NULL, lease_ms = NULL, wakes_ms = $4
+                     WHERE chain = $1 AND holder = $2 AND epoch = $3";
+        let (chain, epoch) = (claim.row.record.chain.as_str(), signed(claim.row.epoch.0));
+        let wakes_ms = millis(wakes_at);
+        let released: Result<_, StateError> = run!(self, Repeat::Fine, |client| change_alone(
+            client,
+            query,
+            &[&chain, &claim.process, &epoch, &wakes_ms]
+        ));
+        released.map(|_| ())
+    }
+
+    async fn take_in(&self, before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError> {
+        match before {
+            Some(before) => self.write_at(before, next).await,
+            None => run!(self, Repeat::Wrong, |client| insert(client, next)),
+        }
+    }
+
+    async fn take_in_new(&self, rows: &[NewRow]) -> Result<u64, StateError> {
+        let mut made = 0;
+        for rows in rows.chunks(crate::vault::MOST_AT_ONCE) {
+            let more: Result<u64, StateError> = run!(self, Repeat::Wrong, |client| insert_many(client, rows));
+            made += more?;
+        }
+        Ok(made)
+    }
+
+    async fn row(&self, chain: &ChainName) -> Result<Option<Row>, StateError> {
+        run!(self, Repeat::Fine, |client| one(client, chain))
+    }
+
+    async fn rows_after(&self, after: Option<&ChainName>, most: usize) -> Result<Vec<Row>, StateError> {
+        let query = "SELECT record, sealed, epoch FROM vault_rows WHERE chain > $1 ORDER BY chain LIMIT $2";
+        let after = after.map_or("", ChainName::as_str);
+        let found: Result<Vec<_>, StateError> =
+            run!(self, Repeat::Fine, |client| rows(client, query, &[&after, &signed(most)]));
+        let read = found?.iter().map(row_of).collect::<Result<_, _>>();
+        read.map_err(|fault: Fault| fault.at(&self.place))
+    }
+
+    async fn reseal(&self, chain: &ChainName, old: &Sealed, new: &Sealed) -> Result<bool, StateError> {
+        let query = "UPDATE vault_rows SET sealed = $3 WHERE chain = $1 AND sealed = $2 RETURNING chain";
+        let done: Result<Option<_>, StateError> = run!(self, Repeat::Wrong, |client| change_alone(
+            client,
+            query,
+            &[&chain.as_str(), &old.0, &new.0]
+        ));
+        Ok(done?.is_some())
+    }
+
+    async fn changes(&self, cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, StateError> {
+        run!(self, Repeat::Fine, |client| changes(client, cursor, most))
+    }
+}
+
+impl PostgresState {
+    async fn write_at(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
+        let query = write_row!("lineage = $17 AND generation = $18 AND attempt = $19");
+        let (lineage, generation) = (signed(before.lineage.0), signed(before.generation.0));
+        let attempt = signed(before.attempt.0);
+        run!(self, Repeat::Wrong, |client| write_where(
+            client,
+            query,
+            next,
+            None,
+            &[&lineage, &generation, &attempt]
+        ))
+    }
+}
