@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod crash_states;
 pub mod model;
+pub mod replicas;
 pub mod sim;
 pub mod torture;
 

@@ -30,8 +30,21 @@ use crate::metrics::Metrics;
 use crate::snapshot::Snapshots;
 use crate::world::World;
 
-/// How often due rows are asked for when nobody says that there are any.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often the database is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paces {
+    /// For what is due, when nobody says that something is.
+    pub due: Duration,
+    /// For what others have changed, when nobody tells of it.
+    pub changes: Duration,
+}
+
+impl Default for Paces {
+    fn default() -> Self {
+        Self { due: Duration::from_secs(1), changes: Duration::from_millis(500) }
+    }
+}
+
 /// How often intents are looked for that a process of this machine left open.
 const LOOK_FOR_LEFT: Duration = Duration::from_secs(15);
 /// How often the receipts that lie here are gone through.
@@ -67,6 +80,8 @@ pub struct RowParts<W: World> {
     pub metrics: Metrics,
     /// So many rows are in work at once at most.
     pub most_at_once: usize,
+    /// How often the database is asked.
+    pub paces: Paces,
 }
 
 /// The keeper of the chains of a database vault. Cheap to clone.
@@ -202,7 +217,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 });
             }
             // With room left nothing more was due; else the next that ends makes room.
-            let wait = if full { Duration::from_millis(20) } else { ASK_EVERY };
+            let wait = if full { Duration::from_millis(20) } else { self.0.parts.paces.due };
             let pause = std::pin::pin!(self.world().sleep(wait));
             let told = std::pin::pin!(async {
                 match select(wakes.next(), ended.next()).await {

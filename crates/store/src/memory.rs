@@ -16,7 +16,7 @@ use crate::state::{Numbered, State, StateError, day_of, event_key, supersedes};
 mod health;
 mod vault;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Tables {
     records: BTreeMap<ChainName, Record>,
     replaced: BTreeMap<(ChainName, Fingerprint), Timestamp>,
@@ -56,6 +56,12 @@ impl MemoryState {
     /// An empty one whose leases are timed by `clock`.
     pub fn with_clock(clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self { clock: Some(Arc::new(clock)), ..Self::default() }
+    }
+
+    /// What a backup of it holds now.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self { tables: Arc::new(Mutex::new(self.tables().clone())), clock: self.clock.clone() }
     }
 
     fn now(&self) -> Timestamp {

@@ -57,6 +57,8 @@ pub enum News {
     Recorded(Bytes, Vec<Bytes>),
     /// A keeper's write into a receipt returned.
     Kept(Bytes),
+    /// A write into another file that was there returned.
+    Filled(String),
 }
 
 struct Inner {

@@ -51,6 +51,8 @@ struct Inner {
     rng: SmallRng,
     /// A process dies at one of its next awaits.
     doomed: BTreeMap<ProcessId, u32>,
+    /// A process stands still until then.
+    frozen: BTreeMap<ProcessId, Duration>,
     polls: u64,
 }
 
@@ -84,6 +86,18 @@ impl Wake for TaskWaker {
     }
 }
 
+/// Puts a task that stood still back into the queue that it never left.
+struct Thaw {
+    task: TaskId,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl Wake for Thaw {
+    fn wake(self: Arc<Self>) {
+        lock(&self.inner).ready.push(self.task);
+    }
+}
+
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -99,6 +113,7 @@ impl Executor {
             timers: BTreeMap::new(),
             rng: SmallRng::seed_from_u64(seed),
             doomed: BTreeMap::new(),
+            frozen: BTreeMap::new(),
             polls: 0,
         })))
     }
@@ -148,6 +163,11 @@ impl Executor {
     /// Makes a process die after so many of its polls.
     pub fn doom(&self, process: ProcessId, polls: u32) {
         lock(&self.0).doomed.insert(process, polls);
+    }
+
+    /// Lets a process stand still, wherever it is; its timers that pass meanwhile are due at once when it goes on.
+    pub fn freeze(&self, process: ProcessId, until: Duration) {
+        lock(&self.0).frozen.insert(process, until);
     }
 
     /// Nobody is to die any more.
@@ -213,6 +233,14 @@ impl Executor {
                 let index = if len == 1 { 0 } else { inner.rng.random_range(0..len) };
                 let id = inner.ready.swap_remove(index);
                 let Some(task) = inner.tasks.get_mut(&id) else { continue };
+                if let Some(until) = inner.frozen.get(&task.process).filter(|until| **until > inner.now) {
+                    // Still queued: nothing but this timer wakes it.
+                    let key = (*until, inner.next + 1);
+                    inner.next += 1;
+                    let thaw = Waker::from(Arc::new(Thaw { task: id, inner: self.0.clone() }));
+                    inner.timers.insert(key, thaw);
+                    continue;
+                }
                 task.queued = false;
                 if let Some(work) = task.work.take() {
                     inner.polls += 1;

@@ -269,6 +269,7 @@ impl Reference {
             News::Landed(Some(bytes)) => format!("somebody writes {:?} into the file", token(bytes)),
             News::Replaced(bytes) => format!("a keeper puts {:?} into the file", token(bytes)),
             News::Kept(_) => "an answer is in its receipt".into(),
+            News::Filled(path) => format!("{path} is written"),
             News::Recorded(bytes, _) => parse_record(bytes).map_or_else(
                 || "the record is unreadable".into(),
                 |record| {
@@ -300,6 +301,7 @@ impl Reference {
                 self.keeps(&bytes);
                 Ok(())
             }
+            News::Filled(_) => Ok(()),
             News::Recorded(bytes, durable) => {
                 self.are_durable(&durable);
                 self.recorded(&bytes)

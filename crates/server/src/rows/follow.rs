@@ -1,8 +1,6 @@
 //! Follows what other processes and machines commit: readers here see it within a second, and this machine remembers
 //! how far each chain has come.
 
-use std::time::Duration;
-
 use evergrant_core::keeper::{self, Look};
 use evergrant_core::{ChainName, Reason};
 use evergrant_store::vault::{ChangesCursor, VaultState};
@@ -15,8 +13,6 @@ use super::work::{Seen, Settled};
 use super::{RowKeeper, RowPolicy, Stuck};
 use crate::world::World;
 
-/// How often changes are asked for when nobody tells of any.
-const ASK_EVERY: Duration = Duration::from_millis(500);
 /// So many changes are read at once.
 const PAGE: usize = 10_000;
 
@@ -43,7 +39,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             if more {
                 continue;
             }
-            let pause = std::pin::pin!(self.world().sleep(ASK_EVERY));
+            let pause = std::pin::pin!(self.world().sleep(self.0.parts.paces.changes));
             match select(pokes.next(), pause).await {
                 futures_util::future::Either::Left((None, _)) => return,
                 futures_util::future::Either::Left((Some(()), _)) => while pokes.try_recv().is_ok() {},

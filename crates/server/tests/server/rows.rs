@@ -14,7 +14,7 @@ use evergrant_core::{ChainName, Reason};
 use evergrant_server::http::HttpClient;
 use evergrant_server::keeper::Import;
 use evergrant_server::metrics::Metrics;
-use evergrant_server::rows::{RowParts, RowPolicy};
+use evergrant_server::rows::{Paces, RowParts, RowPolicy};
 use evergrant_server::{Moved, RowKeeper, Snapshots, TokioWorld, World};
 use evergrant_standin::{Fault, FaultTarget, LoginOptions, StandIn};
 use evergrant_store::marks::Marks;
@@ -95,6 +95,7 @@ impl Rig {
             snapshots: snapshots.clone(),
             metrics: Metrics::default(),
             most_at_once: 64,
+            paces: Paces::default(),
         });
         Replica { folder, world, marks, snapshots, keeper }
     }
@@ -348,6 +349,7 @@ async fn a_machine_that_never_comes_back_is_waited_for_until_the_access_token_en
     rig.pass(SignedDuration::from_mins(8));
     // First in doubt, then presented: nothing is left to lose.
     two.keeper.tick().await.unwrap();
+    rig.pass(SignedDuration::from_mins(6));
     two.keeper.tick().await.unwrap();
     assert_eq!(rig.exchanges(), 2);
     assert!(matches!(rig.row(0).await.record.standing, Standing::Refused { .. }));

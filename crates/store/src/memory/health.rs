@@ -16,7 +16,7 @@ use super::MemoryState;
 use crate::health::{HealthState, NONCES_FOR};
 use crate::state::StateError;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Tables {
     tracks: BTreeMap<ChainName, Timestamp>,
     pushes: Vec<(ChainName, PushSeen)>,
@@ -31,7 +31,7 @@ pub(super) struct Tables {
     leases: BTreeMap<String, (String, Timestamp)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Sent {
     sink: String,
     /// Its place in the outbox.

@@ -12,7 +12,7 @@ use crate::seal::Sealed;
 use crate::state::StateError;
 use crate::vault::{Changes, ChangesCursor, Claim, Claimed, Holder, NextRow, Row, VaultState};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Stored {
     row: Row,
     /// Nobody else's until then.
@@ -21,7 +21,7 @@ struct Stored {
     changed: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Tables {
     rows: BTreeMap<ChainName, Stored>,
     changes: u64,

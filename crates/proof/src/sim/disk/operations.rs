@@ -192,6 +192,8 @@ impl Disk for SimDisk {
         })?;
         if parent(path) == RECEIPTS {
             self.lock().news.push(News::Kept(filled));
+        } else {
+            self.lock().news.push(News::Filled(path.to_owned()));
         }
         Ok(())
     }

@@ -1,0 +1,57 @@
+//! The simulator of replicas over a few seeds; and that it finds every way in which their world may lie.
+
+use evergrant_proof::replicas::{FAULTS, Lie, Tally, run, run_lying};
+
+const DAYS: u64 = 20;
+/// A lie has to be found within so many seeds.
+const MOST_SEEDS: u64 = 150;
+
+fn holds(seed: u64) -> Tally {
+    let outcome = run(seed, DAYS, 3);
+    if let Some(violation) = outcome.violation {
+        let trace = outcome.trace.join("\n");
+        panic!("{trace}\nseed {seed} violates {violation}\nmore: cargo xtask sim-replicas --seed {seed} --days {DAYS}");
+    }
+    outcome.tally
+}
+
+#[test]
+fn seeds_hold() {
+    let mut sum = Tally::new();
+    for seed in 0..40 {
+        for (fault, times) in holds(seed) {
+            *sum.entry(fault).or_default() += times;
+        }
+    }
+    for fault in FAULTS {
+        assert!(sum[fault] > 0, "no {fault} befell these seeds");
+    }
+}
+
+fn is_found(lie: Lie) {
+    let found = (0..MOST_SEEDS).find_map(|seed| run_lying(seed, DAYS, 3, Some(lie)).violation);
+    assert!(found.is_some(), "{lie:?} was not found within {MOST_SEEDS} seeds");
+}
+
+macro_rules! lies {
+    ($($test:ident: $lie:ident,)+) => {
+        $(#[test] fn $test() { is_found(Lie::$lie); })+
+
+        #[test]
+        fn every_lie_has_a_test() {
+            assert_eq!([$(Lie::$lie),+].len(), Lie::ALL.len());
+        }
+    };
+}
+
+lies! {
+    leases_that_are_ignored: LeaseIgnored,
+    pauses_beyond_the_bound: PausesUnbounded,
+    intents_that_are_not_written: IntentNotWritten,
+    commits_wherever_the_row_stands: CommitAnywhere,
+    late_answers_that_are_fenced: LateAnswerFenced,
+    machines_that_share_a_name: OneName,
+    marks_that_are_forgotten: NoMarks,
+    doubts_told_as_failures: DoubtAsFailed,
+    receipts_that_are_forgotten: ReceiptsForgotten,
+}
