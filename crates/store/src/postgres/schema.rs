@@ -99,8 +99,8 @@ async fn make_version_table(client: &Client) -> Result<(), Fault> {
         let make = "CREATE TABLE IF NOT EXISTS evergrant_schema (version BIGINT NOT NULL)";
         let Err(error) = client.batch_execute(make).await else { return Ok(()) };
         tries += 1;
-        let met_another = ["23505", "42P07"].contains(&error.code().map_or("", |code| code.code()));
-        if !met_another || tries > 3 {
+        let met_another = ["23505", "42710", "42P07"].contains(&error.code().map_or("", |code| code.code()));
+        if !met_another || tries > 9 {
             return Err(error.into());
         }
     }
