@@ -64,7 +64,7 @@ pub struct NextRow<'a> {
     pub replaced: &'a [(Fingerprint, Timestamp)],
     /// For the ledger.
     pub events: &'a [Event],
-    /// When the row is to be looked at next; nothing: not before somebody asks.
+    /// When the row is to be looked at next; nothing: not before somebody asks. Under a lease: when that ends.
     pub wakes_at: Option<Timestamp>,
 }
 

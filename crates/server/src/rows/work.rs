@@ -202,9 +202,8 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         let detail = json!({ "why": why, "fingerprint": intended.pair.fingerprint() });
         let event = self.event(&intended, EventKind::Intended, Reason::Intended, Some(attempt), detail);
         let lease = lease_of_intent(&policy.policy);
-        // If this process dies, others look when the lease has ended.
-        let wakes_at = Some(now + lease);
-        let next = NextRow { record: &intended, sealed: None, replaced: &[], events: &[event], wakes_at };
+        let next =
+            NextRow { record: &intended, sealed: None, replaced: &[], events: &[event], wakes_at: None };
         let begun = self.state().begin_rotation(claim, next, lease).await;
         let row = Row { record: intended, sealed: claim.row.sealed.clone(), epoch: claim.row.epoch };
         match begun {

@@ -172,8 +172,7 @@ impl Replica {
         let (attempt, now) = (reservation.attempt(), self.world.now());
         let intended = begin(claim.row.record.clone(), attempt, machine, &rig.policy, now);
         let lease = lease_of_intent(&rig.policy);
-        let wakes_at = Some(now + lease);
-        let next = NextRow { record: &intended, sealed: None, replaced: &[], events: &[], wakes_at };
+        let next = NextRow { record: &intended, sealed: None, replaced: &[], events: &[], wakes_at: None };
         assert!(state.begin_rotation(&claim, next, lease).await.unwrap());
         self.marks.raise(&chain(0), intended.mark()).unwrap();
         let refresh = rig.held(0).await.refresh.unwrap();

@@ -35,6 +35,8 @@ impl Stored {
     fn claim(&mut self, holder: &Holder, until: Timestamp) -> Claim {
         self.row.epoch = Epoch(self.row.epoch.0 + 1);
         self.lease = Some((holder.process.clone(), until));
+        // If its holder dies, it is looked at when the lease ends.
+        self.wakes_at = Some(until);
         Claim { row: self.row.clone(), process: holder.process.clone() }
     }
 
@@ -55,7 +57,8 @@ impl super::Tables {
             if let Some(sealed) = sealed {
                 stored.row.sealed = sealed.clone();
             }
-            (stored.lease, stored.wakes_at, stored.changed) = (lease, wakes_at, changed);
+            stored.wakes_at = lease.as_ref().map_or(wakes_at, |(_, until)| Some(*until));
+            (stored.lease, stored.changed) = (lease, changed);
         }
         for (fingerprint, at) in replaced {
             self.replaced.entry((record.chain.clone(), *fingerprint)).or_insert(*at);

@@ -81,6 +81,7 @@ macro_rules! conformance {
 
 mod callers;
 mod health;
+mod vault;
 
 conformance! {
     a_record_comes_back_as_it_was,

@@ -1,0 +1,395 @@
+//! Rows of a database vault: claims, intents, commits and what followers see of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use evergrant_core::chain::{AttemptId, Intent, Mark, Record, Standing};
+use evergrant_core::event::EventKind::{Committed, Intended};
+use evergrant_core::secret::Fingerprint;
+use evergrant_store::seal::Sealed;
+use evergrant_store::vault::{Claim, Claimed, Holder, NewRow, NextRow, VaultState};
+use jiff::Timestamp;
+
+use super::{Kept, Two};
+use crate::fixture::{chain, event, second};
+
+macro_rules! conformance_of_vaults {
+    ($($behaviour:ident),+ $(,)?) => {
+        mod in_memory {
+            $(#[tokio::test] async fn $behaviour() { super::$behaviour(super::memory()).await })+
+        }
+        mod in_postgres {
+            use crate::conformance::postgres;
+            $(#[tokio::test] async fn $behaviour() { super::$behaviour(postgres().await).await })+
+        }
+        mod in_postgres_opened_twice {
+            use crate::conformance::postgres_twice;
+            $(#[tokio::test] async fn $behaviour() { super::$behaviour(postgres_twice().await).await })+
+        }
+    };
+}
+
+conformance_of_vaults! {
+    a_row_comes_back_as_it_was,
+    only_the_first_taking_in_makes_a_row,
+    what_is_due_is_claimed_once,
+    a_claimed_row_is_free_again_when_its_lease_ends,
+    an_intent_needs_the_lease,
+    a_commit_needs_the_position_and_no_lease,
+    a_settlement_needs_the_attempt,
+    what_a_machine_left_open_is_its_own_to_claim,
+    events_and_replaced_pairs_come_with_the_row,
+    followers_see_every_change,
+    a_cursor_of_the_future_begins_anew,
+    a_seal_is_replaced_only_where_it_is_as_it_was,
+    many_rows_are_made_at_once,
+    claims_at_once_share_nothing,
+}
+
+fn memory() -> Two<evergrant_store::MemoryState> {
+    let one = evergrant_store::MemoryState::with_clock(now);
+    Two { other: one.clone(), one, _kept: Kept::Nothing }
+}
+
+#[expect(clippy::disallowed_methods, reason = "leases are timed by the real clock here, as PostgreSQL does")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+const LEASE: Duration = Duration::from_secs(60);
+/// A lease that has ended at once.
+const NONE: Duration = Duration::ZERO;
+
+fn holder(process: &str) -> Holder {
+    Holder { process: process.into(), machine: format!("machine of {process}") }
+}
+
+fn record(name: &str, generation: u64, attempt: u64) -> Record {
+    Record {
+        last_attempt: AttemptId(attempt),
+        standing: Standing::Live,
+        ..crate::fixture::record(name, 1, generation)
+    }
+}
+
+fn intended(name: &str, generation: u64, attempt: u64, machine: &str) -> Record {
+    let record = record(name, generation, attempt);
+    let intent = Intent {
+        attempt: AttemptId(attempt),
+        lineage: record.lineage,
+        generation: record.generation,
+        presented: record.pair,
+        sent_at: second(1),
+        deadline: second(31),
+        machine: machine.into(),
+    };
+    Record { intent: Some(intent), ..record }
+}
+
+fn next<'a>(record: &'a Record, sealed: Option<&'a Sealed>, wakes_at: Option<Timestamp>) -> NextRow<'a> {
+    NextRow { record, sealed, replaced: &[], events: &[], wakes_at }
+}
+
+fn sealed(of: &str) -> Sealed {
+    Sealed(format!("sealed {of}").into_bytes())
+}
+
+/// A chain at generation 1 that is due since the epoch.
+async fn due<S: VaultState>(state: &S, name: &str) {
+    let record = record(name, 1, 0);
+    assert!(state.take_in(None, next(&record, Some(&sealed(name)), Some(second(1)))).await.unwrap());
+}
+
+async fn ours<S: VaultState>(state: &S, name: &str, process: &str, lease: Duration) -> Claim {
+    match state.claim(&chain(name), &holder(process), lease).await.unwrap() {
+        Claimed::Ours(claim) => *claim,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_row_comes_back_as_it_was<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    assert_eq!(one.row(&chain("a")).await.unwrap(), None);
+    assert_eq!(one.claim(&chain("a"), &holder("p"), LEASE).await.unwrap(), Claimed::Unknown);
+    for name in ["c", "a", "b-2", "b_1"] {
+        due(&one, name).await;
+    }
+    let row = other.row(&chain("a")).await.unwrap().unwrap();
+    assert_eq!((row.record, row.sealed), (record("a", 1, 0), sealed("a")));
+    let names = |rows: Vec<evergrant_store::vault::Row>| {
+        rows.into_iter().map(|row| row.record.chain.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(other.rows_after(None, 3).await.unwrap()), ["a", "b-2", "b_1"]);
+    assert_eq!(names(other.rows_after(Some(&chain("b_1")), 3).await.unwrap()), ["c"]);
+}
+
+async fn only_the_first_taking_in_makes_a_row<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let second_login = record("a", 1, 0);
+    assert!(!other.take_in(None, next(&second_login, Some(&sealed("x")), None)).await.unwrap());
+    let at = second_login.mark();
+    let behind = Mark { attempt: AttemptId(7), ..at };
+    let third = Record { lineage: at.lineage.next(), ..record("a", 1, 0) };
+    assert!(!other.take_in(Some(behind), next(&third, Some(&sealed("y")), None)).await.unwrap());
+    assert_eq!(one.row(&chain("a")).await.unwrap().unwrap().sealed, sealed("a"));
+    // A login wins over whoever holds the lease.
+    let claim = ours(&one, "a", "p", LEASE).await;
+    assert!(other.take_in(Some(at), next(&third, Some(&sealed("y")), None)).await.unwrap());
+    assert_eq!(one.row(&chain("a")).await.unwrap().unwrap().record, third);
+    let late = intended("a", 1, 1, "m");
+    assert!(!one.begin_rotation(&claim, next(&late, None, None), LEASE).await.unwrap());
+}
+
+async fn what_is_due_is_claimed_once<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    for (name, wakes_at) in
+        [("third", Some(second(3))), ("first", Some(second(1))), ("second", Some(second(2))), ("never", None)]
+    {
+        let record = record(name, 1, 0);
+        assert!(one.take_in(None, next(&record, Some(&sealed(name)), wakes_at)).await.unwrap());
+    }
+    let later = record("later", 1, 0);
+    let in_an_hour = Some(now() + Duration::from_secs(3600));
+    assert!(one.take_in(None, next(&later, Some(&sealed("later")), in_an_hour)).await.unwrap());
+    let names = |claims: &[Claim]| {
+        let mut names: Vec<_> =
+            claims.iter().map(|claim| claim.row.record.chain.as_str().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let claims = one.claim_due(&holder("p"), LEASE, 2).await.unwrap();
+    assert_eq!(names(&claims), ["first", "second"], "the longest due go first");
+    assert_eq!(claims[0].row.epoch.0, 1);
+    let claims = other.claim_due(&holder("q"), LEASE, 9).await.unwrap();
+    assert_eq!(names(&claims), ["third"]);
+    assert_eq!(one.claim_due(&holder("p"), LEASE, 9).await.unwrap(), []);
+    // Given back, it is due when that was said.
+    other.release(&claims[0], Some(second(3))).await.unwrap();
+    assert_eq!(names(&one.claim_due(&holder("p"), LEASE, 9).await.unwrap()), ["third"]);
+    other.release(&claims[0], Some(second(3))).await.unwrap();
+    assert_eq!(
+        other.claim_due(&holder("q"), LEASE, 9).await.unwrap(),
+        [],
+        "it is not the first holder's any more"
+    );
+}
+
+async fn a_claimed_row_is_free_again_when_its_lease_ends<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let first = ours(&one, "a", "p", LEASE).await;
+    match other.claim(&chain("a"), &holder("q"), LEASE).await.unwrap() {
+        Claimed::Held(row) => assert_eq!(row.record, record("a", 1, 0)),
+        held => panic!("{held:?}"),
+    }
+    one.release(&first, None).await.unwrap();
+    let second_claim = ours(&other, "a", "q", NONE).await;
+    assert_eq!(second_claim.row.epoch.0, 2);
+    // Its lease has ended: it is due for everybody, even if it would have slept.
+    let third = one.claim_due(&holder("p"), LEASE, 9).await.unwrap();
+    assert_eq!((third.len(), third[0].row.epoch.0), (1, 3));
+}
+
+async fn an_intent_needs_the_lease<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let stale = ours(&one, "a", "p", NONE).await;
+    let claim = ours(&other, "a", "q", LEASE).await;
+    let intent = intended("a", 1, 1, "machine of q");
+    assert!(!one.begin_rotation(&stale, next(&intent, None, None), LEASE).await.unwrap());
+    // Neither by a name that is right with an epoch that is not.
+    let mixed = Claim { process: "q".into(), ..stale };
+    assert!(!one.begin_rotation(&mixed, next(&intent, None, None), LEASE).await.unwrap());
+    assert!(other.begin_rotation(&claim, next(&intent, None, None), LEASE).await.unwrap());
+    let row = one.row(&chain("a")).await.unwrap().unwrap();
+    assert_eq!((&row.record, &row.sealed), (&intent, &sealed("a")), "the pair is as it was");
+    assert!(matches!(one.claim(&chain("a"), &holder("p"), LEASE).await.unwrap(), Claimed::Held(_)));
+    assert_eq!(one.claim_due(&holder("p"), LEASE, 9).await.unwrap(), []);
+}
+
+async fn a_commit_needs_the_position_and_no_lease<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let claim = ours(&one, "a", "p", NONE).await;
+    let intent = intended("a", 1, 1, "m");
+    assert!(one.begin_rotation(&claim, next(&intent, None, None), NONE).await.unwrap());
+    // Somebody has taken over; the answer comes late.
+    ours(&other, "a", "q", LEASE).await;
+    let committed = record("a", 2, 1);
+    let new = sealed("a, generation 2");
+    assert!(one.commit_rotation(intent.position(), next(&committed, Some(&new), None)).await.unwrap());
+    let row = other.row(&chain("a")).await.unwrap().unwrap();
+    assert_eq!((&row.record, &row.sealed), (&committed, &new));
+    // Twice is once.
+    assert!(!one.commit_rotation(intent.position(), next(&committed, Some(&new), None)).await.unwrap());
+    // The lease has ended with it.
+    ours(&one, "a", "p", LEASE).await;
+}
+
+async fn a_settlement_needs_the_attempt<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let claim = ours(&one, "a", "p", NONE).await;
+    let first = intended("a", 1, 1, "m");
+    assert!(one.begin_rotation(&claim, next(&first, None, None), NONE).await.unwrap());
+    let claim = ours(&other, "a", "q", NONE).await;
+    let second_intent = intended("a", 1, 2, "n");
+    assert!(other.begin_rotation(&claim, next(&second_intent, None, None), LEASE).await.unwrap());
+    let settled = record("a", 1, 1);
+    assert!(!one.settle_rotation(first.mark(), next(&settled, None, None)).await.unwrap());
+    let settled = record("a", 1, 2);
+    assert!(
+        other.settle_rotation(second_intent.mark(), next(&settled, None, Some(second(5)))).await.unwrap()
+    );
+    assert_eq!(one.row(&chain("a")).await.unwrap().unwrap().record, settled);
+    assert_eq!(one.claim_due(&holder("p"), LEASE, 9).await.unwrap().len(), 1);
+}
+
+async fn what_a_machine_left_open_is_its_own_to_claim<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    for (name, lease) in
+        [("open", NONE), ("under way", LEASE)].map(|(name, lease)| (name.replace(' ', "-"), lease))
+    {
+        due(&one, &name).await;
+        let claim = ours(&one, &name, "p", LEASE).await;
+        let intent = intended(&name, 1, 1, "machine of p");
+        assert!(one.begin_rotation(&claim, next(&intent, None, None), lease).await.unwrap());
+    }
+    assert_eq!(other.claim_left_open(&holder("q"), LEASE, 9).await.unwrap(), []);
+    let after = Holder { process: "p, started again".into(), machine: "machine of p".into() };
+    let [claim] = other.claim_left_open(&after, LEASE, 9).await.unwrap().try_into().unwrap();
+    assert_eq!(claim.row.record.chain, chain("open"));
+    assert_eq!(other.claim_left_open(&after, LEASE, 9).await.unwrap(), []);
+}
+
+async fn events_and_replaced_pairs_come_with_the_row<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let claim = ours(&one, "a", "p", LEASE).await;
+    let intent = intended("a", 1, 1, "m");
+    let told = [event("a", 1, Intended, Some(1))];
+    let begun = NextRow { events: &told, ..next(&intent, None, None) };
+    assert!(one.begin_rotation(&claim, begun, LEASE).await.unwrap());
+    let (old, older) = (Fingerprint::of(b"old"), Fingerprint::of(b"older"));
+    let told = [event("a", 2, Committed, Some(1))];
+    let replaced = [(old, second(1)), (older, second(2))];
+    let committed = record("a", 2, 1);
+    let new = sealed("new");
+    let commit = NextRow { events: &told, replaced: &replaced, ..next(&committed, Some(&new), None) };
+    assert!(one.commit_rotation(intent.position(), commit).await.unwrap());
+    // What is refused leaves nothing behind.
+    let spurious = Fingerprint::of(b"spurious");
+    let (told, replaced) = ([event("a", 3, Committed, Some(2))], [(spurious, second(1))]);
+    let late = NextRow { events: &told, replaced: &replaced, ..next(&committed, Some(&new), None) };
+    assert!(!one.commit_rotation(intent.position(), late).await.unwrap());
+    let events = other.events(&chain("a"), 0, 9).await.unwrap();
+    let kinds: Vec<_> = events.iter().map(|numbered| numbered.event.kind).collect();
+    assert_eq!(kinds, [Intended, Committed]);
+    for (fingerprint, known) in [(old, true), (older, true), (spurious, false)] {
+        assert_eq!(other.was_replaced(&chain("a"), fingerprint).await.unwrap(), known);
+    }
+}
+
+/// Reads all that changed since `cursor`, page by page.
+async fn read_on<S: VaultState>(
+    state: &S,
+    cursor: &mut evergrant_store::vault::ChangesCursor,
+    seen: &mut BTreeMap<String, Mark>,
+) {
+    loop {
+        let changes = state.changes(Some(*cursor), 50).await.unwrap();
+        assert!(!changes.begins_anew);
+        seen.extend(changes.rows.iter().map(|(chain, mark)| (chain.as_str().to_owned(), *mark)));
+        *cursor = changes.cursor;
+        if !changes.more {
+            return;
+        }
+    }
+}
+
+async fn followers_see_every_change<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    const WRITERS: u64 = 8;
+    const ROUNDS: u64 = 20;
+    let mut cursor = other.changes(None, 50).await.unwrap().cursor;
+    let mut seen = BTreeMap::new();
+    let write = |writer: u64| {
+        let state = if writer % 2 == 0 { one.clone() } else { other.clone() };
+        async move {
+            let name = format!("chain-{writer}");
+            due(&state, &name).await;
+            for generation in 1..ROUNDS {
+                let committed = record(&name, generation + 1, generation);
+                let before = record(&name, generation, 0).position();
+                let new = sealed(&name);
+                assert!(state.commit_rotation(before, next(&committed, Some(&new), None)).await.unwrap());
+            }
+        }
+    };
+    let writers: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(write(writer))).collect();
+    while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
+        read_on(&other, &mut cursor, &mut seen).await;
+        tokio::task::yield_now().await;
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    read_on(&other, &mut cursor, &mut seen).await;
+    for writer in 0..WRITERS {
+        let mark = seen[&format!("chain-{writer}")];
+        assert_eq!(mark.generation.0, ROUNDS, "the last change of chain-{writer} was passed over");
+    }
+}
+
+async fn a_cursor_of_the_future_begins_anew<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let future = evergrant_store::vault::ChangesCursor(u64::from(u32::MAX) * 1000);
+    let changes = other.changes(Some(future), 50).await.unwrap();
+    assert!(changes.begins_anew && changes.cursor < future, "{changes:?}");
+    let changes = other.changes(Some(changes.cursor), 50).await.unwrap();
+    assert!(!changes.begins_anew);
+}
+
+async fn a_seal_is_replaced_only_where_it_is_as_it_was<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let (old, new) = (sealed("a"), sealed("a, anew"));
+    assert!(!one.reseal(&chain("a"), &sealed("b"), &new).await.unwrap());
+    assert!(one.reseal(&chain("a"), &old, &new).await.unwrap());
+    assert_eq!(other.row(&chain("a")).await.unwrap().unwrap().sealed, new);
+    assert!(!other.reseal(&chain("a"), &old, &new).await.unwrap());
+}
+
+async fn many_rows_are_made_at_once<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "chain-7").await;
+    let new = |number: u64| {
+        let name = format!("chain-{number}");
+        NewRow { record: record(&name, 3, 2), sealed: sealed(&name), wakes_at: Some(second(1)) }
+    };
+    let rows: Vec<_> = (0..100).map(new).collect();
+    assert_eq!(one.take_in_new(&rows).await.unwrap(), 99);
+    assert_eq!(one.take_in_new(&rows).await.unwrap(), 0);
+    assert_eq!(other.row(&chain("chain-7")).await.unwrap().unwrap().record, record("chain-7", 1, 0));
+    assert_eq!(other.row(&chain("chain-99")).await.unwrap().unwrap().record, rows[99].record);
+    assert_eq!(other.claim_due(&holder("p"), LEASE, 1000).await.unwrap().len(), 100);
+}
+
+async fn claims_at_once_share_nothing<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    let rows: Vec<_> = (0..200)
+        .map(|number| {
+            let name = format!("chain-{number}");
+            NewRow { record: record(&name, 1, 0), sealed: sealed(&name), wakes_at: Some(second(1)) }
+        })
+        .collect();
+    one.take_in_new(&rows).await.unwrap();
+    let claim = |number: usize| {
+        let state = if number % 2 == 0 { one.clone() } else { other.clone() };
+        async move {
+            let mut mine = Vec::new();
+            loop {
+                let claims = state.claim_due(&holder(&format!("p{number}")), LEASE, 7).await.unwrap();
+                if claims.is_empty() {
+                    return mine;
+                }
+                mine.extend(claims.into_iter().map(|claim| claim.row.record.chain));
+            }
+        }
+    };
+    let claimers: Vec<_> = (0..6).map(|number| tokio::spawn(claim(number))).collect();
+    let mut all = Vec::new();
+    for claimer in claimers {
+        all.extend(claimer.await.unwrap());
+    }
+    let distinct: std::collections::BTreeSet<_> = all.iter().cloned().collect();
+    assert_eq!((all.len(), distinct.len()), (200, 200));
+}
