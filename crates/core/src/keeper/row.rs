@@ -63,11 +63,14 @@ pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
     if let Some(receipt) = receipts.iter().find(|receipt| is_outdated(receipt, record)) {
         return RowFinding::Outdated(receipt.attempt);
     }
+    // Another machine's attempt may have the number of one that was reserved here, and never made.
+    let ours = record.intent.as_ref().is_some_and(|intent| intent.machine == machine);
     if let Some(receipt) = newest_answer(receipts, record) {
-        return match receipt.pair() {
-            Some(_) => RowFinding::Commit(receipt.attempt),
-            None => RowFinding::Settle(receipt.attempt),
-        };
+        match receipt.pair() {
+            Some(_) => return RowFinding::Commit(receipt.attempt),
+            None if ours => return RowFinding::Settle(receipt.attempt),
+            None => {}
+        }
     }
     if let Some(receipt) = receipts.iter().find(|receipt| overrules(receipt, record)) {
         return RowFinding::Commit(receipt.attempt);
@@ -85,9 +88,7 @@ pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
         };
     }
     match &record.intent {
-        Some(intent) if intent.machine != machine && now < record.expires_at => {
-            RowFinding::Elsewhere(record.expires_at)
-        }
+        Some(_) if !ours && now < record.expires_at => RowFinding::Elsewhere(record.expires_at),
         Some(_) => RowFinding::InDoubt,
         None => RowFinding::Clean,
     }

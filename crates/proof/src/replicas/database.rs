@@ -94,10 +94,11 @@ impl Database {
             let mut outside = lock(&self.outside);
             let (lineage, generation) = row.record.position();
             let what = format!(
-                "{chain} {lineage}.{generation} attempt {} {:?} intent {} by machine {}",
+                "{chain} {lineage}.{generation} attempt {} {:?} intent {} until {} by machine {}",
                 row.record.last_attempt,
                 row.record.standing,
                 row.record.intent.is_some(),
+                row.record.expires_at,
                 self.machine
             );
             outside.say(now, what);

@@ -40,7 +40,7 @@ const PROVIDER: ProcessId = 0;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const RECEIPTS: &str = "/grant/rows";
 /// Quiet enough to get through years, and often enough to find what the others did.
-const PACES: Paces = Paces { due: Duration::from_secs(60), changes: Duration::from_secs(20) };
+const PACES: Paces = Paces { due: Duration::from_secs(150), changes: Duration::from_secs(40) };
 /// So many backups are kept.
 const BACKUPS: usize = 4;
 

@@ -60,6 +60,11 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         }
         let marks = self.0.parts.marks.clone();
         let (rows, next) = (changes.rows, changes.cursor);
+        if rows.is_empty() {
+            // A start reads a little more again; that costs less than a write each time.
+            *cursor = Some(next);
+            return Ok(changes.more);
+        }
         let kept = move || (marks.follow(&rows, next), rows);
         let (kept, rows) = self.world().offload(kept).await;
         kept?;

@@ -123,6 +123,13 @@ fn every_row_of_the_table() {
         ("being read", intended(), vec![receipt(9, 3, 5, reserved(true))], None, RowFinding::BeingRead),
         ("no answer", intended(), vec![receipt(9, 3, 5, reserved(false))], None, RowFinding::InDoubt),
         ("no receipt", intended(), vec![], None, RowFinding::InDoubt),
+        (
+            "sent elsewhere, under the number of an attempt that was never made here",
+            elsewhere(),
+            vec![receipt(9, 3, 5, refused())],
+            None,
+            RowFinding::Elsewhere(at(LIFE_SECS)),
+        ),
         ("sent elsewhere", elsewhere(), vec![], None, RowFinding::Elsewhere(at(LIFE_SECS))),
     ] {
         assert_eq!(finding(&record, &receipts, mark, at(100)), finds, "{what}");
