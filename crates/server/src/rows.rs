@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use evergrant_core::chain::{Mark, Record};
 use evergrant_core::event::{Event, EventKind};
-use evergrant_core::keeper::{LEASE, Look, Policy, Report};
+use evergrant_core::keeper::{LEASE, Look, PAUSE_BOUND, Policy, Report};
 use evergrant_core::{AttemptId, ChainName, Reason};
 use evergrant_store::marks::Marks;
 use evergrant_store::receipts::Receipts;
@@ -30,18 +30,27 @@ use crate::metrics::Metrics;
 use crate::snapshot::Snapshots;
 use crate::world::World;
 
-/// How often the database is asked.
+/// How often the database is asked, and how long leases last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paces {
-    /// For what is due, when nobody says that something is.
+    /// How often for what is due, when nobody says that something is.
     pub due: Duration,
-    /// For what others have changed, when nobody tells of it.
+    /// How often for what others have changed, when nobody tells of it.
     pub changes: Duration,
+    /// For so long a claimed row is nobody else's; the policy's deadline is shorter.
+    pub lease: Duration,
+    /// How long a process may stand still and go on as if nothing had been.
+    pub pause_bound: Duration,
 }
 
 impl Default for Paces {
     fn default() -> Self {
-        Self { due: Duration::from_secs(1), changes: Duration::from_millis(500) }
+        Self {
+            due: Duration::from_secs(1),
+            changes: Duration::from_millis(500),
+            lease: LEASE,
+            pause_bound: PAUSE_BOUND,
+        }
     }
 }
 
@@ -153,7 +162,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     }
 
     async fn work_off(&self, most: usize) -> Result<Vec<Report>, StateError> {
-        let claims = self.state().claim_due(&self.0.parts.holder, LEASE, most).await?;
+        let claims = self.state().claim_due(&self.0.parts.holder, self.0.parts.paces.lease, most).await?;
         let begun: Vec<_> = claims.into_iter().map(|claim| self.begin(claim, Look::Due, None)).collect();
         let mut reports = Vec::with_capacity(begun.len());
         for one in begun {
@@ -165,7 +174,8 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     /// Works off what a process of this machine left open: no other machine knows what became of it.
     pub async fn settle_left_open(&self) -> Result<Vec<Report>, StateError> {
         let Inner { parts, .. } = &*self.0;
-        let claims = self.state().claim_left_open(&parts.holder, LEASE, parts.most_at_once).await?;
+        let claims =
+            self.state().claim_left_open(&parts.holder, parts.paces.lease, parts.most_at_once).await?;
         let begun: Vec<_> = claims.into_iter().map(|claim| self.begin(claim, Look::Due, None)).collect();
         let mut reports = Vec::with_capacity(begun.len());
         for one in begun {
@@ -196,7 +206,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let room = self.0.parts.most_at_once - at_work;
             let claimed = match room {
                 0 => Ok(Vec::new()),
-                room => self.state().claim_due(&self.0.parts.holder, LEASE, room).await,
+                room => self.state().claim_due(&self.0.parts.holder, self.0.parts.paces.lease, room).await,
             };
             let claims = claimed.unwrap_or_else(|error| {
                 if !failing {

@@ -9,7 +9,7 @@ use evergrant_core::ChainName;
 use evergrant_core::chain::Standing;
 use evergrant_core::gateway::Position;
 use evergrant_core::grant::Grant;
-use evergrant_core::keeper::{Answer, Look, PAUSE_BOUND, Policy};
+use evergrant_core::keeper::{Answer, LEASE, Look, PAUSE_BOUND, Policy};
 use evergrant_core::provider::TokenRequest;
 use evergrant_core::secret::Fingerprint;
 use evergrant_server::keeper::Import;
@@ -40,7 +40,12 @@ const PROVIDER: ProcessId = 0;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const RECEIPTS: &str = "/grant/rows";
 /// Quiet enough to get through years, and often enough to find what the others did.
-const PACES: Paces = Paces { due: Duration::from_secs(150), changes: Duration::from_secs(40) };
+const PACES: Paces = Paces {
+    due: Duration::from_secs(150),
+    changes: Duration::from_secs(40),
+    lease: LEASE,
+    pause_bound: PAUSE_BOUND,
+};
 /// So many backups are kept.
 const BACKUPS: usize = 4;
 
