@@ -128,10 +128,12 @@ impl ReplicaWorld {
             Way::Bare5xx => return received(502, "<html>"),
             Way::Fine | Way::LostAnswer | Way::Cut | Way::Slow | Way::Late | Way::SpentThen5xx => {}
         }
-        let wait = match way {
-            Way::Late => self.millis(31_000..850_000),
-            Way::Slow => self.millis(5_000..29_000),
-            _ => self.millis(5..900),
+        let wait = if way == Way::Late {
+            self.millis(31_000..850_000)
+        } else if way == Way::Slow {
+            self.millis(5_000..29_000)
+        } else {
+            self.millis(5..900)
         };
         let (answered, answer) = oneshot::channel();
         let (outside, executor) = (self.outside().clone(), self.executor.clone());
@@ -142,14 +144,15 @@ impl ReplicaWorld {
             let _ = answered.send(processed);
         });
         let Ok((status, mut body, next)) = answer.await else { return lost() };
-        match way {
-            Way::LostAnswer => return lost(),
-            Way::SpentThen5xx => return received(500, "<html>"),
-            Way::Cut => {
-                body.truncate(body.len() / 3);
-                return Answer::Received { status, retry_after: None, date: None, body, complete: false };
-            }
-            _ => {}
+        if way == Way::LostAnswer {
+            return lost();
+        }
+        if way == Way::SpentThen5xx {
+            return received(500, "<html>");
+        }
+        if way == Way::Cut {
+            body.truncate(body.len() / 3);
+            return Answer::Received { status, retry_after: None, date: None, body, complete: false };
         }
         match next {
             Some(successor) => self.told(token, Fate::Spent { successor }),
