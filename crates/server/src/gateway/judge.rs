@@ -9,7 +9,7 @@ use evergrant_core::gateway::{Meaning, Next, Refused, Source, next};
 
 use super::admission::{Serving, With, spend_fallback};
 use super::entry::Entry;
-use super::exchange::{Client, Upward};
+use super::exchange::Client;
 use super::fault::Fault;
 use super::forward::{Flight, Progress};
 use super::plane::Limits;
@@ -27,7 +27,7 @@ pub(super) struct Tried {
     pub(super) replayed: bool,
 }
 
-impl Flight {
+impl Flight<'_> {
     /// What an answer says of the source: `Some`, if the request is sent once more, with that.
     pub(super) async fn judge(
         &mut self,
@@ -131,13 +131,12 @@ impl Flight {
     }
 
     /// Leaves this answer for another one. Its connection is kept if nothing more comes on it.
-    pub(super) fn leave(self, thread: &Thread, serving: &Serving) -> Upward {
+    pub(super) fn leave(self, thread: &Thread, serving: &Serving) {
         let whole = told::is_whole(&self.got, self.to_head);
         let keep = self.head(|head| head.keep_alive).unwrap_or(false);
         if whole && keep && self.up.sent {
             thread.pool.put(&serving.chain.upstream, self.stream, clock::now());
         }
         thread.give_back(self.got);
-        self.up
     }
 }
