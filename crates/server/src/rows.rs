@@ -8,6 +8,7 @@ mod look;
 mod work;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -226,23 +227,12 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                     let _ = done.unbounded_send(());
                 });
             }
-            // With room left nothing more was due; else the next that ends makes room.
-            let wait = if full { Duration::from_millis(20) } else { self.0.parts.paces.due };
-            let pause = std::pin::pin!(self.world().sleep(wait));
-            let told = std::pin::pin!(async {
-                match select(wakes.next(), ended.next()).await {
-                    Either::Left((wake, _)) => Either::Left(wake),
-                    Either::Right((done, _)) => Either::Right(done),
-                }
-            });
-            match select(told, pause).await {
-                Either::Left((Either::Left(None), _)) => return,
-                Either::Left((Either::Left(Some(())), _)) => {}
-                Either::Left((Either::Right(_), _)) => at_work -= 1,
-                Either::Right(((), _)) => {}
-            }
-            while ended.try_recv().is_ok() {
-                at_work -= 1;
+            let pause = pin!(self.world().sleep(self.0.parts.paces.due));
+            // Where there was more than there is room for, half of it is waited for: claims are taken in batches.
+            let enough = if full { at_work.div_ceil(2) } else { usize::MAX };
+            match wait(&mut wakes, &mut ended, pause, enough).await {
+                Some(done) => at_work -= done,
+                None => return,
             }
         }
     }
@@ -287,4 +277,26 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             tracing::error!(%chain, %error, "the high-water mark cannot be kept: a restored database would not be noticed");
         }
     }
+}
+
+/// Waits until somebody wakes, until so many rows are done, or until the pause is over. Gives how many are done; nothing
+/// once nobody can wake any more.
+async fn wait(
+    wakes: &mut mpsc::UnboundedReceiver<()>,
+    ended: &mut mpsc::UnboundedReceiver<()>,
+    mut pause: std::pin::Pin<&mut impl Future<Output = ()>>,
+    enough: usize,
+) -> Option<usize> {
+    let mut done = 0;
+    while done < enough {
+        match select(select(wakes.next(), ended.next()), pause.as_mut()).await {
+            Either::Left((Either::Left((None, _)), _)) => return None,
+            Either::Left((Either::Left((Some(()), _)), _)) | Either::Right(((), _)) => break,
+            Either::Left((Either::Right(_), _)) => done += 1,
+        }
+    }
+    while ended.try_recv().is_ok() {
+        done += 1;
+    }
+    Some(done)
 }
