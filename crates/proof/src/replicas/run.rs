@@ -544,8 +544,7 @@ impl Sim {
             6 => {
                 self.count("wall clock that is off");
                 *lock(&self.machines[number].skew) = self.rng.random_range(-900..900);
-                let until = self.executor.now() + Duration::from_secs(24 * 3600);
-                lock(&self.outside).reference.clocks_off_until = Some(until);
+                lock(&self.outside).reference.clocks_off_until = Some(Duration::MAX);
                 self.force(number);
             }
             7 | 8 => {
@@ -645,9 +644,16 @@ impl Sim {
             machine.disk.spare();
         }
         self.executor.spare();
-        lock(&self.outside).bad = 0;
         lock(&self.server).flaky = 0;
-        let heal = lock(&self.outside).life * 2 + Duration::from_secs(3600);
+        let heal = {
+            let mut outside = lock(&self.outside);
+            outside.bad = 0;
+            let life = outside.life;
+            // What was stored by a clock that was off lasts as long as the token beside it.
+            let off_until = outside.reference.clocks_off_until.map(|_| self.executor.now() + life);
+            outside.reference.clocks_off_until = off_until;
+            life * 2 + Duration::from_secs(3600)
+        };
         self.run_for(heal);
         if self.is_broken() {
             return;
