@@ -68,6 +68,10 @@ pub(crate) enum Command {
         /// Renew it even if it is not due.
         #[arg(long)]
         force: bool,
+        /// Let the pair of a quarantined chain count as its newest first: the database was restored from a backup, and
+        /// nothing newer exists.
+        #[arg(long, requires = "force")]
+        accept_stale: bool,
     },
     /// Prove that a chain's access token works.
     Probe {
@@ -109,6 +113,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// Make keys that seal pairs in a database, count what is sealed under which, and change to another.
+    Seal {
+        #[command(subcommand)]
+        command: SealCommand,
+    },
     /// Show what is and was wrong, acknowledge it, and hold alerts back for maintenance.
     Alerts {
         #[command(subcommand)]
@@ -139,6 +148,19 @@ pub(crate) enum Command {
     },
     /// Print the manual page.
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SealCommand {
+    /// Print a new key: a line of the file that `[seal] key_file` names.
+    NewKey,
+    /// Show the keys, and how many rows are sealed under each.
+    Status,
+    /// Seal all rows under the first key; renewals go on meanwhile, and it may be cut short and run again.
+    ///
+    /// Before that, every server has to know the new key: add it behind the old one everywhere and restart, then put it
+    /// in front everywhere and restart.
+    RotateKey,
 }
 
 #[derive(Debug, Subcommand)]

@@ -15,14 +15,14 @@ use evergrant_core::{ApiKey, Reason};
 use evergrant_server::keeper::{Import, Refused};
 use evergrant_server::probe::MessageProbe;
 use evergrant_server::renewable::Pass;
-use evergrant_server::{Keeper, Renewable, Renewal, World as _, probe};
+use evergrant_server::{Login, Renewable, Renewal, World as _, probe};
 use evergrant_store::{AuthFile, OsDisk, secret_file};
 use serde_json::{Value, json};
 
-use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain};
+use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain, SealCommand};
 use crate::config::{self, Environment, Fault, Loaded, Way};
 use crate::host::{Chain, Host, World};
-use crate::{alerts, drill, keys, logs, output, serve, standin, status, timeline};
+use crate::{alerts, drill, keys, logs, output, seal, serve, standin, status, timeline};
 
 /// Runs one command.
 pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
@@ -35,6 +35,7 @@ pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
         Command::Man => return man(),
         Command::Demo { span } => return standin::demo(span, global.json).await,
         Command::Drill { name } => return drill::run(name, global.json).await,
+        Command::Seal { command: SealCommand::NewKey } => return seal::new_key(),
         Command::StandIn(args) => return standin::stand_in(args, global.json).await,
         Command::Config { command: ConfigCommand::Schema } => {
             output::json(&config::schema());
@@ -54,6 +55,7 @@ pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
         | Command::Import { .. }
         | Command::Export { .. }
         | Command::Keys { .. }
+        | Command::Seal { .. }
         | Command::Agent { .. }
         | Command::Config { command: ConfigCommand::Show } => {}
     }
@@ -85,7 +87,7 @@ async fn with_configuration(
         output::faults(&loaded.warnings);
         return serve::serve(loaded, global, env).await;
     }
-    let host = match Host::open(&loaded.settings) {
+    let host = match Host::open(&loaded.settings).await {
         Ok(host) => host,
         Err(why) => return output::failed(why),
     };
@@ -94,8 +96,8 @@ async fn with_configuration(
         Command::Status { timeline: true } => timeline::show(&host, &loaded, global.json).await,
         Command::Status { timeline: false } => status::status(&host, &loaded, global.json).await,
         Command::Alerts { command } => alerts::run(&host, &loaded, env, command, global.json).await,
-        Command::Refresh { chain: which, force } => match chain(which) {
-            Ok(chain) => Ok(refresh(&chain, *force, global.json).await),
+        Command::Refresh { chain: which, force, accept_stale } => match chain(which) {
+            Ok(chain) => refresh(&chain, *force, *accept_stale, global.json).await,
             Err(why) => Err(why),
         },
         Command::Probe { chain: which } => match chain(which) {
@@ -112,9 +114,11 @@ async fn with_configuration(
             Ok(chain) => import(&chain, file, *remove, *skip_probe, global.json).await,
             Err(why) => Err(why),
         },
-        Command::Export { file, chain: which, include_refresh_token } => {
-            chain(which).and_then(|chain| export(&chain, file.as_deref(), *include_refresh_token))
-        }
+        Command::Export { file, chain: which, include_refresh_token } => match chain(which) {
+            Ok(chain) => export(&chain, file.as_deref(), *include_refresh_token).await,
+            Err(why) => Err(why),
+        },
+        Command::Seal { command } => seal::run(&host, &loaded.settings, command, global.json).await,
         Command::Keys { command } => keys::run(&host, &loaded.settings, env, command, global.json).await,
         Command::Serve
         | Command::Agent { .. }
@@ -126,6 +130,9 @@ async fn with_configuration(
         | Command::Man => Ok(ExitCode::SUCCESS),
     };
     wait_for_late_answers(&host).await;
+    if let Some(rows) = &host.rows {
+        rows.tell_at_last(&host.state).await;
+    }
     code.unwrap_or_else(output::failed)
 }
 
@@ -187,6 +194,13 @@ fn file_warnings(loaded: &Loaded) -> Vec<Fault> {
             Way::AuthFile { auth_file, take_client_locks } => {
                 AuthFile::new(OsDisk, auth_file.clone(), PathBuf::new(), *take_client_locks).concerns()
             }
+            Way::Database { export } => {
+                let folder = export.as_ref().and_then(|export| export.file.parent());
+                let missing = folder.filter(|folder| !folder.is_dir());
+                let missing = missing
+                    .map(|folder| format!("the folder of its export is missing: {}", folder.display()));
+                missing.into_iter().collect()
+            }
             Way::Minted(grounds) => {
                 let unusable = |file: &PathBuf| secret_file::identity_token(file).err();
                 let unusable = grounds.identity_token_file.as_ref().and_then(unusable);
@@ -227,11 +241,14 @@ fn print(report: &Report, chain: &Chain, json: bool) {
     }
 }
 
-async fn refresh(chain: &Chain, force: bool, json: bool) -> ExitCode {
+async fn refresh(chain: &Chain, force: bool, accept_stale: bool, json: bool) -> Result<ExitCode, String> {
+    if accept_stale && let Err(refused) = chain.accept_stale().await {
+        return Err(format!("nothing was accepted ({}): {}", refused.reason, refused.detail));
+    }
     let look = if force { Look::Forced } else { Look::Due };
     let report = chain.look(look).await;
     print(&report, chain, json);
-    exit_of(&report)
+    Ok(exit_of(&report))
 }
 
 async fn probe_now(host: &Host, chain: &Chain, message: Option<&MessageProbe>, json: bool) -> ExitCode {
@@ -266,10 +283,9 @@ async fn probe_now(host: &Host, chain: &Chain, message: Option<&MessageProbe>, j
 /// Prints the chain's access token, or its API key. One that lives in memory only is minted here: that spends nothing.
 async fn token(host: &Host, chain: &Chain, json: bool) -> Result<ExitCode, String> {
     let (report, access) = match &chain.renewal {
-        Renewal::Keeper(keeper) => {
-            let (report, _) = keeper.glance();
-            let access = keeper.grant().map(|grant| grant.access);
-            (report, access)
+        Renewal::Keeper(_) | Renewal::Row(_) => {
+            let (report, _, grant) = chain.login("read")?.glance().await;
+            (report, grant.map(|grant| grant.access))
         }
         Renewal::Minter(_) | Renewal::ApiKey(_) => {
             let report = chain.look(Look::Due).await;
@@ -306,20 +322,20 @@ async fn import(
     if remove && standard_input {
         return Err("--move needs a file, and standard input is none".into());
     }
-    let keeper = chain.keeper("import into")?;
+    let login = chain.login("import into")?;
     let same = |other: &Path| {
         file.canonicalize().is_ok_and(|file| other.canonicalize().is_ok_and(|other| file == other))
     };
-    if same(keeper.vault().path()) {
+    if chain.auth_file().is_some_and(same) {
         return Err(format!(
             "{} is this chain's own auth file; what is put there is taken over by itself",
             file.display()
         ));
     }
     let grant = read_grant(chain, file)?;
-    let refused = match judge(chain, keeper, &grant, skip_probe).await {
+    let refused = match judge(chain, &login, &grant, skip_probe).await {
         Err(refused) => refused,
-        Ok(()) => match keeper.import(grant).await {
+        Ok(()) => match login.import(grant).await {
             Import::Refused(refused) => refused,
             Import::Taken(report) => {
                 print(&report, chain, json);
@@ -369,11 +385,11 @@ fn read_grant(chain: &Chain, file: &Path) -> Result<Grant, String> {
 
 async fn judge(
     chain: &Chain,
-    keeper: &Keeper<World>,
+    login: &Login<'_, World>,
     grant: &Grant,
     skip_probe: bool,
 ) -> Result<(), Refused> {
-    keeper.judge(grant)?;
+    login.judge(grant)?;
     let live = grant.expires_at.is_none_or(|at| at > chain.world.now());
     if skip_probe || !live {
         return Ok(());
@@ -392,9 +408,11 @@ async fn judge(
     }
 }
 
-fn export(chain: &Chain, file: Option<&Path>, include_refresh_token: bool) -> Result<ExitCode, String> {
-    let Some(mut grant) = chain.keeper("export")?.grant() else {
-        return Err(format!("the auth file of chain {} holds no grant", chain.chain()));
+async fn export(chain: &Chain, file: Option<&Path>, include_refresh_token: bool) -> Result<ExitCode, String> {
+    let (report, _, grant) = chain.login("export")?.glance().await;
+    let Some(mut grant) = grant else {
+        let detail = report.detail.map(|detail| format!(": {detail}")).unwrap_or_default();
+        return Err(format!("the vault of chain {} holds no grant{detail}", chain.chain()));
     };
     if include_refresh_token {
         output::warn("whoever renews with this file becomes a second writer and breaks the chain");

@@ -18,6 +18,7 @@ mod source;
 mod structure;
 #[cfg(test)]
 mod tests;
+mod vault;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,11 @@ pub(crate) use document::{reference, schema, show};
 pub(crate) use fault::{Fault, Severity};
 pub(crate) use file::{Config, LogFormat, LogLevel};
 pub(crate) use resolve::reachable_without_tls;
-pub(crate) use settings::{AlertSettings, ChainSettings, LogSettings, ProbeSettings, Settings, Way};
+pub(crate) use settings::{
+    AlertSettings, ChainSettings, Export, LogSettings, ProbeSettings, Settings, Template, Way,
+};
 pub(crate) use source::home;
+pub(crate) use vault::DatabaseSettings;
 
 use evergrant_core::Reason;
 
@@ -54,6 +58,7 @@ impl Loaded {
         for chain in &mut self.settings.chains {
             chain.accepted = true;
         }
+        self.settings.templates.iter_mut().for_each(Template::accept_provider_terms);
         for chain in self.raw.chains.values_mut() {
             chain.accept_provider_terms = true;
         }

@@ -7,34 +7,46 @@ use std::path::Path;
 use evergrant_core::ChainName;
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
+use evergrant_server::rows::RowPolicy;
 use evergrant_server::{ApiKeyChain, Keeper, Minter, Renewal, Snapshots, TokioWorld};
-use evergrant_store::{AuthFile, OsDisk, SqliteState};
+use evergrant_store::postgres::MAX_CONNECTIONS;
+use evergrant_store::{AnyState, AuthFile, OsDisk, PostgresState, SqliteState};
 
 use crate::config::{ChainSettings, Settings, Way};
+use crate::rows::Rows;
 
 /// The real world.
-pub(crate) type World = TokioWorld<SqliteState>;
+pub(crate) type World = TokioWorld<AnyState>;
 /// A chain in the real world.
 pub(crate) type Chain = evergrant_server::Chain<World>;
 
 /// Everything that a command or the server works with.
 #[derive(Debug)]
 pub(crate) struct Host {
-    pub(crate) state: SqliteState,
+    pub(crate) state: AnyState,
     pub(crate) snapshots: Snapshots,
     pub(crate) metrics: Metrics,
     pub(crate) world: World,
+    /// The keeper of the database's chains, if there are any to keep.
+    pub(crate) rows: Option<Rows>,
 }
 
 impl Host {
     /// Opens the state, which is made if it is missing.
-    pub(crate) fn open(settings: &Settings) -> Result<Self, String> {
+    pub(crate) async fn open(settings: &Settings) -> Result<Self, String> {
         make_state_folder(&settings.state_dir)?;
-        let state =
-            SqliteState::open(&settings.state_dir.join("state.db")).map_err(|error| error.to_string())?;
+        let state = match &settings.database {
+            None => SqliteState::open(&settings.state_dir.join("state.db")).map(AnyState::Sqlite),
+            Some(database) => {
+                PostgresState::open(&database.url, MAX_CONNECTIONS).await.map(AnyState::Postgres)
+            }
+        };
+        let state = state.map_err(|error| error.to_string())?;
         let client = HttpClient::new(None).map_err(|error| error.to_string())?;
         let world = TokioWorld::new(state.clone(), client);
-        Ok(Self { state, snapshots: Snapshots::default(), metrics: Metrics::default(), world })
+        let (snapshots, metrics) = (Snapshots::default(), Metrics::default());
+        let rows = Rows::open(settings, &world, &snapshots, &metrics)?;
+        Ok(Self { state, snapshots, metrics, world, rows })
     }
 
     /// The chain of a setting.
@@ -46,18 +58,31 @@ impl Host {
             }
             None => self.world.clone(),
         };
-        Ok(Chain { renewal: self.renewal(settings, chain, &world), kind: chain.kind(), world })
+        Ok(Chain { renewal: self.renewal(settings, chain, &world)?, kind: chain.kind(), world })
     }
 
-    fn renewal(&self, settings: &Settings, chain: &ChainSettings, world: &World) -> Renewal<World> {
+    fn renewal(
+        &self,
+        settings: &Settings,
+        chain: &ChainSettings,
+        world: &World,
+    ) -> Result<Renewal<World>, String> {
         let (world, name, policy) = (world.clone(), chain.name.clone(), chain.policy.clone());
         let (snapshots, metrics) = (self.snapshots.clone(), self.metrics.clone());
-        match &chain.way {
+        Ok(match &chain.way {
             Way::AuthFile { auth_file, take_client_locks } => {
                 let state_folder = settings.state_dir.join(format!("vault-{name}"));
                 let vault = AuthFile::new(OsDisk, auth_file.clone(), state_folder, *take_client_locks);
                 let keeper = Keeper::new(world, name, policy, chain.accepted, vault, snapshots, metrics);
                 Renewal::Keeper(keeper)
+            }
+            Way::Database { .. } => {
+                let Some(rows) = &self.rows else {
+                    return Err(format!(
+                        "chain {name} has its pair in the database: that begins at the next start"
+                    ));
+                };
+                Renewal::Row(rows.keeper.chain(name, RowPolicy { policy, accepted: chain.accepted }))
             }
             Way::Minted(grounds) => {
                 Renewal::Minter(Minter::new(world, name, policy, grounds.clone(), snapshots, metrics))
@@ -66,7 +91,7 @@ impl Host {
                 let (profile, file) = (policy.profile, api_key_file.clone());
                 Renewal::ApiKey(ApiKeyChain::new(world, name, profile, file, snapshots, metrics))
             }
-        }
+        })
     }
 
     /// All chains.
@@ -76,16 +101,22 @@ impl Host {
 
     /// The chain that is meant: the named one, or the only one.
     pub(crate) fn one_chain(&self, settings: &Settings, name: Option<&ChainName>) -> Result<Chain, String> {
-        let names = || settings.chains.iter().map(|chain| chain.name.as_str()).collect::<Vec<_>>().join(", ");
+        let names = || {
+            let named = settings.chains.iter().map(|chain| chain.name.to_string());
+            let templates = settings.templates.iter().map(|template| format!("{}*", template.prefix));
+            named.chain(templates).collect::<Vec<_>>().join(", ")
+        };
         let chain = match (name, settings.chains.as_slice()) {
-            (Some(name), chains) => chains.iter().find(|chain| chain.name == *name).ok_or_else(|| {
+            (Some(name), _) => settings.chain(name).ok_or_else(|| {
                 format!("there is no chain {name} in the configuration; there is: {}", names())
             })?,
-            (None, [only]) => only,
-            (None, []) => return Err("no chain is configured and enabled".into()),
+            (None, [only]) if settings.templates.is_empty() => only.clone(),
+            (None, []) if settings.templates.is_empty() => {
+                return Err("no chain is configured and enabled".into());
+            }
             (None, _) => return Err(format!("say which chain with --chain: {}", names())),
         };
-        self.chain(settings, chain)
+        self.chain(settings, &chain)
     }
 }
 

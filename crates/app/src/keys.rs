@@ -64,7 +64,8 @@ pub(crate) fn actor(env: &Environment) -> Actor {
 }
 
 fn new_caller(args: &NewKeyArgs, settings: &Settings) -> Result<NewCaller, String> {
-    let configured: Vec<ChainName> = settings.chains.iter().map(|chain| chain.name.clone()).collect();
+    let mut configured: Vec<ChainName> = settings.chains.iter().map(|chain| chain.name.clone()).collect();
+    configured.extend(args.chain.iter().filter(|name| settings.template(name).is_some()).cloned());
     let chain = chain_of(args.chain.clone(), &configured).map_err(|error| format!("--chain: {error}"))?;
     Ok(NewCaller {
         name: args.name.clone(),

@@ -13,17 +13,21 @@ use evergrant_server::gateway::{FallbackUses, Gateway, Parts, check_fallback_key
 use evergrant_server::health::{Alerting, Monitor, WatchedChain};
 use evergrant_server::http::HttpClient;
 use evergrant_server::{Callers, Renewable, Renewal, Wake, World as _, probe, watchdog};
-use evergrant_store::{SqliteState, State, watch};
+use evergrant_store::{AnyState, State, watch};
 use futures_channel::mpsc::{self, UnboundedSender};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::cli::Global;
-use crate::config::{self, AlertSettings, ChainSettings, Environment, Loaded, ProbeSettings, Settings};
+use crate::config::{
+    self, AlertSettings, ChainSettings, Environment, Loaded, ProbeSettings, Settings, Template,
+};
+use crate::export;
 use crate::gateway;
 use crate::host::{Chain, Host, World};
 use crate::output;
+use crate::rows::Keeping;
 
 /// The look behind the watch, for changes that it misses.
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
@@ -37,7 +41,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) -> ExitCode {
-    let host = match Host::open(&loaded.settings) {
+    let host = match Host::open(&loaded.settings).await {
         Ok(host) => host,
         Err(why) => return output::failed(why),
     };
@@ -56,6 +60,10 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     uses.save(&host.world).await;
     let common =
         Common { host: &host, callers: callers.clone(), chains: Chains::default(), uses: uses.clone() };
+    let keeping = match (&host.rows, &host.state) {
+        (Some(rows), AnyState::Postgres(state)) => Some(rows.keep(state)),
+        (Some(_) | None, _) => None,
+    };
     let running = match Running::start(&common, &loaded.settings) {
         Ok(running) => running,
         Err(why) => return output::failed(why),
@@ -83,7 +91,7 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     let address = gateway.address();
     tracing::info!(%address, chains = shown.join(","), version = env!("CARGO_PKG_VERSION"), "serving");
     notify(&[NotifyState::Ready]);
-    let serving = Serving { common: &common, gateway };
+    let serving = Serving { common: &common, gateway, keeping: keeping.as_ref() };
     let deadline = serving.until_told_to_end(running, loaded.settings, global, env, signals).await;
     saving.abort();
     uses.save(&host.world).await;
@@ -93,6 +101,9 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
         tracing::warn!(
             "an answer is still outstanding; its intent is recorded, and the next start settles it"
         );
+    }
+    if let Some(keeping) = keeping {
+        keeping.end();
     }
     tracing::info!("ended");
     ExitCode::SUCCESS
@@ -106,13 +117,15 @@ fn names(settings: &Settings) -> impl Iterator<Item = ChainName> {
 struct Serving<'h> {
     common: &'h Common<'h>,
     gateway: Gateway,
+    /// The keeper of the database's chains outlives configurations.
+    keeping: Option<&'h Keeping>,
 }
 
 /// What outlives a configuration.
 struct Common<'h> {
     host: &'h Host,
     callers: Callers,
-    chains: Chains<SqliteState>,
+    chains: Chains<AnyState>,
     uses: FallbackUses,
 }
 
@@ -153,8 +166,12 @@ impl Serving<'_> {
         tracing::info!("ending; requests and an exchange in flight are let finish");
         notify(&[NotifyState::Stopping]);
         running.stop();
+        if let Some(keeping) = self.keeping {
+            keeping.stop();
+        }
         self.gateway.end().await;
-        settings.chains.iter().map(|chain| chain.policy.deadline).max().unwrap_or_default()
+        let templates = settings.templates.iter().map(Template::common);
+        settings.chains.iter().chain(templates).map(|chain| chain.policy.deadline).max().unwrap_or_default()
     }
 
     /// Goes on with another configuration.
@@ -164,6 +181,9 @@ impl Serving<'_> {
         let host = self.common.host;
         new.for_each(|chain| host.snapshots.forget(&chain.name));
         let next = Running::start(self.common, fresh)?;
+        if let Some(rows) = &host.rows {
+            rows.take_up(fresh, &host.world)?;
+        }
         self.gateway.set_plane(gateway::plane(host, fresh, &next.chains, &self.common.uses));
         self.gateway.set_tls(tls);
         std::mem::replace(running, next).stop();
@@ -192,13 +212,20 @@ fn reload(old: &Settings, global: &Global, env: &Environment) -> Option<Settings
     let mut fresh = loaded.settings;
     let fixed = |settings: &Settings| {
         let gateway = &settings.gateway;
-        (settings.state_dir.clone(), settings.listen, gateway.threads, gateway.access_log.clone())
+        (
+            settings.state_dir.clone(),
+            settings.database.clone(),
+            settings.listen,
+            gateway.threads,
+            gateway.access_log.clone(),
+        )
     };
     if fixed(&fresh) != fixed(old) {
         tracing::warn!(
-            "addresses, threads, the access log and the state folder change at the next start only"
+            "addresses, threads, the access log, the state and its seal keys change at the next start only"
         );
         fresh.state_dir.clone_from(&old.state_dir);
+        fresh.database.clone_from(&old.database);
         fresh.listen = old.listen;
         fresh.gateway.threads = old.gateway.threads;
         fresh.gateway.access_log.clone_from(&old.gateway.access_log);
@@ -208,10 +235,12 @@ fn reload(old: &Settings, global: &Global, env: &Environment) -> Option<Settings
         fresh.tls.clone_from(&old.tls);
     }
     for chain in &mut fresh.chains {
-        let (name, kind) = (chain.name.clone(), chain.kind());
+        let name = chain.name.clone();
+        let vault = |chain: &ChainSettings| (chain.kind(), chain.in_database());
+        let of = vault(chain);
         // Positions never go backwards, and those of another kind begin elsewhere.
-        if let Some(old) = known(old, &name).filter(|old| old.kind() != kind) {
-            tracing::warn!(chain = %name, "the kind of a chain changes at the next start only; it stays as it was");
+        if let Some(old) = known(old, &name).filter(|old| vault(old) != of) {
+            tracing::warn!(chain = %name, "the kind and the vault of a chain change at the next start only; they stay as they were");
             *chain = old.clone();
         }
     }
@@ -290,6 +319,10 @@ impl Running {
                 url,
                 every,
             )));
+        }
+        let exports = export::of(settings, &chains);
+        if !exports.is_empty() {
+            others.push(tokio::spawn(export::keep_writing(exports, host.snapshots.clone())));
         }
         others.push(tokio::spawn(poke_after_first_look(watched.clone(), poke.clone())));
         common.chains.set(watched, Some(poke));
@@ -392,11 +425,7 @@ async fn probe_loop(chain: Chain, snapshots: evergrant_server::Snapshots, settin
     }
 }
 
-async fn housekeeping(
-    state: evergrant_store::SqliteState,
-    chains: Vec<Chain>,
-    (events, rotations): (Duration, Duration),
-) {
+async fn housekeeping(state: AnyState, chains: Vec<Chain>, (events, rotations): (Duration, Duration)) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let Some(now) = chains.first().map(|chain| chain.world.now()) else { continue };
@@ -408,7 +437,7 @@ async fn housekeeping(
         for chain in &chains {
             match &chain.renewal {
                 Renewal::Keeper(keeper) => keeper.forget_replaced(now - rotations).await,
-                Renewal::Minter(_) | Renewal::ApiKey(_) => {}
+                Renewal::Row(_) | Renewal::Minter(_) | Renewal::ApiKey(_) => {}
             }
         }
     }

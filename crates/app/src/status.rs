@@ -37,12 +37,16 @@ pub(crate) async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<E
     let callers = Callers::load(&host.state).await.map_err(|error| error.to_string())?;
     let chains = host.chains(&loaded.settings)?;
     for (settings, chain) in loaded.settings.chains.iter().zip(chains) {
-        let most = if chain.auth_file().is_some() { EVENTS_SHOWN } else { EVENTS_READ };
+        let most = if chain.login("show").is_ok() { EVENTS_SHOWN } else { EVENTS_READ };
         let events = host.state.latest_events(chain.chain(), most).await;
         let events = events.map_err(|error| error.to_string())?;
         let now = chain.world.now();
         let (report, record) = match &chain.renewal {
             Renewal::Keeper(keeper) => keeper.glance(),
+            Renewal::Row(row) => {
+                let (report, record, _) = row.glance().await;
+                (report, record)
+            }
             Renewal::Minter(_) => (of_ledger(chain.chain(), &events, now), None),
             Renewal::ApiKey(key) => {
                 let found = key.peek().map(|key| key.fingerprint());
@@ -175,7 +179,7 @@ fn as_text(chain: &Chain, report: &Report, record: Option<&Record>, events: &[Nu
 /// The kind of the chain; of a login only what was found in its file is known.
 fn kind(chain: &Chain, record: Option<&Record>) -> Option<&'static str> {
     match &chain.renewal {
-        Renewal::Keeper(_) => record.map(|record| record.kind.as_str()),
+        Renewal::Keeper(_) | Renewal::Row(_) => record.map(|record| record.kind.as_str()),
         Renewal::Minter(_) | Renewal::ApiKey(_) => Some(chain.kind.as_str()),
     }
 }

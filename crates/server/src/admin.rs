@@ -10,7 +10,7 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::{HealthState, State};
+use evergrant_store::{HealthState, VaultState};
 use futures_channel::mpsc::UnboundedSender;
 
 use crate::caller::Callers;
@@ -35,7 +35,7 @@ pub use problem::Problem;
 
 /// What the calls work with.
 #[derive(Debug, Clone)]
-pub struct Admin<S: State> {
+pub struct Admin<S: VaultState> {
     /// Clock, randomness and state.
     pub world: TokioWorld<S>,
     /// What `/metrics` shows.
@@ -51,22 +51,22 @@ pub type AdminChain<S> = WatchedChain<TokioWorld<S>>;
 
 /// The chains that are configured, and who watches them; another configuration sets others. All clones see the same.
 #[derive(Debug, Clone)]
-pub struct Chains<S: State>(Arc<RwLock<Arc<Configured<S>>>>);
+pub struct Chains<S: VaultState>(Arc<RwLock<Arc<Configured<S>>>>);
 
 #[derive(Debug)]
-struct Configured<S: State> {
+struct Configured<S: VaultState> {
     chains: Vec<AdminChain<S>>,
     /// Wakes the health monitor.
     poke: Option<UnboundedSender<()>>,
 }
 
-impl<S: State> Default for Chains<S> {
+impl<S: VaultState> Default for Chains<S> {
     fn default() -> Self {
         Self(Arc::new(RwLock::new(Arc::new(Configured { chains: Vec::new(), poke: None }))))
     }
 }
 
-impl<S: State> Chains<S> {
+impl<S: VaultState> Chains<S> {
     /// Puts others in their place; `poke` wakes the monitor that watches them.
     pub fn set(&self, chains: Vec<AdminChain<S>>, poke: Option<UnboundedSender<()>>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Configured { chains, poke });
@@ -100,7 +100,7 @@ impl<S: State> Chains<S> {
 }
 
 /// The routes.
-pub fn router<S: HealthState>(admin: Admin<S>) -> Router {
+pub fn router<S: HealthState + VaultState>(admin: Admin<S>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz::<S>))
@@ -112,7 +112,7 @@ pub fn router<S: HealthState>(admin: Admin<S>) -> Router {
 }
 
 /// The calls that need a key.
-fn system<S: HealthState>() -> Router<Admin<S>> {
+fn system<S: HealthState + VaultState>() -> Router<Admin<S>> {
     Router::new()
         .nest("/token-push", token_push::router())
         .nest("/chains", chains::router())
@@ -132,7 +132,7 @@ async fn no_store(mut response: Response) -> Response {
 }
 
 /// Ready: listening, and the state is open and migrated. A dead chain does not make a replica unready.
-async fn readyz<S: State>(Extract(admin): Extract<Admin<S>>) -> Response {
+async fn readyz<S: VaultState>(Extract(admin): Extract<Admin<S>>) -> Response {
     match admin.world.state().check().await {
         Ok(()) => "ready\n".into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
@@ -145,7 +145,7 @@ async fn openapi() -> Response {
     (content_type, include_str!("../../../docs/reference/openapi.json")).into_response()
 }
 
-async fn metrics_text<S: HealthState>(Extract(admin): Extract<Admin<S>>) -> Response {
+async fn metrics_text<S: HealthState + VaultState>(Extract(admin): Extract<Admin<S>>) -> Response {
     // What of the sinks cannot be read now stands as it was.
     if let Ok(states) = admin.world.state().sink_states().await {
         admin.metrics.sinks(&states);

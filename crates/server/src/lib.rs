@@ -28,7 +28,7 @@ pub mod world;
 pub use alert::Courier;
 pub use api_key::ApiKeyChain;
 pub use caller::Callers;
-pub use chain::{Chain, Renewal};
+pub use chain::{Chain, Login, Renewal};
 pub use health::Monitor;
 pub use keeper::{Keeper, Wake};
 pub use minter::Minter;

@@ -9,7 +9,7 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use evergrant_core::chain::{Mark, Record};
@@ -72,6 +72,9 @@ pub struct RowPolicy {
 /// Says what holds for a chain; nothing if the configuration knows none of that name.
 pub type Policies = Arc<dyn Fn(&ChainName) -> Option<Arc<RowPolicy>> + Send + Sync>;
 
+/// Says through which world a chain's provider is reached; nothing: through the keeper's own.
+pub type Ways<W> = Arc<dyn Fn(&ChainName) -> Option<W> + Send + Sync>;
+
 /// What the keeper of a database vault is made of.
 pub struct RowParts<W: World> {
     /// Its world.
@@ -103,6 +106,8 @@ struct Inner<W: World> {
     watched: Mutex<BTreeMap<ChainName, Last>>,
     /// Told after each commit of ours, so that other replicas look at once.
     committed: Mutex<Option<mpsc::UnboundedSender<()>>>,
+    /// For providers that are not reached as all others are.
+    ways: OnceLock<Ways<W>>,
 }
 
 /// What was last seen of a chain.
@@ -137,12 +142,28 @@ enum Stuck {
 impl<W: World<State: VaultState>> RowKeeper<W> {
     /// A keeper that has not looked yet.
     pub fn new(parts: RowParts<W>) -> Self {
-        Self(Arc::new(Inner { parts, watched: Mutex::default(), committed: Mutex::default() }))
+        Self(Arc::new(Inner {
+            parts,
+            watched: Mutex::default(),
+            committed: Mutex::default(),
+            ways: OnceLock::new(),
+        }))
     }
 
     /// Tells `committed` after each commit.
     pub fn telling(&self, committed: mpsc::UnboundedSender<()>) {
         *self.0.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(committed);
+    }
+
+    /// Reaches the providers of some chains through worlds of their own. What is said first holds.
+    pub fn reaching(&self, ways: Ways<W>) {
+        let _ = self.0.ways.set(ways);
+    }
+
+    /// The world through which the chain's provider is reached.
+    fn way(&self, chain: &ChainName) -> W {
+        let own = self.0.ways.get().and_then(|ways| ways(chain));
+        own.unwrap_or_else(|| self.world().clone())
     }
 
     fn world(&self) -> &W {

@@ -2,6 +2,7 @@
 //!
 //! Methods are whole verbs of the domain and atomic; nothing outside sees a file handle or a transaction.
 
+pub mod any;
 pub mod authfile;
 pub mod crash;
 pub mod disk;
@@ -18,6 +19,7 @@ pub mod state;
 pub mod vault;
 pub mod watch;
 
+pub use any::AnyState;
 pub use authfile::{AuthFile, Held, LockError, Reservation, VaultError};
 pub use disk::{Disk, OsDisk};
 pub use health::HealthState;
@@ -25,3 +27,4 @@ pub use memory::MemoryState;
 pub use postgres::PostgresState;
 pub use sqlite::SqliteState;
 pub use state::{State, StateError};
+pub use vault::VaultState;

@@ -9,8 +9,12 @@ use std::path::Path;
 use evergrant_core::secret::{ApiKey, IdentityToken, MAX_IDENTITY_TOKEN_LEN, MAX_TOKEN_LEN};
 use zeroize::Zeroizing;
 
+use crate::seal::KeyRing;
+
 /// Blanks and line breaks around an API key that are put up with, in bytes.
 const MOST_BLANKS: usize = 1024;
+/// A file of seal keys is so long at most, in bytes.
+const MOST_KEYS_LEN: usize = 16 * 1024;
 
 /// Why a file gives no secret: a sentence that names the file, says what to do and quotes nothing of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +39,12 @@ pub fn api_key(path: &Path) -> Result<ApiKey, Unusable> {
         Unusable(format!("{} holds no API key: {error}; {what}", path.display()))
     };
     ApiKey::parse(text.trim()).map_err(wrong)
+}
+
+/// The seal keys in a file, a key a line.
+pub fn seal_keys(path: &Path) -> Result<KeyRing, Unusable> {
+    let text = read(path, MOST_KEYS_LEN, "put nothing but seal keys into it, a key a line")?;
+    KeyRing::parse(&text).map_err(|error| Unusable(format!("{}: {error}", path.display())))
 }
 
 /// Makes a file unreadable for others. Says whether it was open to them, and whether that could be changed.

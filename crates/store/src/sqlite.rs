@@ -24,6 +24,7 @@ mod deliveries;
 mod health;
 mod pushes;
 mod schema;
+mod vault;
 
 /// A state in one SQLite file.
 #[derive(Debug, Clone)]

@@ -74,6 +74,9 @@ pub enum StateError {
         /// Which one, and why.
         what: String,
     },
+    /// It is no vault.
+    #[error("pairs of record need a database that machines share: set database_url")]
+    NoVault,
     /// The backend is gone.
     #[error("the state is closed")]
     Closed,
@@ -100,6 +103,7 @@ impl StateError {
             | Self::Unfit { .. }
             | Self::TooNew { .. }
             | Self::Unreadable { .. }
+            | Self::NoVault
             | Self::Closed => false,
         }
     }

@@ -16,7 +16,7 @@ pub(crate) fn schema() -> Json {
 }
 
 /// The effective configuration as TOML: the file, the environment over it, and the defaults. It can be used as
-/// a file. Secrets are left out: those of sinks have to be added, all others stand in files of their own.
+/// a file. Secrets are left out: those of sinks and the database's address have to be added, all others stand in files of their own.
 pub(crate) fn show(config: &Config) -> String {
     let text = toml::to_string(config);
     let text = text.unwrap_or_else(|error| format!("# it cannot be written as TOML: {error}\n"));

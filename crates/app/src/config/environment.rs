@@ -9,7 +9,7 @@ use super::structure::{Allowed, Tree, member, member_names};
 
 const PREFIX: &str = "EVERGRANT_";
 /// Variables with the prefix that are no fields.
-const OTHERS: [&str; 2] = ["EVERGRANT_CONFIG", crate::agent::KEY_VARIABLE];
+const OTHERS: [&str; 3] = ["EVERGRANT_CONFIG", super::vault::KEY_VARIABLE, crate::agent::KEY_VARIABLE];
 /// What tests of the real program set; it is suggested to nobody.
 const FOR_TESTS: [&str; 1] = [crate::agent::PERIODS_VARIABLE];
 

@@ -15,13 +15,28 @@ pub(crate) struct Config {
     /// `~/.local/state/evergrant`. A change needs a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) state_dir: Option<PathBuf>,
+    /// A PostgreSQL that several servers share, in place of the SQLite file, a secret:
+    /// `postgres://USER:PASSWORD@HOST/DATABASE`. Its `sslmode` is `require` unless all hosts are this machine, and
+    /// certificates are verified. Better set by its variable than in a file. A change needs a restart.
+    #[serde(skip_serializing)]
+    pub(crate) database_url: Option<super::sink::Hidden>,
+    /// Where this machine remembers how far each chain of a database vault had come, a path: so a database that was
+    /// restored from a backup is recognised. It lies outside the state folder, is never restored with it, and belongs to
+    /// one database. Without it: `$XDG_DATA_HOME/evergrant/marks.db`, else `~/.local/share/evergrant/marks.db`, else
+    /// `/var/lib/evergrant-marks/marks.db`. A change needs a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) marks_file: Option<PathBuf>,
+    /// What seals pairs in the database.
+    pub(crate) seal: Seal,
     /// What is logged, and how.
     pub(crate) log: Log,
     /// Where Evergrant listens.
     pub(crate) http: Http,
     /// Requests to providers' APIs, with the chains' access tokens.
     pub(crate) gateway: Gateway,
-    /// The chains: named slots that each hold one grant. Without any: one chain, `claude`.
+    /// The chains: named slots that each hold one grant. Without any: one chain, `claude`. A name that ends in `*`, such
+    /// as `[chains."team-*"]`, says what holds for every chain of the database whose name begins so; the longest such
+    /// name counts, and a chain's own name before all.
     pub(crate) chains: BTreeMap<String, Chain>,
     /// Where alerts go. Without any: nowhere; they are kept and shown.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -45,6 +60,17 @@ impl Config {
     pub(crate) fn from_tree(tree: toml::Table) -> Result<Self, toml::de::Error> {
         Self::deserialize(toml::Value::Table(tree))
     }
+}
+
+/// What seals pairs in the database.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Seal {
+    /// A file with the seal keys, a path: a key a line, as `evergrant seal new-key` prints it. The first seals, all open.
+    /// `EVERGRANT_SEAL_KEY` holds the keys themselves, and goes before it; without both, the systemd credential
+    /// `evergrant-seal-key` is read. A change needs a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 /// What is logged, and how.
@@ -192,7 +218,7 @@ pub(crate) enum FallbackOn {
     GrantRefused,
 }
 
-/// One chain. Its name: 1 to 64 of `a-z`, `0-9`, `-` and `_`, a letter or digit first.
+/// One chain. Its name: 1 to 64 of `a-z`, `0-9`, `-` and `_`, a letter or digit first; `*` may follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Chain {
@@ -236,6 +262,16 @@ pub(crate) struct Chain {
     /// `~/.config/claude-code/auth.json`. Each chain needs a file of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) auth_file: Option<PathBuf>,
+    /// For `refresh_token`: where its pair is of record. `database`: sealed, in the database of `database_url`; any
+    /// number of servers may renew it, one at a time.
+    pub(crate) vault: Vault,
+    /// With `vault = "database"`: an auth file that this server writes for readers after each renewal, a path. It holds no
+    /// refresh token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) export: Option<PathBuf>,
+    /// The exported auth file holds the refresh token too: whoever renews with it becomes a second writer and breaks the
+    /// chain.
+    pub(crate) export_refresh_token: bool,
     /// You own this login and accept the provider's terms for what you use it for. Without it a chain whose
     /// provider has terms does nothing: `terms_not_accepted`. Only the kind `refresh_token` needs it.
     pub(crate) accept_provider_terms: bool,
@@ -321,6 +357,9 @@ impl Default for Chain {
             members: BTreeMap::new(),
             api_key_file: None,
             auth_file: None,
+            vault: Vault::AuthFile,
+            export: None,
+            export_refresh_token: false,
             accept_provider_terms: false,
             renew_before_secs: 3600,
             min_exchange_interval_secs: 60,
@@ -347,6 +386,17 @@ pub(crate) enum ChainKind {
     ClientCredentials,
     /// It is an API key.
     ApiKey,
+}
+
+/// Where a pair is of record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Vault {
+    /// In the auth file.
+    #[default]
+    AuthFile,
+    /// In the database, sealed.
+    Database,
 }
 
 /// Whether the directory locks of the provider's own client are taken.

@@ -10,15 +10,18 @@ use evergrant_store::authfile::TakeClientLocks;
 
 use super::environment::variable;
 use super::fault::{Fault, suggest};
-use super::file::{Chain, ChainKind, ClientLocks};
+use super::file::{Chain, ChainKind, ClientLocks, Vault};
 use super::profile::Resolved;
 use super::resolve::Resolve;
 use super::settings::Way;
-use super::source;
+use super::{source, vault};
 
 /// Fields that are of use to some kinds only, and those kinds.
-const FIELDS: [(&str, &[Kind]); 9] = [
+const FIELDS: [(&str, &[Kind]); 12] = [
     ("auth_file", &[Kind::RefreshToken]),
+    ("vault", &[Kind::RefreshToken]),
+    ("export", &[Kind::RefreshToken]),
+    ("export_refresh_token", &[Kind::RefreshToken]),
     ("identity_token_file", &[Kind::JwtBearer]),
     ("federation_rule_id", &[Kind::JwtBearer]),
     ("organization_id", &[Kind::JwtBearer]),
@@ -52,7 +55,10 @@ pub(crate) fn way(
 ) -> Option<Way> {
     let useless = of_no_use(name, of(chain.kind), resolve);
     let way = match chain.kind {
-        ChainKind::RefreshToken => auth_file(name, chain, profile, resolve),
+        ChainKind::RefreshToken => match chain.vault {
+            Vault::AuthFile => auth_file(name, chain, profile, resolve),
+            Vault::Database => vault::way(name, chain, resolve),
+        },
         ChainKind::JwtBearer => {
             let file = needed_file(name, &mut chain.identity_token_file, "identity_token_file", resolve);
             let profile = &profile?.profile;
@@ -200,6 +206,9 @@ fn auth_file(
     resolve: &mut Resolve<'_>,
 ) -> Option<Way> {
     let keys = ["chains", name, "auth_file"];
+    if vault::of_no_use(name, resolve) {
+        return None;
+    }
     if resolve.path(&mut chain.auth_file, &keys)?.is_none() {
         usual_auth_file(name, chain, profile?, resolve);
     }

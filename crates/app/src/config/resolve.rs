@@ -14,9 +14,9 @@ use super::environment::variable;
 use super::fault::{Fault, Faults, Place, suggest};
 use super::file::{Chain, Config};
 use super::profile::{self, Resolved};
-use super::settings::{ChainSettings, LogSettings, ProbeSettings, RetentionSettings, Settings};
+use super::settings::{ChainSettings, LogSettings, ProbeSettings, RetentionSettings, Settings, Template};
 use super::structure::Places;
-use super::{Environment, agent, alerts, gateway, kind, sink, source};
+use super::{Environment, agent, alerts, gateway, kind, sink, source, vault};
 
 const DAY_SECS: u64 = 24 * 3600;
 
@@ -110,26 +110,34 @@ pub(crate) fn resolve(
         raw.chains.insert("claude".into(), Chain::default());
     }
     let state_dir = state_dir(raw, &mut resolve);
+    let database = vault::database(raw, &mut resolve);
     let tls = gateway::tls(raw, &mut resolve);
     let listen = listen(raw, &mut resolve);
     let gateway = gateway::settings(raw, &mut resolve);
     let profiles = profile::resolve_all(&mut raw.providers, &mut resolve);
     let agent = agent::settings(raw, &mut resolve);
-    let mut chains = Some(Vec::new());
+    let mut chains = Some((Vec::new(), Vec::new()));
     for (name, chain) in &mut raw.chains {
+        let prefix = vault::prefix(name, chain, &mut resolve);
         let settings = one_chain(name, chain, &profiles, &mut resolve);
-        match settings {
-            Some(settings) if chain.enabled => {
-                if let Some(chains) = &mut chains {
-                    chains.push(settings);
-                }
+        // Without a sound database its own fault says enough.
+        let held = database
+            .as_ref()
+            .is_none_or(|database| vault::check(name, chain, database.as_ref(), &mut resolve));
+        match (settings, prefix, &mut chains) {
+            (None, _, _) | (_, Some(None), _) => chains = None,
+            (Some(_), _, _) if !held => chains = None,
+            (Some(_), _, _) if !chain.enabled => {}
+            (Some(_), _, None) => {}
+            (Some(settings), None, Some((named, _))) => named.push(settings),
+            (Some(settings), Some(Some(prefix)), Some((_, templates))) => {
+                templates.push(Template::new(prefix, settings));
             }
-            Some(_) => {}
-            None => chains = None,
         }
     }
-    if let Some(chains) = &chains {
+    if let Some((chains, templates)) = &mut chains {
         files_of_their_own(chains, &mut resolve);
+        templates.sort_by_key(|template: &Template| std::cmp::Reverse(template.prefix.len()));
     }
     let alerts = listen.and_then(|listen| alerts::settings(raw, listen, &mut resolve));
     let watchdog = alerts::watchdog(raw, &mut resolve);
@@ -137,15 +145,18 @@ pub(crate) fn resolve(
     if let (Some(agent), Some(sinks)) = (&agent, &sinks) {
         agent::check_sinks(agent, sinks, &mut resolve);
     }
+    let (chains, templates) = chains?;
     let days = |days: u64| Duration::from_secs(days * DAY_SECS);
     Some(Settings {
         state_dir: state_dir?,
+        database: database?,
         listen: listen?,
         behind_proxy: raw.http.behind_proxy,
         tls: tls?,
         gateway: gateway?,
         log: LogSettings { format: raw.log.format, level: raw.log.level },
-        chains: chains?,
+        chains,
+        templates,
         probe: ProbeSettings {
             enabled: raw.probe.enabled,
             every: Duration::from_secs(raw.probe.every_secs),
@@ -205,7 +216,11 @@ fn one_chain(
     profiles: &BTreeMap<String, Option<Resolved>>,
     resolve: &mut Resolve<'_>,
 ) -> Option<ChainSettings> {
-    let parsed = name.parse::<ChainName>();
+    // A name that stands for many is judged elsewhere; any of them will do here.
+    let parsed = match name.strip_suffix('*') {
+        Some(prefix) => format!("{prefix}x").parse().or_else(|_| "x".parse::<ChainName>()),
+        None => name.parse::<ChainName>(),
+    };
     if let Err(error) = &parsed {
         resolve.fault(&["chains", name], Fault::error(error.to_string()));
     }
@@ -253,8 +268,9 @@ fn terms_warning(name: &str, profile: &Resolved, resolve: &mut Resolve<'_>) {
     let terms = profile.profile.terms.as_deref().unwrap_or_default();
     let provider = &profile.profile.name;
     let line = "accept_provider_terms = true";
+    let many = name.ends_with('*');
     let flag = variable(&["chains", name, "accept_provider_terms"]).replace('-', "_");
-    let section = format!("[chains.{name}]");
+    let section = if many { format!("[chains.{name:?}]") } else { format!("[chains.{name}]") };
     let how = if matches!(resolve.places.of(&["chains", name]), Some(Place::File(_))) {
         format!("if it is yours and you do, add this line below {section}:\n{line}")
     } else {
@@ -263,7 +279,8 @@ fn terms_warning(name: &str, profile: &Resolved, resolve: &mut Resolve<'_>) {
     let message = format!(
         "chain {name:?} does nothing until its login's owner accepts the terms of {provider:?}: {terms}"
     );
-    let fault = Fault::warning(message).help(format!("{how}\nor set {flag}=true"));
+    let how = if many { how } else { format!("{how}\nor set {flag}=true") };
+    let fault = Fault::warning(message).help(how);
     resolve.missing(&["chains", name], fault.reason(Reason::TermsNotAccepted));
 }
 
@@ -271,7 +288,7 @@ fn terms_warning(name: &str, profile: &Resolved, resolve: &mut Resolve<'_>) {
 fn files_of_their_own(chains: &[ChainSettings], resolve: &mut Resolve<'_>) {
     let mut owners: BTreeMap<PathBuf, &ChainName> = BTreeMap::new();
     for chain in chains {
-        let Some(auth_file) = chain.auth_file() else { continue };
+        let Some(auth_file) = chain.written_file() else { continue };
         let file = one_name(auth_file);
         if let Some(owner) = owners.get(&file) {
             let message = format!(
@@ -280,8 +297,10 @@ fn files_of_their_own(chains: &[ChainSettings], resolve: &mut Resolve<'_>) {
                 owner.as_str(),
                 auth_file.display()
             );
-            let fault = Fault::error(message).help("each chain needs a file of its own: set auth_file");
-            resolve.fault(&["chains", chain.name.as_str(), "auth_file"], fault);
+            let field = if chain.in_database() { "export" } else { "auth_file" };
+            let fault =
+                Fault::error(message).help(format!("each chain needs a file of its own: set {field}"));
+            resolve.fault(&["chains", chain.name.as_str(), field], fault);
         } else {
             owners.insert(file, &chain.name);
         }

@@ -18,12 +18,15 @@ use url::Url;
 
 use super::agent::AgentSettings;
 use super::file::{LogFormat, LogLevel};
+use super::vault::DatabaseSettings;
 
 /// Everything that the rest of the program needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
     /// Folder of the state.
     pub(crate) state_dir: PathBuf,
+    /// The database that several servers share, if there is one.
+    pub(crate) database: Option<DatabaseSettings>,
     /// Where to listen.
     pub(crate) listen: SocketAddr,
     /// A proxy in front ends TLS.
@@ -36,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) log: LogSettings,
     /// The chains that are enabled, by name.
     pub(crate) chains: Vec<ChainSettings>,
+    /// What holds for all other chains of the database whose names begin so, the longest beginning first.
+    pub(crate) templates: Vec<Template>,
     /// The probe.
     pub(crate) probe: ProbeSettings,
     /// What alerts say.
@@ -48,6 +53,50 @@ pub(crate) struct Settings {
     pub(crate) agent: AgentSettings,
     /// How long the past is kept.
     pub(crate) retention: RetentionSettings,
+}
+
+/// What holds for every chain of the database whose name begins so.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Template {
+    /// How the names begin.
+    pub(crate) prefix: String,
+    /// The settings of one of them.
+    like: ChainSettings,
+}
+
+impl Template {
+    /// Of the settings of any chain of such a name.
+    pub(crate) fn new(prefix: String, like: ChainSettings) -> Self {
+        Self { prefix, like }
+    }
+
+    /// The settings of a chain of such a name.
+    pub(crate) fn of(&self, name: &ChainName) -> ChainSettings {
+        ChainSettings { name: name.clone(), ..self.like.clone() }
+    }
+
+    /// What holds for all of them alike.
+    pub(crate) fn common(&self) -> &ChainSettings {
+        &self.like
+    }
+
+    /// The terms of all of them count as accepted.
+    pub(crate) fn accept_provider_terms(&mut self) {
+        self.like.accepted = true;
+    }
+}
+
+impl Settings {
+    /// The settings of a chain: its own, or those of the longest beginning of its name.
+    pub(crate) fn chain(&self, name: &ChainName) -> Option<ChainSettings> {
+        let own = self.chains.iter().find(|chain| chain.name == *name).cloned();
+        own.or_else(|| self.template(name).map(|template| template.of(name)))
+    }
+
+    /// What holds for a chain that has no settings of its own.
+    pub(crate) fn template(&self, name: &ChainName) -> Option<&Template> {
+        self.templates.iter().find(|template| name.as_str().starts_with(&template.prefix))
+    }
 }
 
 /// What alerts say, and when they are repeated.
@@ -110,7 +159,7 @@ impl ChainSettings {
     /// The kind that the configuration makes of it; a grant without refresh token makes it `static` later.
     pub(crate) fn kind(&self) -> Kind {
         match &self.way {
-            Way::AuthFile { .. } => Kind::RefreshToken,
+            Way::AuthFile { .. } | Way::Database { .. } => Kind::RefreshToken,
             Way::Minted(grounds) => grounds.kind(),
             Way::ApiKey { .. } => Kind::ApiKey,
         }
@@ -120,7 +169,24 @@ impl ChainSettings {
     pub(crate) fn auth_file(&self) -> Option<&Path> {
         match &self.way {
             Way::AuthFile { auth_file, .. } => Some(auth_file),
+            Way::Database { .. } | Way::Minted(_) | Way::ApiKey { .. } => None,
+        }
+    }
+
+    /// The auth file that it writes: its vault, or its export.
+    pub(crate) fn written_file(&self) -> Option<&Path> {
+        match &self.way {
+            Way::AuthFile { auth_file, .. } => Some(auth_file),
+            Way::Database { export } => export.as_ref().map(|export| export.file.as_path()),
             Way::Minted(_) | Way::ApiKey { .. } => None,
+        }
+    }
+
+    /// Its pair is of record in the database.
+    pub(crate) fn in_database(&self) -> bool {
+        match &self.way {
+            Way::Database { .. } => true,
+            Way::AuthFile { .. } | Way::Minted(_) | Way::ApiKey { .. } => false,
         }
     }
 }
@@ -135,6 +201,11 @@ pub(crate) enum Way {
         /// Whether the provider's own client's locks are taken.
         take_client_locks: TakeClientLocks,
     },
+    /// By renewing the grant in a row of the database.
+    Database {
+        /// What is written for readers.
+        export: Option<Export>,
+    },
     /// By exchanging what is never spent.
     Minted(Grounds),
     /// Not at all: it is an API key.
@@ -142,6 +213,15 @@ pub(crate) enum Way {
         /// The file that holds the key.
         api_key_file: PathBuf,
     },
+}
+
+/// An auth file for readers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Export {
+    /// The file, absolute.
+    pub(crate) file: PathBuf,
+    /// It holds the refresh token too.
+    pub(crate) refresh_token: bool,
 }
 
 /// The probe.

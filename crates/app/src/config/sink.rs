@@ -132,6 +132,13 @@ pub(crate) enum Group {
 #[serde(transparent)]
 pub(crate) struct Hidden(String);
 
+impl Hidden {
+    /// The secret itself.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Hidden(…)")
@@ -141,6 +148,9 @@ impl fmt::Debug for Hidden {
 /// Lines for [`super::show`] that say which secrets are set and not shown.
 pub(crate) fn unshown(config: &Config) -> String {
     let mut lines = String::new();
+    if config.database_url.is_some() {
+        lines.push_str("# database_url is set, and not shown\n");
+    }
     for (name, sink) in &config.sinks {
         let set =
             [("url", sink.url.is_some()), ("key", sink.key.is_some()), ("peers", !sink.peers.is_empty())];

@@ -52,6 +52,12 @@ pub(crate) fn state_dir(env: &Environment) -> Option<PathBuf> {
     home.map(|home| home.join("evergrant"))
 }
 
+/// Where the marks lie when nobody says so: not in the state folder, which is restored as a whole.
+pub(crate) fn marks_file(env: &Environment) -> PathBuf {
+    let home = absolute(env, "XDG_DATA_HOME").or_else(|| Some(home(env)?.join(".local/share")));
+    home.map_or_else(|| "/var/lib/evergrant-marks".into(), |home| home.join("evergrant")).join("marks.db")
+}
+
 /// The auth file when none is set.
 pub(crate) fn auth_file(env: &Environment) -> Option<PathBuf> {
     config_home(env).map(|home| home.join("claude-code/auth.json"))

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use evergrant_core::Reason;
 use evergrant_core::audit::Actor;
 use evergrant_core::caller::Scope;
-use evergrant_store::State;
+use evergrant_store::VaultState;
 
 use crate::admin::{Admin, Problem};
 use crate::caller::{KnownCaller, Permit, presented_key};
@@ -63,7 +63,7 @@ impl<N> Authorized<N> {
     }
 }
 
-impl<S: State, N: Needs> FromRequestParts<Admin<S>> for Authorized<N> {
+impl<S: VaultState, N: Needs> FromRequestParts<Admin<S>> for Authorized<N> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, admin: &Admin<S>) -> Result<Self, Problem> {

@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use evergrant_core::audit::{Act, Actor, AuditEntry};
 use evergrant_core::keeper::Look;
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::HealthState;
+use evergrant_store::{HealthState, VaultState};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ use crate::world::World as _;
 const PAGE: usize = 100;
 const LONGEST_MUTE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-pub(super) fn router<S: HealthState>() -> Router<Admin<S>> {
+pub(super) fn router<S: HealthState + VaultState>() -> Router<Admin<S>> {
     Router::new()
         .route("/", get(list::<S>))
         .route("/{chain}", get(show::<S>))
@@ -39,7 +39,7 @@ pub(super) fn router<S: HealthState>() -> Router<Admin<S>> {
 }
 
 /// The chain that the address names.
-fn named<S: HealthState>(
+fn named<S: HealthState + VaultState>(
     admin: &Admin<S>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<AdminChain<S>, Problem> {
@@ -52,7 +52,7 @@ fn named<S: HealthState>(
     })
 }
 
-async fn list<S: HealthState>(
+async fn list<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     _who: Authorized<AdminRead>,
 ) -> Result<Response, Problem> {
@@ -63,7 +63,7 @@ async fn list<S: HealthState>(
     Ok(Json(json!({ "chains": chains })).into_response())
 }
 
-async fn show<S: HealthState>(
+async fn show<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     _who: Authorized<AdminRead>,
     name: Result<Path<String>, PathRejection>,
@@ -72,7 +72,10 @@ async fn show<S: HealthState>(
     Ok(Json(shown(&admin, &chain).await?).into_response())
 }
 
-async fn shown<S: HealthState>(admin: &Admin<S>, chain: &AdminChain<S>) -> Result<Value, Problem> {
+async fn shown<S: HealthState + VaultState>(
+    admin: &Admin<S>,
+    chain: &AdminChain<S>,
+) -> Result<Value, Problem> {
     let now = admin.world.now();
     let record = chain.chain.record();
     let serving = serving(&chain.chain, &chain.snapshots, chain.fallback.as_ref(), now);
@@ -100,7 +103,7 @@ struct After {
     after: u64,
 }
 
-async fn events<S: HealthState>(
+async fn events<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     _who: Authorized<AdminRead>,
     name: Result<Path<String>, PathRejection>,
@@ -117,25 +120,34 @@ async fn events<S: HealthState>(
 struct Force {
     #[serde(default)]
     force: bool,
+    #[serde(default)]
+    accept_stale: bool,
 }
 
-async fn refresh<S: HealthState>(
+async fn refresh<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     who: Authorized<AdminWrite>,
     name: Result<Path<String>, PathRejection>,
     force: Result<Query<Force>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let chain = named(&admin, name)?;
-    let Query(Force { force }) = force.map_err(|_| Problem::invalid("force is true or false"))?;
+    let invalid = |_| Problem::invalid("force and accept_stale are true or false");
+    let Query(Force { force, accept_stale }) = force.map_err(invalid)?;
+    if accept_stale && !force {
+        return Err(Problem::invalid("accept_stale needs force=true"));
+    }
     if force {
         audit(&admin, who.actor(), Act::RefreshForced, chain.chain.chain()).await?;
+    }
+    if accept_stale && let Err(refused) = chain.chain.accept_stale().await {
+        return Err(Problem::with(StatusCode::CONFLICT, refused.reason, refused.detail));
     }
     let report = chain.chain.look(if force { Look::Forced } else { Look::Due }).await;
     admin.chains.poke();
     Ok(Json(report).into_response())
 }
 
-async fn probe<S: HealthState>(
+async fn probe<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     _who: Authorized<AdminWrite>,
     name: Result<Path<String>, PathRejection>,
@@ -153,7 +165,7 @@ struct Mute {
     for_secs: u64,
 }
 
-async fn mute<S: HealthState>(
+async fn mute<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     who: Authorized<AdminWrite>,
     name: Result<Path<String>, PathRejection>,
@@ -171,7 +183,7 @@ async fn mute<S: HealthState>(
     Ok(Json(json!({ "chain": chain.chain.chain(), "muted_until": muted_until })).into_response())
 }
 
-async fn token<S: HealthState>(
+async fn token<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     who: Authorized<TokenRead>,
     name: Result<Path<String>, PathRejection>,
@@ -197,7 +209,7 @@ async fn token<S: HealthState>(
         .into_response())
 }
 
-async fn audit<S: HealthState>(
+async fn audit<S: HealthState + VaultState>(
     admin: &Admin<S>,
     who: Actor,
     what: Act,

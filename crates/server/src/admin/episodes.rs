@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use evergrant_core::alert::{Acknowledgement, Episode, EpisodeId};
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::HealthState;
+use evergrant_store::{HealthState, VaultState};
 use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::json;
@@ -20,7 +20,7 @@ use crate::world::World as _;
 const SHOWN: usize = 200;
 const LONGEST_SNOOZE_SECS: u64 = 30 * 24 * 3600;
 
-pub(super) fn router<S: HealthState>() -> Router<Admin<S>> {
+pub(super) fn router<S: HealthState + VaultState>() -> Router<Admin<S>> {
     Router::new().route("/", get(list::<S>)).route("/{id}/acknowledge", post(acknowledge::<S>))
 }
 
@@ -31,7 +31,7 @@ struct Which {
     open: bool,
 }
 
-async fn list<S: HealthState>(
+async fn list<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     _who: Authorized<AdminRead>,
     which: Result<Query<Which>, QueryRejection>,
@@ -57,7 +57,7 @@ fn yes() -> bool {
     true
 }
 
-async fn acknowledge<S: HealthState>(
+async fn acknowledge<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     who: Authorized<AdminWrite>,
     id: Result<Path<String>, PathRejection>,

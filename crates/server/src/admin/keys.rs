@@ -11,14 +11,14 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use evergrant_core::caller::{CallerName, KeyId, NewCaller, Scope, chain_of};
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::State;
+use evergrant_store::VaultState;
 use serde::Deserialize;
 
 use crate::admin::{Admin, AdminWrite, Authorized, Parsed, Problem};
 use crate::caller::change::{self, ChangeError, Made};
 use crate::world::World;
 
-pub(super) fn router<S: State>() -> Router<Admin<S>> {
+pub(super) fn router<S: VaultState>() -> Router<Admin<S>> {
     Router::new()
         .route("/", get(list::<S>).post(create::<S>))
         .route("/{id}", delete(revoke::<S>))
@@ -51,7 +51,7 @@ struct Rotate {
     overlap_secs: u64,
 }
 
-async fn list<S: State>(
+async fn list<S: VaultState>(
     Extract(admin): Extract<Admin<S>>,
     _who: Authorized<AdminWrite>,
 ) -> Result<Response, Problem> {
@@ -59,7 +59,7 @@ async fn list<S: State>(
     Ok(Json(change::list_json(&callers, admin.world.now())).into_response())
 }
 
-async fn create<S: State>(
+async fn create<S: VaultState>(
     Extract(admin): Extract<Admin<S>>,
     who: Authorized<AdminWrite>,
     Parsed(create): Parsed<Create>,
@@ -78,7 +78,7 @@ async fn create<S: State>(
     Ok(answer(&admin, &who, &made).await)
 }
 
-async fn revoke<S: State>(
+async fn revoke<S: VaultState>(
     Extract(admin): Extract<Admin<S>>,
     who: Authorized<AdminWrite>,
     id: Result<Path<KeyId>, PathRejection>,
@@ -90,7 +90,7 @@ async fn revoke<S: State>(
     Ok(Json(revoked.shown(now)).into_response())
 }
 
-async fn rotate<S: State>(
+async fn rotate<S: VaultState>(
     Extract(admin): Extract<Admin<S>>,
     who: Authorized<AdminWrite>,
     id: Result<Path<KeyId>, PathRejection>,
@@ -102,7 +102,7 @@ async fn rotate<S: State>(
     Ok(answer(&admin, &who, &made).await)
 }
 
-async fn answer<S: State>(admin: &Admin<S>, who: &Authorized<AdminWrite>, made: &Made) -> Response {
+async fn answer<S: VaultState>(admin: &Admin<S>, who: &Authorized<AdminWrite>, made: &Made) -> Response {
     let replaces = made.replaces.as_ref().map(|old| tracing::field::display(old.id));
     let (key, name) = (made.caller.id, &made.caller.name);
     tracing::info!(%key, %name, replaces, who = %who.actor(), "a caller key was made");
@@ -123,7 +123,7 @@ impl From<ChangeError> for Problem {
 }
 
 /// The chain that is named, or the only one, or `claude`.
-fn configured<S: State>(admin: &Admin<S>, named: Option<ChainName>) -> Result<ChainName, Problem> {
+fn configured<S: VaultState>(admin: &Admin<S>, named: Option<ChainName>) -> Result<ChainName, Problem> {
     let names = admin.chains.names();
     chain_of(named, &names).map_err(|error| {
         Problem::with(StatusCode::BAD_REQUEST, Reason::ChainUnknown, format!("chain: {error}"))
@@ -132,7 +132,7 @@ fn configured<S: State>(admin: &Admin<S>, named: Option<ChainName>) -> Result<Ch
 
 /// What was changed works at once here, and within a second everywhere. The change itself is done: where this
 /// fails, the loop that follows the state does it.
-async fn publish<S: State>(admin: &Admin<S>) {
+async fn publish<S: VaultState>(admin: &Admin<S>) {
     if let Err(error) = admin.callers.refresh(admin.world.state()).await {
         tracing::warn!(reason = %Reason::StateUnavailable, %error, "a change of keys is not published yet");
     }

@@ -13,7 +13,7 @@ use evergrant_core::health::{AgentSeen, Outcome, PushSeen, group_status};
 use evergrant_core::probe::Verdict;
 use evergrant_core::push::{self, Answer, Call, Message, PushKind, Refusal};
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::HealthState;
+use evergrant_store::{HealthState, VaultState};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ use crate::world::World as _;
 /// An agent that has to wait comes again after so long.
 const AGAIN_SECS: u64 = 30;
 
-pub(super) fn router<S: HealthState>() -> Router<Admin<S>> {
+pub(super) fn router<S: HealthState + VaultState>() -> Router<Admin<S>> {
     Router::new()
         .route("/", post(push::<S>))
         .route("/status", get(status::<S>))
@@ -44,14 +44,14 @@ struct OfChain {
 }
 
 impl OfChain {
-    fn find<S: HealthState>(self, admin: &Admin<S>) -> Result<AdminChain<S>, Problem> {
+    fn find<S: HealthState + VaultState>(self, admin: &Admin<S>) -> Result<AdminChain<S>, Problem> {
         let unknown = |detail: String| Problem::with(StatusCode::NOT_FOUND, Reason::ChainUnknown, detail);
         let name = chain_of(self.chain, &admin.chains.names()).map_err(|error| unknown(error.to_string()))?;
         admin.chains.get(&name).ok_or_else(|| unknown(format!("there is no chain {name}")))
     }
 }
 
-async fn push<S: HealthState>(
+async fn push<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     who: Result<Authorized<Push>, Problem>,
     request: Request,
@@ -89,12 +89,12 @@ async fn push<S: HealthState>(
 }
 
 /// One push event on its way in.
-struct Taking<'t, S: HealthState> {
+struct Taking<'t, S: HealthState + VaultState> {
     admin: &'t Admin<S>,
     chain: &'t AdminChain<S>,
 }
 
-impl<S: HealthState> Taking<'_, S> {
+impl<S: HealthState + VaultState> Taking<'_, S> {
     async fn take(&self, call: Call) -> Result<Response, Problem> {
         let judged = self.judge(&call).await?;
         let taken = match (judged, call.grant.clone()) {
@@ -119,7 +119,7 @@ impl<S: HealthState> Taking<'_, S> {
     async fn judge(&self, call: &Call) -> Result<Result<(), Refusal>, Problem> {
         let (world, chain) = (&self.admin.world, &self.chain.chain);
         let (state, name, now) = (world.state(), chain.chain(), world.now());
-        let accepted = chain.keeper("push").map_or(true, |keeper| keeper.accepted());
+        let accepted = chain.login("push").map_or(true, |login| login.accepted());
         if let Err(refusal) = push::judge(call, chain.profile(), chain.kind, accepted, now) {
             return Ok(Err(refusal));
         }
@@ -139,8 +139,8 @@ impl<S: HealthState> Taking<'_, S> {
     /// Proves that a grant works, and makes it the chain's.
     async fn adopt(&self, grant: Grant) -> Result<Result<Reason, Refusal>, Problem> {
         let chain = &self.chain.chain;
-        let keeper = match chain.keeper("push") {
-            Ok(keeper) => keeper,
+        let login = match chain.login("push") {
+            Ok(login) => login,
             Err(detail) => return Ok(Err(Refusal::new(Reason::NothingToPush, detail))),
         };
         let present = chain.last_report().is_some_and(|report| report.token_present);
@@ -160,7 +160,7 @@ impl<S: HealthState> Taking<'_, S> {
                 return Ok(Err(Refusal::new(Reason::ProbeUnavailable, detail)));
             }
         }
-        Ok(match keeper.import(grant).await {
+        Ok(match login.import(grant).await {
             Import::Taken(report) if report.reason == Reason::SameGrant => Ok(Reason::SameGrant),
             Import::Taken(_) => Ok(Reason::Accepted),
             Import::Refused(refused) => Err(Refusal::new(refused.reason, refused.detail)),
@@ -240,7 +240,7 @@ impl<S: HealthState> Taking<'_, S> {
 }
 
 /// The status of the group `token_push`: the worst of it that holds.
-async fn overall<S: HealthState>(
+async fn overall<S: HealthState + VaultState>(
     admin: &Admin<S>,
     chain: &AdminChain<S>,
     now: Timestamp,
@@ -252,7 +252,7 @@ async fn overall<S: HealthState>(
 }
 
 /// The open episodes of a chain, newest first.
-pub(super) async fn open_episodes<S: HealthState>(
+pub(super) async fn open_episodes<S: HealthState + VaultState>(
     admin: &Admin<S>,
     chain: &ChainName,
 ) -> Result<Vec<Episode>, Problem> {
@@ -263,11 +263,11 @@ pub(super) async fn open_episodes<S: HealthState>(
 }
 
 /// The word of SPEC §1.
-fn source_of<S: HealthState>(chain: &AdminChain<S>, now: Timestamp) -> Source {
+fn source_of<S: HealthState + VaultState>(chain: &AdminChain<S>, now: Timestamp) -> Source {
     health::serving(&chain.chain, &chain.snapshots, chain.fallback.as_ref(), now).source
 }
 
-async fn status<S: HealthState>(
+async fn status<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     Query(of): Query<OfChain>,
     headers: HeaderMap,
@@ -318,14 +318,14 @@ fn merge(into: &mut Value, more: Value) {
 }
 
 /// The fixed prefix of the access token and 4 characters.
-pub(super) fn shown_prefix<S: HealthState>(chain: &AdminChain<S>) -> Option<String> {
+pub(super) fn shown_prefix<S: HealthState + VaultState>(chain: &AdminChain<S>) -> Option<String> {
     let current = chain.snapshots.current(chain.chain.chain())?;
     let profile = chain.chain.profile();
     let fixed = if chain.chain.is_api_key() { &profile.api_key_prefix } else { &profile.access_prefix };
     Some(current.access.shown(fixed.as_deref()))
 }
 
-async fn last_seen<S: HealthState>(
+async fn last_seen<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     Query(of): Query<OfChain>,
 ) -> Result<Response, Problem> {

@@ -7,6 +7,7 @@ use evergrant_core::alert::{Action, ActionContext, Episode, action};
 use evergrant_core::caller::Scope;
 use evergrant_core::gateway::{Choice, Fallback, Source, choose};
 use evergrant_core::health::{Expected, FallbackFacts, Serving};
+use evergrant_store::VaultState;
 use jiff::Timestamp;
 
 use super::{Live, Watched};
@@ -36,13 +37,13 @@ pub struct WatchedChain<W: World> {
     pub callers: Callers,
 }
 
-impl<W: World> fmt::Debug for WatchedChain<W> {
+impl<W: World<State: VaultState>> fmt::Debug for WatchedChain<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("WatchedChain").field(self.chain.chain()).finish()
     }
 }
 
-impl<W: World> WatchedChain<W> {
+impl<W: World<State: VaultState>> WatchedChain<W> {
     fn fallback_facts(&self, now: Timestamp) -> FallbackFacts {
         let Some(key) = &self.fallback else { return FallbackFacts::default() };
         FallbackFacts {
@@ -54,7 +55,7 @@ impl<W: World> WatchedChain<W> {
     }
 }
 
-impl<W: World> Watched for WatchedChain<W> {
+impl<W: World<State: VaultState>> Watched for WatchedChain<W> {
     fn chain(&self) -> &ChainName {
         self.chain.chain()
     }

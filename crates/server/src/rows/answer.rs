@@ -45,7 +45,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             self.settle_answer(reservation, settling, Answer::NotSent { why }).await;
             return;
         }
-        let world = self.world().clone();
+        let world = self.way(&record.chain);
         let answer: Answering = Box::pin(async move { world.exchange(request).await });
         let left = pin!(self.world().sleep(deadline.saturating_sub(sent_at)));
         match select(answer, left).await {

@@ -140,6 +140,11 @@ impl<W: World<State: VaultState>> RowChain<W> {
         }
     }
 
+    /// The operator has accepted the provider's terms, or there are none.
+    pub fn accepted(&self) -> bool {
+        self.policy.accepted
+    }
+
     /// The record of the last look.
     pub fn last_record(&self) -> Option<Record> {
         self.last().record

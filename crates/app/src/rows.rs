@@ -1,0 +1,261 @@
+//! Wires the chains of a database vault: who this machine is, what holds for each chain, and who tells other servers
+//! (SPEC §4).
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use evergrant_core::ChainName;
+use evergrant_server::http::HttpClient;
+use evergrant_server::metrics::Metrics;
+use evergrant_server::published::Published;
+use evergrant_server::rows::{Paces, RowParts, RowPolicy};
+use evergrant_server::{RowKeeper, Snapshots, World as _};
+use evergrant_store::marks::Marks;
+use evergrant_store::receipts::Receipts;
+use evergrant_store::secret_file::{self, Tightened};
+use evergrant_store::vault::Holder;
+use evergrant_store::{AnyState, OsDisk, PostgresState};
+use futures_channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use futures_util::StreamExt as _;
+use rand::RngExt as _;
+use tokio::task::JoinHandle;
+
+use crate::config::{ChainSettings, Settings};
+use crate::host::World;
+
+/// So many rows are in work at once at most.
+const MOST_AT_ONCE: usize = 64;
+/// Other servers are told once in so long at most.
+const TELL_EVERY: Duration = Duration::from_millis(20);
+
+/// The keeper of the database's chains in this process.
+pub(crate) struct Rows {
+    pub(crate) keeper: RowKeeper<World>,
+    book: Arc<Published<Book>>,
+    /// Something was committed that other servers were not told of.
+    committed: Mutex<Option<UnboundedReceiver<()>>>,
+}
+
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Rows").field(&self.keeper).finish()
+    }
+}
+
+/// What holds for the chains of one configuration.
+#[derive(Default)]
+struct Book {
+    named: HashMap<ChainName, Kept>,
+    /// The longest beginning first.
+    by_prefix: Vec<(String, Kept)>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    policy: Arc<RowPolicy>,
+    /// How its provider is reached, where that is not as all others are.
+    way: Option<World>,
+}
+
+impl Book {
+    fn of(settings: &Settings, world: &World) -> Result<Self, String> {
+        let kept = |chain: &ChainSettings| {
+            let policy = Arc::new(RowPolicy { policy: chain.policy.clone(), accepted: chain.accepted });
+            let client = chain.ca_file.as_ref().map(|file| HttpClient::new(Some(file))).transpose();
+            let way = client.map_err(|error| error.to_string())?.map(|client| world.with_client(client));
+            Ok::<_, String>(Kept { policy, way })
+        };
+        let mut book = Self::default();
+        for chain in settings.chains.iter().filter(|chain| chain.in_database()) {
+            book.named.insert(chain.name.clone(), kept(chain)?);
+        }
+        for template in &settings.templates {
+            book.by_prefix.push((template.prefix.clone(), kept(template.common())?));
+        }
+        Ok(book)
+    }
+
+    fn find(&self, name: &ChainName) -> Option<&Kept> {
+        let begins = |(prefix, _): &&(String, Kept)| name.as_str().starts_with(prefix.as_str());
+        self.named.get(name).or_else(|| self.by_prefix.iter().find(begins).map(|(_, kept)| kept))
+    }
+}
+
+impl Rows {
+    /// The keeper of this process, if the configuration has a database and what seals pairs in it.
+    pub(crate) fn open(
+        settings: &Settings,
+        world: &World,
+        snapshots: &Snapshots,
+        metrics: &Metrics,
+    ) -> Result<Option<Self>, String> {
+        let Some(database) = &settings.database else { return Ok(None) };
+        let Some(seal) = &database.seal else { return Ok(None) };
+        if let Some(file) = &seal.file {
+            match secret_file::tighten(file) {
+                Tightened::Fine => {}
+                Tightened::Done => {
+                    tracing::warn!(file = %file.display(), "the seal keys were open to others; tightened to 0600");
+                }
+                Tightened::Failed(why) => {
+                    tracing::warn!(file = %file.display(), why, "the seal keys are open to others: make the file 0600");
+                }
+            }
+        }
+        let book = Arc::new(Published::new(Book::of(settings, world)?));
+        let said = |error: &dyn std::fmt::Display| error.to_string();
+        let machine = format!("{}-{}", world.machine(), machine_id(&settings.state_dir)?);
+        let process = format!("{machine}-{}-{}", std::process::id(), world.now().as_nanosecond());
+        let receipts = Receipts::open(OsDisk, settings.state_dir.join("receipts"), seal.ring.clone());
+        let (known, reached) = (book.clone(), book.clone());
+        let keeper = RowKeeper::new(RowParts {
+            world: world.clone(),
+            holder: Holder { process, machine },
+            policies: Arc::new(move |name| known.current().find(name).map(|kept| kept.policy.clone())),
+            receipts: receipts.map_err(|error| said(&error))?,
+            marks: marks(&database.marks_file)?,
+            snapshots: snapshots.clone(),
+            metrics: metrics.clone(),
+            most_at_once: MOST_AT_ONCE,
+            paces: Paces::default(),
+        });
+        keeper.reaching(Arc::new(move |name| reached.current().find(name).and_then(|kept| kept.way.clone())));
+        let (committed, tell) = mpsc::unbounded();
+        keeper.telling(committed);
+        Ok(Some(Self { keeper, book, committed: Mutex::new(Some(tell)) }))
+    }
+
+    /// Goes on with another configuration.
+    pub(crate) fn take_up(&self, settings: &Settings, world: &World) -> Result<(), String> {
+        let book = Book::of(settings, world)?;
+        self.book.replace(|_| Some(book));
+        Ok(())
+    }
+
+    /// Keeps all chains of the database, until the end.
+    pub(crate) fn keep(&self, state: &PostgresState) -> Keeping {
+        let (wake, wakes) = mpsc::unbounded();
+        let (poke, pokes) = mpsc::unbounded();
+        let (keeper, follower) = (self.keeper.clone(), self.keeper.clone());
+        tokio::spawn(async move { keeper.run(wakes).await });
+        let mut others = vec![tokio::spawn(async move { follower.keep_following(pokes).await })];
+        let listening = state.clone();
+        others.push(tokio::spawn(async move { listening.listen(poke).await }));
+        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(committed) = committed {
+            others.push(tokio::spawn(tell(state.clone(), committed)));
+        }
+        Keeping { wake, others }
+    }
+
+    /// Tells other servers of what a command has committed.
+    pub(crate) async fn tell_at_last(&self, state: &AnyState) {
+        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let any = committed.is_some_and(|mut committed| committed.try_recv().is_ok());
+        match state {
+            // Whoever is not told asks every half second.
+            AnyState::Postgres(state) if any => drop(state.tell().await),
+            AnyState::Postgres(_) | AnyState::Sqlite(_) => {}
+        }
+    }
+}
+
+/// What runs while the chains of the database are kept.
+#[derive(Debug)]
+pub(crate) struct Keeping {
+    wake: UnboundedSender<()>,
+    /// Loops that may be ended anywhere.
+    others: Vec<JoinHandle<()>>,
+}
+
+impl Keeping {
+    /// Claims nothing any more; what is in work is let finish.
+    pub(crate) fn stop(&self) {
+        self.wake.close_channel();
+    }
+
+    /// Ends the rest.
+    pub(crate) fn end(self) {
+        self.others.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Tells other servers after commits, in one word for all that came meanwhile.
+async fn tell(state: PostgresState, mut committed: UnboundedReceiver<()>) {
+    while committed.next().await.is_some() {
+        while committed.try_recv().is_ok() {}
+        if let Err(error) = state.tell().await {
+            tracing::debug!(%error, "other servers were not told; they ask every half second");
+        }
+        tokio::time::sleep(TELL_EVERY).await;
+    }
+}
+
+fn marks(file: &Path) -> Result<Marks, String> {
+    let unusable = |why: String| {
+        let file = file.display();
+        format!("the marks {file} cannot be used: {why}; set marks_file to a place that is writable")
+    };
+    if let Some(folder) = file.parent() {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|error| unusable(error.to_string()))?;
+    }
+    Marks::open(file).map_err(|error| unusable(error.to_string()))
+}
+
+/// Tells this state folder, where receipts lie, from that of another machine of the same name.
+fn machine_id(state_dir: &Path) -> Result<String, String> {
+    let file = state_dir.join("machine-id");
+    let failed = |error: std::io::Error| format!("{} cannot be used: {error}", file.display());
+    let fits = |id: &str| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    for _ in 0..2 {
+        match fs::read_to_string(&file) {
+            Ok(id) if fits(id.trim()) => return Ok(id.trim().to_owned()),
+            Ok(_) => {
+                let file = file.display();
+                return Err(format!(
+                    "{file} holds no machine id: restore it, or remove it once no chain is in doubt"
+                ));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        // Linked into its place whole: another process may make one at the same time.
+        let id: u64 = rand::rng().random();
+        let staged = state_dir.join(format!("machine-id.{id:016x}"));
+        let mut options = fs::OpenOptions::new();
+        let mut opened = options.write(true).create_new(true).mode(0o600).open(&staged).map_err(failed)?;
+        writeln!(opened, "{id:016x}").and_then(|()| opened.sync_all()).map_err(failed)?;
+        let linked = fs::hard_link(&staged, &file);
+        fs::remove_file(&staged).map_err(failed)?;
+        match linked {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Err(format!("{} comes and goes", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_id_stays_and_is_one_for_all_who_make_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let ids: Vec<_> = std::thread::scope(|scope| {
+            let made: Vec<_> = (0..8).map(|_| scope.spawn(|| machine_id(folder.path()).unwrap())).collect();
+            made.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        fs::write(folder.path().join("machine-id"), "nonsense").unwrap();
+        assert!(machine_id(folder.path()).unwrap_err().contains("holds no machine id"));
+    }
+}
