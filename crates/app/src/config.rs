@@ -32,7 +32,6 @@ pub(crate) use settings::{
     AlertSettings, ChainSettings, Export, LogSettings, ProbeSettings, Settings, Template, Way,
 };
 pub(crate) use source::home;
-pub(crate) use vault::DatabaseSettings;
 
 use evergrant_core::Reason;
 

@@ -36,6 +36,7 @@ const TELL_EVERY: Duration = Duration::from_millis(20);
 /// The keeper of the database's chains in this process.
 pub(crate) struct Rows {
     pub(crate) keeper: RowKeeper<World>,
+    receipts: Receipts<OsDisk>,
     book: Arc<Published<Book>>,
     /// Something was committed that other servers were not told of.
     committed: Mutex<Option<UnboundedReceiver<()>>>,
@@ -108,16 +109,16 @@ impl Rows {
             }
         }
         let book = Arc::new(Published::new(Book::of(settings, world)?));
-        let said = |error: &dyn std::fmt::Display| error.to_string();
         let machine = format!("{}-{}", world.machine(), machine_id(&settings.state_dir)?);
         let process = format!("{machine}-{}-{}", std::process::id(), world.now().as_nanosecond());
         let receipts = Receipts::open(OsDisk, settings.state_dir.join("receipts"), seal.ring.clone());
+        let receipts = receipts.map_err(|error| error.to_string())?;
         let (known, reached) = (book.clone(), book.clone());
         let keeper = RowKeeper::new(RowParts {
             world: world.clone(),
             holder: Holder { process, machine },
             policies: Arc::new(move |name| known.current().find(name).map(|kept| kept.policy.clone())),
-            receipts: receipts.map_err(|error| said(&error))?,
+            receipts: receipts.clone(),
             marks: marks(&database.marks_file)?,
             snapshots: snapshots.clone(),
             metrics: metrics.clone(),
@@ -127,7 +128,7 @@ impl Rows {
         keeper.reaching(Arc::new(move |name| reached.current().find(name).and_then(|kept| kept.way.clone())));
         let (committed, tell) = mpsc::unbounded();
         keeper.telling(committed);
-        Ok(Some(Self { keeper, book, committed: Mutex::new(Some(tell)) }))
+        Ok(Some(Self { keeper, receipts, book, committed: Mutex::new(Some(tell)) }))
     }
 
     /// Goes on with another configuration.
@@ -150,7 +151,25 @@ impl Rows {
         if let Some(committed) = committed {
             others.push(tokio::spawn(tell(state.clone(), committed)));
         }
+        let receipts = self.receipts.clone();
+        // Before anybody takes an older key out.
+        tokio::task::spawn_blocking(move || match reseal(&receipts) {
+            (0, 0) => {}
+            (resealed, 0) => {
+                tracing::info!(resealed, "receipts on this machine were sealed under the newest key")
+            }
+            (resealed, failed) => {
+                tracing::warn!(resealed, failed, "receipts on this machine do not open: keep all seal keys");
+            }
+        });
         Keeping { wake, others }
+    }
+
+    /// Seals the receipts on this machine under the newest key. Gives how many were not, and of how many chains some do not
+    /// open.
+    pub(crate) async fn reseal_receipts(&self, world: &World) -> (u64, u64) {
+        let receipts = self.receipts.clone();
+        world.offload(move || reseal(&receipts)).await
     }
 
     /// Tells other servers of what a command has committed.
@@ -194,6 +213,26 @@ async fn tell(state: PostgresState, mut committed: UnboundedReceiver<()>) {
         }
         tokio::time::sleep(TELL_EVERY).await;
     }
+}
+
+fn reseal(receipts: &Receipts<OsDisk>) -> (u64, u64) {
+    let mut rng = rand::make_rng::<rand::rngs::StdRng>();
+    let (mut resealed, mut failed) = (0, 0);
+    let chains = receipts.chains().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the receipts cannot be gone through");
+        failed += 1;
+        Vec::new()
+    });
+    for chain in chains {
+        match receipts.reseal(&chain, &mut rng) {
+            Ok(count) => resealed += count,
+            Err(error) => {
+                tracing::warn!(%chain, %error, "its receipts stay as they are");
+                failed += 1;
+            }
+        }
+    }
+    (resealed, failed)
 }
 
 fn marks(file: &Path) -> Result<Marks, String> {

@@ -112,28 +112,39 @@ async fn rotate(host: &Host, ring: &KeyRing, json: bool) -> Result<ExitCode, Str
         }
     }
     let key = ring.current();
+    let (receipts, unopened_receipts) = match &host.rows {
+        Some(rows) => rows.reseal_receipts(&host.world).await,
+        None => (0, 0),
+    };
+    let whole = counts.unopened.is_empty() && unopened_receipts == 0;
     if json {
         let named = counts.unopened.iter();
         let named: Vec<_> =
             named.map(|(chain, error)| json!({ "chain": chain, "error": error.to_string() })).collect();
-        output::json(&json!({ "ok": named.is_empty(), "key": key.to_string(), "resealed": counts.resealed,
-            "already": counts.already, "unopened": named }));
+        output::json(
+            &json!({ "ok": whole, "key": key.to_string(), "receipts": receipts, "resealed": counts.resealed,
+            "already": counts.already, "unopened": named }),
+        );
     } else {
         let rows = counts.resealed + counts.already;
         anstream::println!("{GOOD}{rows} rows{GOOD:#} are sealed under key {key}");
         for (chain, error) in counts.unopened.iter().take(MOST_NAMED) {
             anstream::println!("  {WARN}{chain}{WARN:#}: {error}");
         }
-        if counts.unopened.is_empty() {
+        if whole {
             anstream::println!(
-                "Other keys may be taken out now, on every server that seals under {key}: restart each after that."
+                "Take other keys out on each server once it was restarted with {key} as its first: then its own receipts \
+                 are sealed anew too."
             );
         } else {
             let left = counts.unopened.len();
-            anstream::println!("{BAD}{left} rows do not open{BAD:#} and stay as they are: keep all keys");
+            anstream::println!(
+                "{BAD}{left} rows and the receipts of {unopened_receipts} chains do not open{BAD:#} and stay as they \
+                 are: keep all keys"
+            );
         }
     }
-    Ok(ExitCode::from(if counts.unopened.is_empty() { output::FINE } else { output::FAILED }))
+    Ok(ExitCode::from(if whole { output::FINE } else { output::FAILED }))
 }
 
 /// Seals one row anew, wherever a renewal moves it meanwhile.

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::authfile::{VaultError, list_if_there, read_if_there, remove_if_there};
 use crate::disk::{Disk, Owner};
-use crate::seal::Sealer;
+use crate::seal::{Sealed, Sealer};
 
 /// Room that is reserved for an answer, in bytes: a full disk then costs no token.
 const RESERVED: usize = 16 * 1024;
@@ -142,6 +142,41 @@ fn checked(text: &str) -> String {
 /// What the seal of a receipt is bound to, besides the chain.
 fn label(attempt: AttemptId) -> String {
     format!("receipt {attempt}")
+}
+
+/// Seals every answer of the chain under the key that seals now, and says how many were not. Those that somebody still
+/// reads stay as they are.
+pub(crate) fn reseal<D: Disk>(disk: &D, shelf: &Shelf<'_>, rng: &mut impl Rng) -> Result<u64, VaultError> {
+    let Some(sealer) = shelf.sealer else { return Ok(0) };
+    let mut count = 0;
+    for attempt in shelf.attempts(disk)? {
+        let path = shelf.path(attempt);
+        let bytes = read_if_there(disk, &path, MAX_RECEIPT)?.unwrap_or_default();
+        let Some((_, rest)) = header(&bytes) else { continue };
+        let Some(sealed) = whole(rest).and_then(|text| BASE64.decode(text).ok()) else { continue };
+        let sealed = Sealed(sealed);
+        if sealed.key_id() == Some(sealer.ring.current()) || is_being_read(disk, &path)? {
+            continue;
+        }
+        let opened = sealer
+            .open(&label(attempt), &sealed.0)
+            .map_err(|source| VaultError::Sealed { path: path.display().to_string(), source })?;
+        let mut new = bytes[..bytes.len() - rest.len()].to_vec();
+        new.extend_from_slice(checked(&BASE64.encode(sealer.seal(&label(attempt), &opened, rng))).as_bytes());
+        // Beside it, then in its place: it is whole at every moment.
+        let mut staged = path.clone().into_os_string();
+        staged.push(".new");
+        let staged = PathBuf::from(staged);
+        remove_if_there(disk, &staged)?;
+        disk.create(&staged, &new, Owner::PRIVATE).map_err(VaultError::io("cannot write", &staged))?;
+        disk.rename(&staged, &path).map_err(VaultError::io("cannot rename to", &path))?;
+        count += 1;
+    }
+    if count > 0 {
+        let folder = &shelf.folder;
+        disk.sync_folder(folder).map_err(VaultError::io("cannot sync", folder))?;
+    }
+    Ok(count)
 }
 
 /// Every receipt of the chain; what is torn or foreign counts as not there, or as not answered. One that cannot

@@ -72,6 +72,11 @@ impl<D: Disk> Receipts<D> {
         receipt::read_all(&self.disk, &self.shelf(chain))
     }
 
+    /// Seals all answers of a chain under the key that seals now. Says how many were not.
+    pub fn reseal(&self, chain: &ChainName, rng: &mut impl Rng) -> Result<u64, VaultError> {
+        receipt::reseal(&self.disk, &self.shelf(chain), rng)
+    }
+
     /// Removes one. It is not synced: one that comes back after a crash is found to be old.
     pub fn drop_one(&self, chain: &ChainName, attempt: AttemptId) -> Result<(), VaultError> {
         receipt::drop_one(&self.disk, &self.shelf(chain), attempt)

@@ -22,8 +22,8 @@ pub(crate) struct Config {
     pub(crate) database_url: Option<super::sink::Hidden>,
     /// Where this machine remembers how far each chain of a database vault had come, a path: so a database that was
     /// restored from a backup is recognised. It lies outside the state folder, is never restored with it, and belongs to
-    /// one database. Without it: `$XDG_DATA_HOME/evergrant/marks.db`, else `~/.local/share/evergrant/marks.db`, else
-    /// `/var/lib/evergrant-marks/marks.db`. A change needs a restart.
+    /// one database. Without it: `$XDG_DATA_HOME/evergrant/marks.db`, else `~/.local/share/evergrant/marks.db`; where that
+    /// would lie in the state folder, `/var/lib/evergrant-marks/marks.db`. A change needs a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) marks_file: Option<PathBuf>,
     /// What seals pairs in the database.

@@ -165,14 +165,6 @@ impl ChainSettings {
         }
     }
 
-    /// Its auth file, if it has one.
-    pub(crate) fn auth_file(&self) -> Option<&Path> {
-        match &self.way {
-            Way::AuthFile { auth_file, .. } => Some(auth_file),
-            Way::Database { .. } | Way::Minted(_) | Way::ApiKey { .. } => None,
-        }
-    }
-
     /// The auth file that it writes: its vault, or its export.
     pub(crate) fn written_file(&self) -> Option<&Path> {
         match &self.way {

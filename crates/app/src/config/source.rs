@@ -53,9 +53,11 @@ pub(crate) fn state_dir(env: &Environment) -> Option<PathBuf> {
 }
 
 /// Where the marks lie when nobody says so: not in the state folder, which is restored as a whole.
-pub(crate) fn marks_file(env: &Environment) -> PathBuf {
+pub(crate) fn marks_file(env: &Environment, state_dir: &Path) -> PathBuf {
     let home = absolute(env, "XDG_DATA_HOME").or_else(|| Some(home(env)?.join(".local/share")));
-    home.map_or_else(|| "/var/lib/evergrant-marks".into(), |home| home.join("evergrant")).join("marks.db")
+    let own = home.map(|home| home.join("evergrant/marks.db"));
+    own.filter(|file| !file.starts_with(state_dir))
+        .unwrap_or_else(|| "/var/lib/evergrant-marks/marks.db".into())
 }
 
 /// The auth file when none is set.

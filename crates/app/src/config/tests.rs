@@ -31,7 +31,7 @@ fn sound(text: &str) -> Loaded {
 fn locks(chain: &ChainSettings) -> TakeClientLocks {
     match &chain.way {
         Way::AuthFile { take_client_locks, .. } => *take_client_locks,
-        Way::Minted(_) | Way::ApiKey { .. } => panic!("it has no auth file"),
+        Way::Database { .. } | Way::Minted(_) | Way::ApiKey { .. } => panic!("it has no auth file"),
     }
 }
 
@@ -47,14 +47,14 @@ fn without_a_file_everything_has_its_default() {
     assert_eq!(settings.retention.events.as_secs(), 90 * 24 * 3600);
     let [chain] = &settings.chains[..] else { panic!("{:?}", settings.chains) };
     assert_eq!(chain.name.as_str(), "claude");
-    assert_eq!(chain.auth_file(), Some(Path::new("/home/op/.config/claude-code/auth.json")));
+    assert_eq!(chain.written_file(), Some(Path::new("/home/op/.config/claude-code/auth.json")));
     assert_eq!(chain.policy, Policy::new(Profile::claude()));
     assert_eq!(locks(chain), TakeClientLocks::Auto);
     assert!(!chain.accepted);
     let xdg = env(&[("XDG_STATE_HOME", "/s"), ("XDG_CONFIG_HOME", "/c")]);
     let settings = load_text(None, "", &xdg).unwrap().settings;
     assert_eq!(settings.state_dir, Path::new("/s/evergrant"));
-    assert_eq!(settings.chains[0].auth_file(), Some(Path::new("/c/claude-code/auth.json")));
+    assert_eq!(settings.chains[0].written_file(), Some(Path::new("/c/claude-code/auth.json")));
 }
 
 #[test]
@@ -158,7 +158,7 @@ probe_url = ""
     assert_eq!((profile.encoding, profile.reuse), (Encoding::Form, ReuseClass::Grace { secs: 10 }));
     assert!(matches!(&profile.client_auth, ClientAuth::Basic(secret) if secret.expose() == "s3cret"));
     assert_eq!(profile.token_headers, [("x-one".to_owned(), "1".to_owned())]);
-    assert_eq!(own.auth_file(), Some(folder.path().join("own.json").as_path()));
+    assert_eq!(own.written_file(), Some(folder.path().join("own.json").as_path()));
     assert_eq!(locks(own), TakeClientLocks::Never);
     assert!(own.accepted, "it has no terms");
 

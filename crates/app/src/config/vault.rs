@@ -69,8 +69,9 @@ pub(crate) fn database(raw: &mut Config, resolve: &mut Resolve<'_>) -> Option<Op
             return None;
         }
     };
-    let marks_file = marks_file.unwrap_or_else(|| source::marks_file(resolve.env()));
-    if raw.state_dir.as_ref().is_some_and(|state_dir| marks_file.starts_with(state_dir)) {
+    let state_dir = raw.state_dir.clone()?;
+    let marks_file = marks_file.unwrap_or_else(|| source::marks_file(resolve.env(), &state_dir));
+    if marks_file.starts_with(&state_dir) {
         let message =
             "marks_file lies in the state folder: whoever restores that from a backup restores the marks too";
         let help =

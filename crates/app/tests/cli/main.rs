@@ -13,6 +13,7 @@ mod kinds;
 mod network;
 mod notices;
 mod oidc;
+mod replicas;
 mod secrets;
 mod serving;
 mod support;

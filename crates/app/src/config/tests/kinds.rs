@@ -23,7 +23,7 @@ fn a_workload_at_claude_needs_no_terms_and_has_the_documented_members() {
         let loaded = sound(&format!("{CLAUDE}{more}"));
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
         let [chain] = &loaded.settings.chains[..] else { panic!("one chain") };
-        assert_eq!((chain.kind(), chain.accepted, chain.auth_file()), (Kind::JwtBearer, true, None));
+        assert_eq!((chain.kind(), chain.accepted, chain.written_file()), (Kind::JwtBearer, true, None));
         assert_eq!(chain.policy.profile, Profile::claude());
         let Way::Minted(grounds) = &chain.way else { panic!("{:?}", chain.way) };
         assert_eq!(grounds.identity_token_file.as_deref(), Some(Path::new("/etc/eg/token.jwt")));

@@ -1,0 +1,330 @@
+//! Several servers on one database, each with a disk of its own, whose pairs are of record there.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use evergrant_standin::{Fingerprint, LoginOptions, StandIn};
+use evergrant_store::postgres::scratch::SharedPostgres;
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::gateway::{curl, provider};
+use crate::serving::Server;
+use crate::support::{Running, shown, wait_until};
+
+const BODY: &str = r#"{"model":"stand-in-small","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}"#;
+const SOON: Duration = Duration::from_secs(1);
+
+/// A server's machine.
+struct Machine {
+    folder: TempDir,
+    database: String,
+    key: String,
+}
+
+struct Rig {
+    postgres: SharedPostgres,
+    standin: StandIn,
+    database: String,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let postgres = SharedPostgres::join().unwrap();
+        let database = postgres.new_database().unwrap();
+        Self { postgres, standin: provider().await, database }
+    }
+
+    fn machine(&self, key: &str, more: &str) -> Machine {
+        let folder = tempfile::tempdir().unwrap();
+        let standin = &self.standin;
+        let text = format!(
+            "[http]\nlisten = \"127.0.0.1:0\"\n\n[gateway]\naccess_log = \"off\"\n\n[probe]\nenabled = false\n\n\
+             [providers.stand-in]\nextends = \"claude\"\ntoken_url = \"{}\"\napi_base = \"{}\"\nprobe_url = \"{}\"\n\n\
+             [chains.claude]\nprovider = \"stand-in\"\naccept_provider_terms = true\nvault = \"database\"\n\
+             min_exchange_interval_secs = 0\n{more}",
+            standin.token_url(),
+            standin.url(),
+            standin.probe_url(),
+        );
+        fs::write(folder.path().join("config.toml"), text).unwrap();
+        Machine { folder, database: self.database.clone(), key: key.into() }
+    }
+
+    /// Everything that the database holds, as text.
+    async fn dump(&self) -> String {
+        let (client, connection) =
+            tokio_postgres::connect(&self.database, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let tables = client
+            .query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1", &[])
+            .await
+            .unwrap();
+        assert!(tables.len() > 5);
+        let mut text = String::new();
+        for table in tables {
+            let table: String = table.get(0);
+            for row in client.query(&format!("SELECT t::text FROM \"{table}\" t"), &[]).await.unwrap() {
+                text.push_str(&row.get::<_, String>(0));
+                text.push('\n');
+            }
+            // Bytes are shown in hex: what they say is compared too.
+            let columns = "SELECT column_name::text FROM information_schema.columns WHERE table_name = $1 AND \
+                           data_type = 'bytea'";
+            for column in client.query(columns, &[&table]).await.unwrap() {
+                let column: String = column.get(0);
+                let bytes = format!("SELECT \"{column}\" FROM \"{table}\" WHERE \"{column}\" IS NOT NULL");
+                for row in client.query(&bytes, &[]).await.unwrap() {
+                    text.push_str(&String::from_utf8_lossy(&row.get::<_, Vec<u8>>(0)));
+                    text.push('\n');
+                }
+            }
+        }
+        text
+    }
+}
+
+impl Machine {
+    fn command(&self, args: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(crate::support::BINARY);
+        command.env_clear().env("HOME", self.folder.path());
+        command.env("EVERGRANT_CONFIG", self.folder.path().join("config.toml"));
+        command.env("EVERGRANT_DATABASE_URL", &self.database).env("PATH", std::env::var_os("PATH").unwrap());
+        if !self.key.is_empty() {
+            command.env("EVERGRANT_SEAL_KEY", &self.key);
+        }
+        command.args(args);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> std::process::Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let output = self.run(&[args, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", shown(&output)))
+    }
+
+    fn serve(&self) -> (Server, String) {
+        let server = Server::start(&mut self.command(&["serve"]));
+        let base = server.base();
+        (server, base)
+    }
+
+    fn import(&self, standin: &StandIn, chain: &str) {
+        let file = self.folder.path().join("login.json");
+        fs::write(&file, standin.engine().login(LoginOptions::default()).auth_file().to_string()).unwrap();
+        let output = self.run(&["import", file.to_str().unwrap(), "--chain", chain, "--move"]);
+        assert!(output.status.success(), "{}", shown(&output));
+    }
+
+    fn token(&self) -> String {
+        self.json(&["token", "--chain", "claude"])["access_token"].as_str().unwrap().to_owned()
+    }
+
+    fn key(&self, args: &[&str]) -> String {
+        self.json(&[&["keys", "create", "--name", "test"], args].concat())["key"].as_str().unwrap().to_owned()
+    }
+}
+
+fn new_key() -> String {
+    let output = std::process::Command::new(crate::support::BINARY)
+        .env_clear()
+        .args(["seal", "new-key"])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The status of a message through the gateway.
+fn message(base: &str, key: &str) -> String {
+    let url = format!("{base}/v1/anthropic/v1/messages");
+    let header = format!("x-api-key: {key}");
+    let code = ["--output", "/dev/null", "--write-out", "%{http_code}"];
+    let output = curl(&[&code[..], &["--header", &header, "--data", BODY, &url]].concat());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What the last call of the API was authorized with.
+fn last_presented(standin: &StandIn) -> Option<Fingerprint> {
+    let calls = standin.engine().sightings();
+    let last = calls.iter().rev().find(|call| call.target.starts_with("/v1/messages"))?;
+    last.presented.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_server_does_the_other_serves_within_a_second() {
+    let rig = Rig::new().await;
+    let seal = new_key();
+    let export = tempfile::tempdir().unwrap();
+    let exported = export.path().join("auth.json");
+    let (one, two) =
+        (rig.machine(&seal, ""), rig.machine(&seal, &format!("export = \"{}\"\n", exported.display())));
+    let ((first, base_one), (second, base_two)) = (one.serve(), two.serve());
+    // A key that is made at one is accepted at the other.
+    let key = one.key(&[]);
+    wait_until("the key is known at the other", 2 * SOON, || message(&base_two, &key) == "503");
+    one.import(&rig.standin, "claude");
+    wait_until("the other serves what was imported", SOON, || message(&base_two, &key) == "200");
+    assert_eq!(message(&base_one, &key), "200");
+    let before = one.token();
+    let report = one.json(&["refresh", "--force"]);
+    assert_eq!(report["refreshed"], true, "{report}");
+    let after = one.token();
+    assert_ne!(before, after);
+    for base in [&base_two, &base_one] {
+        wait_until("both serve what was renewed", SOON, || {
+            assert_eq!(message(base, &key), "200");
+            last_presented(&rig.standin) == Some(Fingerprint::of(&after))
+        });
+    }
+    // Through the other's own admin API, too.
+    let admin = one.key(&["--scope", "admin:write"]);
+    let url = format!("{base_two}/api/v1/admin/system/chains/claude/refresh?force=true");
+    wait_until("the admin key is known", 2 * SOON, || {
+        let header = format!("x-api-key: {admin}");
+        let output = curl(&["--request", "POST", "--header", &header, &url]);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["refreshed"] == true
+    });
+    // The export follows, without refresh token.
+    let newest = two.token();
+    wait_until("the export is written", 2 * SOON, || {
+        fs::read_to_string(&exported).is_ok_and(|text| text.contains(&newest))
+    });
+    let file: Value = serde_json::from_slice(&fs::read(&exported).unwrap()).unwrap();
+    assert!(file["claudeAiOauth"]["refreshToken"].as_str().is_none_or(str::is_empty), "{file}");
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(fs::metadata(&exported).unwrap().permissions().mode() & 0o777, 0o600);
+    let status = two.json(&["status"]);
+    assert_eq!(status["chains"][0]["token_valid"], true, "{status}");
+    for mut server in [first, second] {
+        server.running.signal(Signal::TERM);
+        assert!(server.running.0.wait().unwrap().success());
+    }
+    assert_eq!(rig.standin.engine().counters().families_revoked_by_reuse, 0);
+    drop(rig.postgres);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_seal_key_nothing_starts() {
+    let rig = Rig::new().await;
+    let machine = rig.machine("", "");
+    for args in [&["serve"][..], &["config", "check"], &["refresh"]] {
+        let output = machine.run(args);
+        assert!(!output.status.success());
+        let said = shown(&output);
+        assert!(said.contains("there is no seal key") && said.contains("evergrant seal new-key"), "{said}");
+    }
+    let mut command = machine.command(&["config", "check"]);
+    let output = command.env_remove("EVERGRANT_DATABASE_URL").output().unwrap();
+    assert!(shown(&output).contains("there is no database_url"), "{}", shown(&output));
+    // A state on this machine alone is what it was.
+    let other = rig.machine("nonsense", "");
+    assert!(shown(&other.run(&["serve"])).contains("EVERGRANT_SEAL_KEY: line 1 is no seal key"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_seal_key_takes_over_online() {
+    let rig = Rig::new().await;
+    let (old, new) = (new_key(), new_key());
+    let more = "\n[chains.\"team-*\"]\nprovider = \"stand-in\"\naccept_provider_terms = true\nvault = \"database\"\n\
+                min_exchange_interval_secs = 0\n";
+    let mut machine = rig.machine(&old, more);
+    for number in 0..3 {
+        machine.import(&rig.standin, &format!("team-{number}"));
+    }
+    machine.import(&rig.standin, "claude");
+    // An answer lies on the machine, sealed under the old key.
+    assert_eq!(machine.json(&["refresh", "--force", "--chain", "team-1"])["refreshed"], true);
+    assert_eq!(machine.json(&["seal", "status"])["keys"][0]["rows"], 4);
+    machine.key = format!("{new}\n{old}");
+    let server = machine.serve();
+    let status = machine.json(&["seal", "status"]);
+    assert_eq!((&status["keys"][0]["rows"], &status["keys"][1]["rows"]), (&0.into(), &4.into()), "{status}");
+    let rotated = machine.json(&["seal", "rotate-key"]);
+    assert_eq!((&rotated["ok"], &rotated["resealed"]), (&true.into(), &4.into()), "{rotated}");
+    assert_eq!(machine.json(&["seal", "rotate-key"])["already"], 4);
+    drop(server);
+    machine.key = new;
+    let status = machine.json(&["seal", "status"]);
+    assert_eq!(status["keys"][0]["rows"], 4, "{status}");
+    for chain in ["team-0", "team-1", "claude"] {
+        let report = machine.json(&["refresh", "--force", "--chain", chain]);
+        assert_eq!(report["refreshed"], true, "{report}");
+    }
+    // Under the old key alone nothing opens, and that is said.
+    machine.key = old;
+    let status = machine.run(&["seal", "status"]);
+    assert_eq!(status.status.code(), Some(3), "{}", shown(&status));
+    let report = machine.json(&["refresh", "--chain", "team-2"]);
+    assert_eq!(report["error"], "seal_broken", "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_the_database_nor_an_output_holds_a_token() {
+    let rig = Rig::new().await;
+    let machine = rig.machine(&new_key(), "");
+    let mut secrets = vec![machine.key.clone()];
+    let mut seen = Vec::new();
+    let mut held = |machine: &Machine| {
+        let output = machine.run(&["export", "--include-refresh-token"]);
+        let file: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", shown(&output)));
+        for member in ["accessToken", "refreshToken"] {
+            secrets.push(file["claudeAiOauth"][member].as_str().unwrap().to_owned());
+        }
+    };
+    machine.import(&rig.standin, "claude");
+    held(&machine);
+    let mut command = machine.command(&["serve"]);
+    command.env("EVERGRANT_LOG__LEVEL", "trace").env("EVERGRANT_LOG__FORMAT", "json");
+    let mut server = Running::start(&mut command);
+    for args in [
+        &["refresh", "--force"][..],
+        &["refresh", "--force", "--json"],
+        &["refresh", "--force", "--accept-stale"],
+        &["probe"],
+        &["status"],
+        &["status", "--json"],
+        &["config", "show"],
+        &["config", "show", "--json"],
+        &["config", "check"],
+        &["seal", "status"],
+        &["seal", "rotate-key"],
+    ] {
+        let mut command = machine.command(args);
+        let output =
+            command.env("EVERGRANT_LOG__LEVEL", "trace").env("RUST_BACKTRACE", "1").output().unwrap();
+        seen.push((format!("{args:?}"), shown(&output)));
+        held(&machine);
+    }
+    server.signal(Signal::TERM);
+    let output = std::mem::replace(&mut server.0, std::process::Command::new("true").spawn().unwrap());
+    let output = output.wait_with_output().unwrap();
+    seen.push(("serve".into(), shown(&output)));
+    seen.push(("the database".into(), rig.dump().await));
+    let mut folders: Vec<PathBuf> = vec![machine.folder.path().into()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let bytes = fs::read(&path).unwrap();
+                seen.push((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned()));
+            }
+        }
+    }
+    assert!(secrets.len() > 20);
+    for secret in &secrets {
+        let tail = &secret[secret.len() - 24..];
+        for (what, text) in &seen {
+            assert!(!text.contains(tail), "{what} shows a token");
+        }
+    }
+    let shown = &seen.iter().find(|(what, _)| what.contains("\"show\"")).unwrap().1;
+    assert!(shown.contains("database_url is set, and not shown") && !shown.contains("postgres"), "{shown}");
+}
