@@ -61,3 +61,47 @@ fn silent(stream: &mut Stream) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::clock;
+    use super::super::request::Target;
+    use super::*;
+    use crate::http::HttpClient;
+
+    fn upstream(id: u64) -> Upstream {
+        let target = Target { host: "provider".into(), base: String::new() };
+        let client = HttpClient::new(None).unwrap();
+        Upstream { id, url: "http://provider".parse().unwrap(), client, target }
+    }
+
+    /// A connection, and its other end, which keeps it open.
+    async fn connected() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Stream::Plain(ours), listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn none_is_used_after_a_minute_or_for_another_target() {
+        let (pool, now) = (Pool::default(), clock::now());
+        let ((one, _end), (other, _other_end)) = (connected().await, connected().await);
+        let just = MAX_IDLE - Duration::from_millis(1);
+        assert_eq!(MAX_IDLE, Duration::from_secs(60), "SPEC §7");
+        pool.put(&upstream(1), one, now);
+        assert!(pool.take(&upstream(2), now).is_none(), "it leads elsewhere");
+        let one = pool.take(&upstream(1), now + just).unwrap();
+        pool.put(&upstream(1), one, now);
+        assert!(pool.take(&upstream(1), now + MAX_IDLE).is_none());
+        assert!(pool.take(&upstream(1), now).is_none(), "it was closed");
+        pool.put(&upstream(1), other, now);
+        pool.sweep(now + just);
+        let other = pool.take(&upstream(1), now).unwrap();
+        pool.put(&upstream(1), other, now);
+        pool.sweep(now + MAX_IDLE);
+        assert!(pool.take(&upstream(1), now).is_none());
+        assert!(pool.0.borrow().is_empty(), "nothing is left of the target");
+    }
+}
