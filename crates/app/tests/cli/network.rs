@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -11,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::serving::{Server, get};
-use crate::support::{Home, shown, standin};
+use crate::support::{Home, Running, standin, wait_until};
 
 /// A proxy that opens tunnels, and stands at their end with a certificate for the provider's name.
 struct Proxy {
@@ -150,9 +151,10 @@ async fn a_socket_that_others_reach_is_refused_without_tls() {
         command.env("EVERGRANT_HTTP__BEHIND_PROXY", behind_proxy);
         command
     };
-    let output = serve("0.0.0.0:0", "false").output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
-    let said = String::from_utf8_lossy(&output.stderr);
+    let mut refused = Running::start(&mut serve("0.0.0.0:0", "false"));
+    wait_until("it refuses to serve", Duration::from_secs(20), || refused.0.try_wait().unwrap().is_some());
+    assert_eq!(refused.0.wait().unwrap().code(), Some(1));
+    let said = std::io::read_to_string(refused.0.stderr.take().unwrap()).unwrap();
     assert!(said.contains("listens on 0.0.0.0:") && said.contains("set tls_cert and tls_key"), "{said}");
     for (address, behind_proxy) in [("0.0.0.0:0", "true"), ("127.0.0.1:0", "false")] {
         let server = Server::start(&mut serve(address, behind_proxy));
