@@ -152,7 +152,7 @@ fn message(base: &str, key: &str) -> String {
 fn last_presented(standin: &StandIn) -> Option<Fingerprint> {
     let calls = standin.engine().sightings();
     let last = calls.iter().rev().find(|call| call.target.starts_with("/v1/messages"))?;
-    last.presented.clone()
+    last.presented
 }
 
 #[tokio::test(flavor = "multi_thread")]
