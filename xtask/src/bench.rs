@@ -8,6 +8,7 @@ mod peer;
 mod process;
 mod rig;
 mod rounds;
+mod scale;
 mod sse;
 mod startup;
 mod table;
@@ -32,6 +33,8 @@ pub(crate) enum Bench {
     Gateway(rounds::Options),
     /// What the gateway costs an event of a stream, what it adds to its time, and the memory of an idle stream.
     Sse(rounds::Options),
+    /// A million chains in PostgreSQL: loading, a tick, and rotations beside what the server commits.
+    Scale(scale::Options),
     /// What the gateway costs an upload, and the memory that a large one takes.
     Upload(rounds::Options),
 }
@@ -43,6 +46,7 @@ pub(crate) fn run(bench: Bench) -> Result<()> {
         Bench::Agent(options) => agent::run(&options),
         Bench::Gateway(options) => gateway::run(&options),
         Bench::Sse(options) => sse::run(&options),
+        Bench::Scale(options) => scale::run(&options),
         Bench::Upload(options) => upload::run(&options),
     }
 }

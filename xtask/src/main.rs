@@ -1,5 +1,5 @@
 //! The habits of the house as commands: `cargo xtask test|audit|bench|fuzz`, and what proves the rotation protocol:
-//! `cargo xtask model|sim|sim-alerts|crash-states|torture`.
+//! `cargo xtask model|sim|sim-replicas|sim-alerts|crash-states|torture`.
 
 mod audit;
 mod bench;
@@ -16,6 +16,8 @@ mod run;
 mod sim;
 #[cfg(feature = "proof")]
 mod sim_alerts;
+#[cfg(feature = "proof")]
+mod sim_replicas;
 mod test;
 #[cfg(feature = "proof")]
 mod torture;
@@ -30,7 +32,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     bin_name = "cargo xtask",
-    after_help = "What proves the rotation protocol: model, sim, sim-alerts, crash-states, torture"
+    after_help = "What proves the rotation protocol: model, sim, sim-replicas, sim-alerts, crash-states, torture"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -53,6 +55,9 @@ enum Command {
     /// Simulate keepers for years under every kind of fault, and check the protocol's invariants.
     #[cfg(feature = "proof")]
     Sim(sim::Options),
+    /// Simulate replicas on one database for years under every kind of fault, and check the same invariants.
+    #[cfg(feature = "proof")]
+    SimReplicas(sim_replicas::Options),
     /// Simulate health monitors and alerters under kills, silence and sinks that are down.
     #[cfg(feature = "proof")]
     SimAlerts(sim_alerts::Options),
@@ -82,6 +87,8 @@ fn main() -> ExitCode {
         Command::Model(options) => model::run(&options),
         #[cfg(feature = "proof")]
         Command::Sim(options) => sim::run(&options),
+        #[cfg(feature = "proof")]
+        Command::SimReplicas(options) => sim_replicas::run(&options),
         #[cfg(feature = "proof")]
         Command::SimAlerts(options) => sim_alerts::run(&options),
         #[cfg(feature = "proof")]

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::run::{cargo, run as run_command};
 
-const PROOFS: [&str; 5] = ["model", "sim", "sim-alerts", "crash-states", "torture"];
+const PROOFS: [&str; 6] = ["model", "sim", "sim-replicas", "sim-alerts", "crash-states", "torture"];
 
 /// Runs one of the proofs with its options.
 pub(crate) fn run(words: &[OsString]) -> Result<()> {

@@ -14,8 +14,10 @@ use crate::chain::ChainName;
 use crate::reason::Reason;
 
 mod key;
+mod presented;
 
 pub use key::{CallerKey, KEY_LEN, KEY_PREFIX, KeyHash, KeyId, NotAKeyHash, NotAKeyId};
+pub use presented::{KeyHeader, Presented};
 
 /// What a caller key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -6,11 +6,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evergrant_core::caller::{Caller, KeyHash, Scope};
+use evergrant_core::caller::{Caller, KeyHash, KeyHeader, Presented, Scope};
 use evergrant_core::{ChainName, Reason};
 use evergrant_store::{State, StateError};
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 
 use crate::published::Published;
@@ -130,23 +129,15 @@ impl CallerTable {
     }
 }
 
-/// The key that a request presents: `X-CM-API-Key`, else `x-api-key`, else `Authorization: Bearer`. A header
-/// that comes twice presents nothing that is known.
+/// The key that a request presents.
 pub fn presented_key(headers: &HeaderMap) -> Option<&[u8]> {
-    for name in ["x-cm-api-key", "x-api-key"] {
-        if let Some(value) = only(headers.get_all(name).iter()) {
-            return Some(value);
+    let mut presented = Presented::default();
+    for header in KeyHeader::ALL {
+        for value in headers.get_all(header.name()) {
+            presented.see(header, value.as_bytes());
         }
     }
-    only(headers.get_all(AUTHORIZATION).iter()).and_then(|value| {
-        let (scheme, key) = value.split_at_checked("bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
-    })
-}
-
-fn only<'a>(mut values: impl Iterator<Item = &'a http::HeaderValue>) -> Option<&'a [u8]> {
-    let first = values.next()?;
-    Some(if values.next().is_some() { b"" } else { first.as_bytes() })
+    presented.key()
 }
 
 /// The table of one version of the state.

@@ -8,12 +8,13 @@ mod look;
 mod work;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use evergrant_core::chain::{Mark, Record};
 use evergrant_core::event::{Event, EventKind};
-use evergrant_core::keeper::{LEASE, Look, Policy, Report};
+use evergrant_core::keeper::{LEASE, Look, PAUSE_BOUND, Policy, Report};
 use evergrant_core::{AttemptId, ChainName, Reason};
 use evergrant_store::marks::Marks;
 use evergrant_store::receipts::Receipts;
@@ -30,18 +31,27 @@ use crate::metrics::Metrics;
 use crate::snapshot::Snapshots;
 use crate::world::World;
 
-/// How often the database is asked.
+/// How often the database is asked, and how long leases last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paces {
-    /// For what is due, when nobody says that something is.
+    /// How often for what is due, when nobody says that something is.
     pub due: Duration,
-    /// For what others have changed, when nobody tells of it.
+    /// How often for what others have changed, when nobody tells of it.
     pub changes: Duration,
+    /// For so long a claimed row is nobody else's; the policy's deadline is shorter.
+    pub lease: Duration,
+    /// How long a process may stand still and go on as if nothing had been.
+    pub pause_bound: Duration,
 }
 
 impl Default for Paces {
     fn default() -> Self {
-        Self { due: Duration::from_secs(1), changes: Duration::from_millis(500) }
+        Self {
+            due: Duration::from_secs(1),
+            changes: Duration::from_millis(500),
+            lease: LEASE,
+            pause_bound: PAUSE_BOUND,
+        }
     }
 }
 
@@ -174,7 +184,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     }
 
     async fn work_off(&self, most: usize) -> Result<Vec<Report>, StateError> {
-        let claims = self.state().claim_due(&self.0.parts.holder, LEASE, most).await?;
+        let claims = self.state().claim_due(&self.0.parts.holder, self.0.parts.paces.lease, most).await?;
         let begun: Vec<_> = claims.into_iter().map(|claim| self.begin(claim, Look::Due, None)).collect();
         let mut reports = Vec::with_capacity(begun.len());
         for one in begun {
@@ -186,7 +196,8 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     /// Works off what a process of this machine left open: no other machine knows what became of it.
     pub async fn settle_left_open(&self) -> Result<Vec<Report>, StateError> {
         let Inner { parts, .. } = &*self.0;
-        let claims = self.state().claim_left_open(&parts.holder, LEASE, parts.most_at_once).await?;
+        let claims =
+            self.state().claim_left_open(&parts.holder, parts.paces.lease, parts.most_at_once).await?;
         let begun: Vec<_> = claims.into_iter().map(|claim| self.begin(claim, Look::Due, None)).collect();
         let mut reports = Vec::with_capacity(begun.len());
         for one in begun {
@@ -217,7 +228,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let room = self.0.parts.most_at_once - at_work;
             let claimed = match room {
                 0 => Ok(Vec::new()),
-                room => self.state().claim_due(&self.0.parts.holder, LEASE, room).await,
+                room => self.state().claim_due(&self.0.parts.holder, self.0.parts.paces.lease, room).await,
             };
             let claims = claimed.unwrap_or_else(|error| {
                 if !failing {
@@ -237,23 +248,12 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                     let _ = done.unbounded_send(());
                 });
             }
-            // With room left nothing more was due; else the next that ends makes room.
-            let wait = if full { Duration::from_millis(20) } else { self.0.parts.paces.due };
-            let pause = std::pin::pin!(self.world().sleep(wait));
-            let told = std::pin::pin!(async {
-                match select(wakes.next(), ended.next()).await {
-                    Either::Left((wake, _)) => Either::Left(wake),
-                    Either::Right((done, _)) => Either::Right(done),
-                }
-            });
-            match select(told, pause).await {
-                Either::Left((Either::Left(None), _)) => return,
-                Either::Left((Either::Left(Some(())), _)) => {}
-                Either::Left((Either::Right(_), _)) => at_work -= 1,
-                Either::Right(((), _)) => {}
-            }
-            while ended.try_recv().is_ok() {
-                at_work -= 1;
+            let pause = pin!(self.world().sleep(self.0.parts.paces.due));
+            // Where there was more than there is room for, half of it is waited for: claims are taken in batches.
+            let enough = if full { at_work.div_ceil(2) } else { usize::MAX };
+            match wait(&mut wakes, &mut ended, pause, enough).await {
+                Some(done) => at_work -= done,
+                None => return,
             }
         }
     }
@@ -298,4 +298,26 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             tracing::error!(%chain, %error, "the high-water mark cannot be kept: a restored database would not be noticed");
         }
     }
+}
+
+/// Waits until somebody wakes, until so many rows are done, or until the pause is over. Gives how many are done; nothing
+/// once nobody can wake any more.
+async fn wait(
+    wakes: &mut mpsc::UnboundedReceiver<()>,
+    ended: &mut mpsc::UnboundedReceiver<()>,
+    mut pause: std::pin::Pin<&mut impl Future<Output = ()>>,
+    enough: usize,
+) -> Option<usize> {
+    let mut done = 0;
+    while done < enough {
+        match select(select(wakes.next(), ended.next()), pause.as_mut()).await {
+            Either::Left((Either::Left((None, _)), _)) => return None,
+            Either::Left((Either::Left((Some(()), _)), _)) | Either::Right(((), _)) => break,
+            Either::Left((Either::Right(_), _)) => done += 1,
+        }
+    }
+    while ended.try_recv().is_ok() {
+        done += 1;
+    }
+    Some(done)
 }

@@ -264,6 +264,7 @@ pub(crate) struct Chain {
     pub(crate) auth_file: Option<PathBuf>,
     /// For `refresh_token`: where its pair is of record. `database`: sealed, in the database of `database_url`; any
     /// number of servers may renew it, one at a time.
+    #[serde(skip_serializing_if = "Vault::is_default")]
     pub(crate) vault: Vault,
     /// With `vault = "database"`: an auth file that this server writes for readers after each renewal, a path. It holds no
     /// refresh token.
@@ -271,6 +272,7 @@ pub(crate) struct Chain {
     pub(crate) export: Option<PathBuf>,
     /// The exported auth file holds the refresh token too: whoever renews with it becomes a second writer and breaks the
     /// chain.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) export_refresh_token: bool,
     /// You own this login and accept the provider's terms for what you use it for. Without it a chain whose
     /// provider has terms does nothing: `terms_not_accepted`. Only the kind `refresh_token` needs it.
@@ -397,6 +399,12 @@ pub(crate) enum Vault {
     AuthFile,
     /// In the database, sealed.
     Database,
+}
+
+impl Vault {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Whether the directory locks of the provider's own client are taken.

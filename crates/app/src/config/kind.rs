@@ -206,7 +206,7 @@ fn auth_file(
     resolve: &mut Resolve<'_>,
 ) -> Option<Way> {
     let keys = ["chains", name, "auth_file"];
-    if vault::of_no_use(name, resolve) {
+    if vault::of_no_use(name, chain, resolve) {
         return None;
     }
     if resolve.path(&mut chain.auth_file, &keys)?.is_none() {

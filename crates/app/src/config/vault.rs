@@ -20,9 +20,6 @@ use super::source;
 pub(crate) const KEY_VARIABLE: &str = "EVERGRANT_SEAL_KEY";
 /// What systemd calls the credential that holds them.
 const CREDENTIAL: &str = "evergrant-seal-key";
-/// Fields of a chain that are of no use where its name stands for many.
-const OF_ONE: [&str; 5] = ["auth_file", "export", "push", "expected", "token_read"];
-
 /// The database that several servers share.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DatabaseSettings {
@@ -112,13 +109,11 @@ fn seal_keys(raw: &mut Config, resolve: &mut Resolve<'_>) -> Option<Option<SealK
 /// How a chain whose pair is of record in the database gets its access tokens; `None`: a fault says why not.
 pub(crate) fn way(name: &str, chain: &mut Chain, resolve: &mut Resolve<'_>) -> Option<Way> {
     let mut sound = true;
-    for field in ["auth_file", "client_locks"] {
-        if resolve.is_set(&["chains", name, field]) {
-            let message = format!("{field} is of no use to a chain with vault = \"database\"");
-            let help = "take it out; export = PATH writes an auth file for readers";
-            resolve.fault(&["chains", name, field], Fault::error(message).help(help));
-            sound = false;
-        }
+    if chain.auth_file.is_some() {
+        let fault = Fault::error("auth_file is of no use to a chain with vault = \"database\"");
+        let help = "take it out; export = PATH writes an auth file for readers";
+        resolve.fault(&["chains", name, "auth_file"], fault.help(help));
+        sound = false;
     }
     let file = resolve.path(&mut chain.export, &["chains", name, "export"])?;
     if chain.export_refresh_token && file.is_none() {
@@ -131,10 +126,12 @@ pub(crate) fn way(name: &str, chain: &mut Chain, resolve: &mut Resolve<'_>) -> O
 }
 
 /// Says which fields are of no use to a chain whose pair is of record in its auth file.
-pub(crate) fn of_no_use(name: &str, resolve: &mut Resolve<'_>) -> bool {
+pub(crate) fn of_no_use(name: &str, chain: &Chain, resolve: &mut Resolve<'_>) -> bool {
     let mut any = false;
-    for field in ["export", "export_refresh_token"] {
-        if resolve.is_set(&["chains", name, field]) {
+    for (field, set) in
+        [("export", chain.export.is_some()), ("export_refresh_token", chain.export_refresh_token)]
+    {
+        if set {
             let message = format!("{field} is of no use to a chain whose auth file is its vault");
             let fault = Fault::error(message).help("take it out, or set vault = \"database\"");
             resolve.fault(&["chains", name, field], fault);
@@ -196,8 +193,14 @@ pub(crate) fn prefix(name: &str, chain: &Chain, resolve: &mut Resolve<'_>) -> Op
         resolve.fault(&["chains", name], Fault::error(message).help(help));
         sound = false;
     }
-    for field in OF_ONE {
-        if resolve.is_set(&["chains", name, field]) {
+    let of_one = [
+        ("export", chain.export.is_some()),
+        ("push", chain.push),
+        ("expected", chain.expected.is_some()),
+        ("token_read", chain.token_read),
+    ];
+    for (field, set) in of_one {
+        if set {
             let message = format!("{field} is of no use to [chains.{name:?}], which stands for many chains");
             let fault = Fault::error(message).help("take it out, or give those chains sections of their own");
             resolve.fault(&["chains", name, field], fault);

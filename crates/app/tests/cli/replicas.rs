@@ -255,6 +255,21 @@ async fn another_seal_key_takes_over_online() {
         let report = machine.json(&["refresh", "--force", "--chain", chain]);
         assert_eq!(report["refreshed"], true, "{report}");
     }
+    // A key of a chain that only its beginning names: found at the first request, and a key of none is told so.
+    let (server, base) = machine.serve();
+    let (known, none) = (machine.key(&["--chain", "team-0"]), machine.key(&["--chain", "team-9"]));
+    wait_until("a chain that no section names is served", 4 * SOON, || message(&base, &known) == "200");
+    assert_eq!(message(&base, &none), "403");
+    assert_eq!(machine.json(&["refresh", "--force", "--chain", "team-0"])["refreshed"], true);
+    let output = machine.run(&["token", "--chain", "team-0"]);
+    let newest = String::from_utf8(output.stdout).unwrap();
+    wait_until("it serves what was renewed", SOON, || {
+        assert_eq!(message(&base, &known), "200");
+        last_presented(&rig.standin) == Some(Fingerprint::of(newest.trim()))
+    });
+    machine.import(&rig.standin, "team-9");
+    wait_until("a chain that was imported since is served", 3 * SOON, || message(&base, &none) == "200");
+    drop(server);
     // Under the old key alone nothing opens, and that is said.
     machine.key = old;
     let status = machine.run(&["seal", "status"]);

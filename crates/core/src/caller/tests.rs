@@ -227,3 +227,37 @@ fn a_key_has_exactly_one_chain() {
         assert_eq!(chosen.as_deref().map_err(String::as_str), expected);
     }
 }
+
+#[test]
+fn the_first_header_that_bears_a_key_counts() {
+    use KeyHeader::{ApiKey, Authorization, Own};
+    for (headers, expected) in [
+        (&[][..], None),
+        (&[(Own, "a"), (ApiKey, "b"), (Authorization, "Bearer c")], Some("a")),
+        (&[(Authorization, "Bearer c"), (ApiKey, "b"), (Own, "a")], Some("a")),
+        (&[(ApiKey, "b"), (Authorization, "Bearer c")], Some("b")),
+        (&[(ApiKey, " b ")], Some("b")),
+        (&[(Authorization, "bearer  c ")], Some("c")),
+        (&[(Authorization, "Basic c")], None),
+        (&[(Authorization, "Bearer")], None),
+        (&[(Authorization, "Bearer ")], None),
+        // What bears none is as good as absent.
+        (&[(Own, ""), (ApiKey, "b")], Some("b")),
+        (&[(Own, " "), (Own, "a")], Some("a")),
+        (&[(Authorization, "Basic c"), (Authorization, "Bearer d")], Some("d")),
+        // Two of one name are a key that nobody has, the same one twice too; and they hide none behind them.
+        (&[(ApiKey, "a"), (ApiKey, "b")], Some("")),
+        (&[(ApiKey, "a"), (ApiKey, "a")], Some("")),
+        (&[(ApiKey, "a"), (ApiKey, "b"), (ApiKey, "c")], Some("")),
+        (&[(Own, "a"), (Own, "b"), (ApiKey, "c")], Some("")),
+        (&[(Own, "a"), (ApiKey, "b"), (ApiKey, "c")], Some("a")),
+    ] {
+        let mut presented = Presented::default();
+        for (header, value) in headers {
+            presented.see(*header, value.as_bytes());
+        }
+        assert_eq!(presented.key(), expected.map(str::as_bytes), "{headers:?}");
+        assert_eq!(format!("{presented:?}"), "Presented(…)");
+    }
+    assert_eq!(KeyHash::of_presented(b""), None, "nobody has it");
+}

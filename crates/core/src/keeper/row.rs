@@ -142,11 +142,6 @@ pub fn quarantine(record: Record, mark: Mark, now: Timestamp) -> Record {
     Record { quarantined: Some(Quarantine { since, behind }), ..record }
 }
 
-/// When a lease ends under which this intent may have been sent.
-pub fn lease_of_intent(policy: &Policy) -> Duration {
-    policy.deadline + PAUSE_BOUND
-}
-
 /// When a row that nobody holds is to be looked at next; nothing: not before somebody asks.
 pub fn wakes_at(record: &Record, finding: RowFinding, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
     match finding {

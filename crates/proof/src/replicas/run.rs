@@ -9,7 +9,7 @@ use evergrant_core::ChainName;
 use evergrant_core::chain::Standing;
 use evergrant_core::gateway::Position;
 use evergrant_core::grant::Grant;
-use evergrant_core::keeper::{Answer, Look, PAUSE_BOUND, Policy};
+use evergrant_core::keeper::{Answer, LEASE, Look, PAUSE_BOUND, Policy};
 use evergrant_core::provider::TokenRequest;
 use evergrant_core::secret::Fingerprint;
 use evergrant_server::keeper::Import;
@@ -40,7 +40,12 @@ const PROVIDER: ProcessId = 0;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const RECEIPTS: &str = "/grant/rows";
 /// Quiet enough to get through years, and often enough to find what the others did.
-const PACES: Paces = Paces { due: Duration::from_secs(150), changes: Duration::from_secs(40) };
+const PACES: Paces = Paces {
+    due: Duration::from_secs(150),
+    changes: Duration::from_secs(40),
+    lease: LEASE,
+    pause_bound: PAUSE_BOUND,
+};
 /// So many backups are kept.
 const BACKUPS: usize = 4;
 
@@ -123,10 +128,12 @@ impl ReplicaWorld {
             Way::Bare5xx => return received(502, "<html>"),
             Way::Fine | Way::LostAnswer | Way::Cut | Way::Slow | Way::Late | Way::SpentThen5xx => {}
         }
-        let wait = match way {
-            Way::Late => self.millis(31_000..850_000),
-            Way::Slow => self.millis(5_000..29_000),
-            _ => self.millis(5..900),
+        let wait = if way == Way::Late {
+            self.millis(31_000..850_000)
+        } else if way == Way::Slow {
+            self.millis(5_000..29_000)
+        } else {
+            self.millis(5..900)
         };
         let (answered, answer) = oneshot::channel();
         let (outside, executor) = (self.outside().clone(), self.executor.clone());
@@ -137,14 +144,15 @@ impl ReplicaWorld {
             let _ = answered.send(processed);
         });
         let Ok((status, mut body, next)) = answer.await else { return lost() };
-        match way {
-            Way::LostAnswer => return lost(),
-            Way::SpentThen5xx => return received(500, "<html>"),
-            Way::Cut => {
-                body.truncate(body.len() / 3);
-                return Answer::Received { status, retry_after: None, date: None, body, complete: false };
-            }
-            _ => {}
+        if way == Way::LostAnswer {
+            return lost();
+        }
+        if way == Way::SpentThen5xx {
+            return received(500, "<html>");
+        }
+        if way == Way::Cut {
+            body.truncate(body.len() / 3);
+            return Answer::Received { status, retry_after: None, date: None, body, complete: false };
         }
         match next {
             Some(successor) => self.told(token, Fate::Spent { successor }),
@@ -536,8 +544,7 @@ impl Sim {
             6 => {
                 self.count("wall clock that is off");
                 *lock(&self.machines[number].skew) = self.rng.random_range(-900..900);
-                let until = self.executor.now() + Duration::from_secs(24 * 3600);
-                lock(&self.outside).reference.clocks_off_until = Some(until);
+                lock(&self.outside).reference.clocks_off_until = Some(Duration::MAX);
                 self.force(number);
             }
             7 | 8 => {
@@ -637,9 +644,16 @@ impl Sim {
             machine.disk.spare();
         }
         self.executor.spare();
-        lock(&self.outside).bad = 0;
         lock(&self.server).flaky = 0;
-        let heal = lock(&self.outside).life * 2 + Duration::from_secs(3600);
+        let heal = {
+            let mut outside = lock(&self.outside);
+            outside.bad = 0;
+            let life = outside.life;
+            // What was stored by a clock that was off lasts as long as the token beside it.
+            let off_until = outside.reference.clocks_off_until.map(|_| self.executor.now() + life);
+            outside.reference.clocks_off_until = off_until;
+            life * 2 + Duration::from_secs(3600)
+        };
         self.run_for(heal);
         if self.is_broken() {
             return;

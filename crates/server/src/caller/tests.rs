@@ -75,21 +75,19 @@ fn who_may_do_what() {
 }
 
 #[test]
-fn the_first_header_that_is_there_counts() {
+fn a_key_is_found_in_the_headers_of_a_library() {
     for (headers, expected) in [
         (&[][..], None),
-        (&[("x-cm-api-key", "a"), ("x-api-key", "b"), ("authorization", "Bearer c")], Some("a")),
+        (&[("authorization", "Bearer c"), ("x-api-key", "b"), ("X-CM-API-Key", "a")], Some("a")),
         (&[("x-api-key", "b"), ("authorization", "Bearer c")], Some("b")),
-        (&[("authorization", "Bearer c")], Some("c")),
-        (&[("authorization", "bearer  c ")], Some("c")),
-        (&[("authorization", "Basic c")], None),
-        (&[("authorization", "Bearer")], None),
+        (&[("authorization", "bearer c")], Some("c")),
         (&[("x-api-key", "a"), ("x-api-key", "b")], Some("")),
         (&[("cookie", "x-api-key=a")], None),
     ] {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(*name, HeaderValue::from_static(value));
+            let name: http::HeaderName = name.parse().unwrap();
+            map.append(name, HeaderValue::from_static(value));
         }
         assert_eq!(presented_key(&map), expected.map(str::as_bytes), "{headers:?}");
     }

@@ -16,7 +16,7 @@ use super::own_error::{
     bad_head, no_source, not_forwarded, over_limit, provider_token, too_large, unauthorized, unknown_chain,
 };
 use super::plane::Chain;
-use super::request::{Injected, Presented, own_head, provider_head};
+use super::request::{Asker, Injected, own_head, provider_head};
 use super::thread::{Live, Seen, Thread};
 use crate::caller::{KnownCaller, Permit};
 
@@ -125,15 +125,15 @@ pub(super) fn admit(thread: &Thread, bytes: &[u8], entry: &mut Entry) -> Option<
         to_head: head.method == "HEAD",
         limit: u64::MAX,
     };
-    let presented = Presented::of(head.headers);
-    entry.begin(head.method, presented.request_id, || thread.new_id());
+    let asker = Asker::of(head.headers);
+    entry.begin(head.method, asker.request_id, || thread.new_id());
     let path = split(head.target).0;
     let Some(shape) = seen.plane.route_of(path) else {
         let mut out = thread.buffer();
         own_head(&mut out, &head);
         return Some(Ok(Job { asked, out, serving: None }));
     };
-    let served = serve(seen, &head, &presented, entry).and_then(|serving| {
+    let served = serve(seen, &head, asker.presented.key(), entry).and_then(|serving| {
         asked.limit = serving.rule().body_limit;
         match head.framing {
             Framing::Length(length) if length > asked.limit => Err(too_large(asked.limit)),
@@ -157,19 +157,18 @@ fn split(target: &str) -> (&str, &str) {
 fn serve(
     seen: Rc<Seen>,
     head: &Request<'_, '_>,
-    presented: &Presented<'_>,
+    presented: Option<&[u8]>,
     entry: &mut Entry,
 ) -> Result<Serving, OwnError> {
     let now = clock::wall();
-    if let Some(variable) = presented.key.and_then(|key| seen.plane.provider_token(key)) {
+    if let Some(variable) = presented.and_then(|key| seen.plane.provider_token(key)) {
         return Err(provider_token(variable));
     }
-    let caller = seen.callers.authorize(presented.key, Scope::Gateway, now).map_err(unauthorized)?.clone();
+    let caller = seen.callers.authorize(presented, Scope::Gateway, now).map_err(unauthorized)?.clone();
     entry.caller = Some(caller.clone());
-    let Some((number, chain)) = seen.plane.chain(&caller.caller.chain) else {
+    let Some(chain) = seen.plane.chain(&caller.caller.chain) else {
         return Err(unknown_chain(&caller.caller.chain));
     };
-    let chain = chain.clone();
     entry.chain = Some(chain.clone());
     let path = split(head.target).0;
     let Route::Forwarded(rule, _) = chain.rules.route(head.method, path) else {
@@ -177,11 +176,11 @@ fn serve(
     };
     entry.rule = Some(rule);
     let permit = caller.admit(clock::age()).map_err(over_limit)?;
-    let live = seen.live(number, now);
+    let live = seen.live(&chain, now);
     let fallback = fallback(&chain, &caller, now);
     let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();
-    let with = match choose(live.map(|live| live.position), fallback, on) {
-        Choice::Oauth(_) => live.cloned().map(With::Chain).ok_or(Reason::NoSource),
+    let with = match choose(live.as_ref().map(|live| live.position), fallback, on) {
+        Choice::Oauth(_) => live.map(With::Chain).ok_or(Reason::NoSource),
         Choice::Fallback => spend_fallback(&chain, &caller, now).map(|()| With::Fallback),
         Choice::None(reason) => Err(reason),
     };

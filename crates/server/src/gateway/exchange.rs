@@ -309,10 +309,9 @@ impl Client {
     pub(super) async fn unless_gone<T>(
         &mut self,
         thread: &Thread,
-        future: impl Future<Output = T>,
+        mut future: impl Future<Output = T> + Unpin,
     ) -> Option<T> {
-        let mut future = Box::pin(future);
-        poll_fn(|cx| match future.as_mut().poll(cx) {
+        poll_fn(|cx| match Pin::new(&mut future).poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
             Poll::Pending => self.poll_gone(cx, thread).map(|()| None),
         })

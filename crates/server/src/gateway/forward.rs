@@ -35,30 +35,32 @@ pub(super) enum After {
 }
 
 /// A request and whoever answers it.
-pub(super) struct Flight {
+pub(super) struct Flight<'u> {
     pub(super) stream: Stream,
     reused: bool,
-    pub(super) up: Upward,
+    pub(super) up: &'u mut Upward,
     /// What came of the answer and was not dealt with.
     pub(super) got: Vec<u8>,
     pub(super) to_head: bool,
 }
 
 /// Sends the request and passes the answer on.
-pub(super) async fn forward(thread: &Thread, client: &mut Client, mut job: Job, entry: &mut Entry) -> After {
+///
+/// A stream that is silent costs what is held here meanwhile: what is awaited below borrows it, since what is moved
+/// into it stands there twice.
+pub(super) async fn forward(thread: &Thread, client: &mut Client, job: &mut Job, entry: &mut Entry) -> After {
     let seen = thread.seen();
     let limits = &seen.plane.limits;
-    let asked = job.asked;
-    let mut up = match upward(thread, client, &mut job) {
+    let mut up = match upward(thread, client, job) {
         Ok(up) => up,
-        Err(fault) => return fault.before_answer(&asked, entry),
+        Err(fault) => return fault.before_answer(&job.asked, entry),
     };
+    let Job { asked, serving, .. } = job;
     entry.ready = Some(clock::now());
     // Where nothing can be sent once more, no connection is used that may have closed.
     let mut tried = Tried { fresh: up.kept.bytes().is_none(), ..Tried::default() };
     loop {
-        let (stream, reused) = match connect(thread, client, job.serving.as_ref(), tried.fresh, limits).await
-        {
+        let (stream, reused) = match connect(thread, client, serving.as_ref(), tried.fresh, limits).await {
             Ok(connected) => connected,
             Err(after) => return after.into_after(entry),
         };
@@ -68,34 +70,41 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, mut job: Job, 
             if up.content == 0
                 && let Err(fault) = client.send(b"HTTP/1.1 100 Continue\r\n\r\n", limits.client).await
             {
-                return fault.before_answer(&asked, entry);
+                return fault.before_answer(asked, entry);
             }
         }
-        let mut flight = Flight { stream, reused, up, got: thread.buffer(), to_head: asked.to_head };
+        let (got, to_head) = (thread.buffer(), asked.to_head);
+        let mut flight = Flight { stream, reused, up: &mut up, got, to_head };
         match flight.answer_head(thread, client, limits).await {
             Ok(()) => {}
             // The provider closed a connection that was idle, just when it was taken.
             Err(Fault::Closed { silent: true }) if flight.reused && flight.up.kept.bytes().is_some() => {
                 tried.fresh = true;
                 thread.give_back(flight.got);
-                up = flight.up.again(job.serving.as_ref(), asked.head_len);
+                up.again(serving.as_ref(), asked.head_len);
                 continue;
             }
-            Err(fault) => return fault.before_answer(&asked, entry),
+            Err(fault) => return fault.before_answer(asked, entry),
         }
-        if let Some(serving) = &mut job.serving {
+        if let Some(serving) = serving {
             match flight.judge(thread, client, serving, &mut tried, limits, entry).await {
                 Ok(None) => {}
                 Ok(Some(with)) => {
                     serving.with = with;
                     entry.serve(&serving.chain, &serving.with);
-                    up = flight.leave(thread, serving).again(Some(serving), asked.head_len);
+                    flight.leave(thread, serving);
+                    up.again(Some(serving), asked.head_len);
                     continue;
                 }
-                Err(fault) => return fault.before_answer(&asked, entry),
+                Err(fault) => return fault.before_answer(asked, entry),
             }
         }
-        return flight.pass_on(thread, client, &job, entry, limits).await;
+        let (after, keep) = flight.pass_on(thread, client, asked, entry, limits).await;
+        if let Some(serving) = serving.as_ref().filter(|_| keep) {
+            thread.pool.put(&serving.chain.upstream, flight.stream, clock::now());
+        }
+        thread.give_back(up.out);
+        return after;
     }
 }
 
@@ -174,7 +183,7 @@ async fn connect(
     if !fresh && let Some(stream) = thread.pool.take(upstream, clock::now()) {
         return Ok((stream, true));
     }
-    let opening = upstream.client.open(&upstream.url, limits.connect);
+    let opening = Box::pin(upstream.client.open(&upstream.url, limits.connect));
     match client.unless_gone(thread, opening).await {
         None => Err(NoConnection::ClientGone),
         Some(Err(why)) => Err(NoConnection::Failed(why)),
@@ -182,7 +191,7 @@ async fn connect(
     }
 }
 
-impl Flight {
+impl Flight<'_> {
     /// Sends the request and waits until a whole head has come, or something is wrong.
     async fn answer_head(
         &mut self,
@@ -277,56 +286,44 @@ impl Flight {
         }
     }
 
-    /// Passes the answer on, to its end.
+    /// Passes the answer on, to its end. Says also whether another request may have the connection.
     async fn pass_on(
-        mut self,
+        &mut self,
         thread: &Thread,
         client: &mut Client,
-        job: &Job,
+        asked: &Asked,
         entry: &mut Entry,
         limits: &Limits,
-    ) -> After {
-        let asked = &job.asked;
+    ) -> (After, bool) {
         match self.skip_interim(thread, client, limits).await {
             Ok(101) => {
-                return Fault::BadAnswer(BadHead::Syntax("it switches protocols"))
-                    .before_answer(asked, entry);
+                let fault = Fault::BadAnswer(BadHead::Syntax("it switches protocols"));
+                return (fault.before_answer(asked, entry), false);
             }
             Ok(_) => {}
-            Err(fault) => return fault.before_answer(asked, entry),
+            Err(fault) => return (fault.before_answer(asked, entry), false),
         }
         if let Some(room) = self.up.kept.let_go() {
             thread.give_back(room);
         }
         let came = clock::now();
-        let (mut down, keep, mut after) = match self.begin_down(thread, asked, entry) {
+        let (mut down, keep, after) = match self.begin_down(thread, asked, entry) {
             Ok(begun) => begun,
-            Err(fault) => return fault.before_answer(asked, entry),
+            Err(fault) => return (fault.before_answer(asked, entry), false),
         };
         entry.answered = Some((came, clock::now()));
         let ended = self.stream_down(thread, client, &mut down, limits).await;
         (entry.bytes_in, entry.bytes_out) = (self.up.content, down.content);
+        let (keep, excess) = (keep && self.up.sent, down.excess);
+        thread.give_back(down.out);
         match ended {
-            Ok(()) => {
-                if keep
-                    && self.up.sent
-                    && !down.excess
-                    && let Some(serving) = &job.serving
-                {
-                    thread.pool.put(&serving.chain.upstream, self.stream, clock::now());
-                }
-                if !self.up.ended {
-                    after = After::Closes;
-                }
-            }
+            Ok(()) if self.up.ended => (after, keep && !excess),
+            Ok(()) => (After::Closes, keep && !excess),
             Err(fault) => {
                 entry.reason = Some(fault.reason());
-                after = After::Cut;
+                (After::Cut, false)
             }
         }
-        thread.give_back(down.out);
-        thread.give_back(self.up.out);
-        after
     }
 
     /// Writes the client's head, and takes what came of the body with the answerer's.
@@ -436,14 +433,13 @@ impl<T: PartialEq> Progress<T> {
 
 impl Upward {
     /// From its beginning, for another connection or another source.
-    fn again(mut self, serving: Option<&Serving>, head_len: usize) -> Self {
+    fn again(&mut self, serving: Option<&Serving>, head_len: usize) {
         self.out.clear();
         (self.at, self.sent, self.refused) = (0, false, false);
         if let (Some(kept), Some(serving)) = (self.kept.bytes(), serving) {
             serving.head(&mut self.out, &kept[..head_len]);
             self.out.extend_from_slice(&kept[head_len..]);
         }
-        self
     }
 
     fn waits_for_answerer(&self) -> bool {

@@ -9,7 +9,7 @@ use evergrant_core::gateway::{Meaning, Next, Refused, Source, next};
 
 use super::admission::{Serving, With, spend_fallback};
 use super::entry::Entry;
-use super::exchange::{Client, Upward};
+use super::exchange::Client;
 use super::fault::Fault;
 use super::forward::{Flight, Progress};
 use super::plane::Limits;
@@ -27,7 +27,7 @@ pub(super) struct Tried {
     pub(super) replayed: bool,
 }
 
-impl Flight {
+impl Flight<'_> {
     /// What an answer says of the source: `Some`, if the request is sent once more, with that.
     pub(super) async fn judge(
         &mut self,
@@ -62,10 +62,10 @@ impl Flight {
             let seen = thread.seen();
             // Since a reload the chain may stand for another provider, whose token is not for this one.
             let current = seen.plane.chain(&chain.name);
-            let current = current.filter(|(_, current)| current.upstream.url == chain.upstream.url);
-            let live = current.and_then(|(number, _)| seen.live(number, now));
+            let current = current.filter(|current| current.upstream.url == chain.upstream.url);
+            let live = current.and_then(|current| seen.live(&current, now));
             let held = self.up.kept.bytes().is_some();
-            let position = live.map(|live| live.position);
+            let position = live.as_ref().map(|live| live.position);
             let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();
             match next(meaning, refused, position, held, serving.fallback(now), on) {
                 Next::PassOn => return Ok(None),
@@ -87,7 +87,7 @@ impl Flight {
                 Next::Replay => {
                     tried.replayed = true;
                     thread.shared.measures.replayed(&chain.name);
-                    return Ok(live.cloned().map(With::Chain));
+                    return Ok(live.map(With::Chain));
                 }
                 Next::FallBack => {
                     if spend_fallback(chain, &serving.caller, now).is_ok() {
@@ -131,13 +131,12 @@ impl Flight {
     }
 
     /// Leaves this answer for another one. Its connection is kept if nothing more comes on it.
-    pub(super) fn leave(self, thread: &Thread, serving: &Serving) -> Upward {
+    pub(super) fn leave(self, thread: &Thread, serving: &Serving) {
         let whole = told::is_whole(&self.got, self.to_head);
         let keep = self.head(|head| head.keep_alive).unwrap_or(false);
         if whole && keep && self.up.sent {
             thread.pool.put(&serving.chain.upstream, self.stream, clock::now());
         }
         thread.give_back(self.got);
-        self.up
     }
 }

@@ -1,6 +1,7 @@
 //! A client's head, and the head that the provider gets in its place: what is taken off, put in and left alone
 //! (SPEC §7). Pure functions over bytes.
 
+use evergrant_core::caller::{KeyHeader, Presented};
 use evergrant_core::gateway::{Injection, PathRule, Rules};
 use httparse::Header;
 
@@ -20,12 +21,8 @@ pub(super) enum Field {
     TransferEncoding,
     /// Ours to say.
     Host,
-    /// `x-cm-api-key`.
-    OwnKey,
-    /// `x-api-key`.
-    ApiKey,
-    /// `authorization`.
-    Authorization,
+    /// What may bear a caller key.
+    Key(KeyHeader),
     /// Never for the provider: cookies, other vendors' keys, who asked from where.
     Private,
     /// `x-request-id`.
@@ -44,13 +41,13 @@ impl Field {
             6 if is("expect") => Self::Hop,
             7 if is("upgrade") => Self::Hop,
             7 if is("cookie2") || is("api-key") => Self::Private,
-            9 if is("x-api-key") => Self::ApiKey,
+            9 if is(KeyHeader::ApiKey.name()) => Self::Key(KeyHeader::ApiKey),
             9 if is("x-real-ip") || is("forwarded") => Self::Private,
             10 if is("connection") || is("keep-alive") => Self::Hop,
-            12 if is("x-cm-api-key") => Self::OwnKey,
+            12 if is(KeyHeader::Own.name()) => Self::Key(KeyHeader::Own),
             12 if is("x-request-id") => Self::RequestId,
             12 if is("content-type") => Self::ContentType,
-            13 if is("authorization") => Self::Authorization,
+            13 if is(KeyHeader::Authorization.name()) => Self::Key(KeyHeader::Authorization),
             14 if is("x-goog-api-key") => Self::Private,
             14 if is("http2-settings") => Self::Hop,
             16 if is("proxy-connection") => Self::Hop,
@@ -70,44 +67,33 @@ pub(super) fn trailer_allowed(name: &[u8]) -> bool {
     matches!(Field::of(name), Field::Other) && !framing.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
-/// What a request presents itself with.
+/// Who asks, as a request's head says it.
 #[derive(Debug, Default)]
-pub(super) struct Presented<'b> {
-    /// The caller key: from `x-cm-api-key`, else `x-api-key`, else `authorization: Bearer`.
-    pub(super) key: Option<&'b [u8]>,
+pub(super) struct Asker<'b> {
+    pub(super) presented: Presented<'b>,
     /// The client's own request id, if it is a plain one.
     pub(super) request_id: Option<&'b str>,
 }
 
-impl<'b> Presented<'b> {
+impl<'b> Asker<'b> {
     pub(super) fn of(headers: &[Header<'b>]) -> Self {
-        let mut keys = [None; 3];
-        let mut request_id = None;
+        let mut asker = Self::default();
         for header in headers {
-            let (place, value) = match Field::of(header.name) {
-                Field::OwnKey => (0, Some(header.value)),
-                Field::ApiKey => (1, Some(header.value)),
-                Field::Authorization => (2, bearer(header.value)),
+            match Field::of(header.name) {
+                Field::Key(place) => asker.presented.see(place, header.value),
                 Field::RequestId => {
-                    request_id = std::str::from_utf8(header.value).ok().filter(|id| plain_id(id));
-                    continue;
+                    asker.request_id = std::str::from_utf8(header.value).ok().filter(|id| plain_id(id));
                 }
                 Field::Other
                 | Field::Hop
                 | Field::TransferEncoding
                 | Field::Host
                 | Field::Private
-                | Field::ContentType => continue,
-            };
-            keys[place] = keys[place].or(value.map(<[u8]>::trim_ascii).filter(|key| !key.is_empty()));
+                | Field::ContentType => {}
+            }
         }
-        Self { key: keys.into_iter().flatten().next(), request_id }
+        asker
     }
-}
-
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
 fn plain_id(id: &str) -> bool {
@@ -168,12 +154,7 @@ pub(super) fn provider_head(
     let mut typed = false;
     for header in head.headers {
         match Field::of(header.name) {
-            Field::Hop
-            | Field::Host
-            | Field::OwnKey
-            | Field::ApiKey
-            | Field::Authorization
-            | Field::Private => continue,
+            Field::Hop | Field::Host | Field::Key(_) | Field::Private => continue,
             Field::TransferEncoding => {}
             Field::Other if nominated.holds(header.name) => continue,
             Field::ContentType if replaces(rule, header.value) => continue,

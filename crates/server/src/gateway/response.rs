@@ -42,9 +42,7 @@ pub(super) fn client_head(
             Field::Other
             | Field::TransferEncoding
             | Field::Host
-            | Field::OwnKey
-            | Field::ApiKey
-            | Field::Authorization
+            | Field::Key(_)
             | Field::Private
             | Field::ContentType => {}
         }

@@ -3,7 +3,7 @@
 use evergrant_core::chain::{Generation, Lineage, Record};
 use evergrant_core::gateway::Position;
 use evergrant_core::grant::Grant;
-use evergrant_core::keeper::{LEASE, Look, Report, TICK, next_look};
+use evergrant_core::keeper::{Look, Report, TICK, next_look};
 use evergrant_core::provider::Profile;
 use evergrant_core::{ChainName, Reason};
 use evergrant_store::StateError;
@@ -49,7 +49,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         let begun = self.world().monotonic();
         let mut seen = Seen::default();
         if self.policy(chain, &mut seen).is_some() {
-            match self.state().claim(chain, &self.0.parts.holder, LEASE).await {
+            match self.state().claim(chain, &self.0.parts.holder, self.0.parts.paces.lease).await {
                 Ok(Claimed::Ours(claim)) => {
                     if let Some(report) = self.begin(*claim, look, refused).await {
                         return report.took(self.world().monotonic().saturating_sub(begun));

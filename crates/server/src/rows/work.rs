@@ -10,7 +10,7 @@ use evergrant_core::gateway::Position;
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{
     self, AGAIN_AFTER_FAULT, Decision, FoundRow, Look, Outcome, Receipt, ReceiptState, Report, RowFinding,
-    TICK, lease_of_intent, wakes_at,
+    TICK, wakes_at,
 };
 use evergrant_core::provider::TokenRequest;
 use evergrant_core::secret::Fingerprint;
@@ -201,7 +201,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         let intended = keeper::begin(record, attempt, machine, &policy.policy, now);
         let detail = json!({ "why": why, "fingerprint": intended.pair.fingerprint() });
         let event = self.event(&intended, EventKind::Intended, Reason::Intended, Some(attempt), detail);
-        let lease = lease_of_intent(&policy.policy);
+        let lease = policy.policy.deadline + self.0.parts.paces.pause_bound;
         let next =
             NextRow { record: &intended, sealed: None, replaced: &[], events: &[event], wakes_at: None };
         let begun = self.state().begin_rotation(claim, next, lease).await;

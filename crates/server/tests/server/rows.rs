@@ -9,7 +9,7 @@ use evergrant_core::authfile::{self, Reading};
 use evergrant_core::chain::{Mark, Standing};
 use evergrant_core::event::EventKind;
 use evergrant_core::grant::Grant;
-use evergrant_core::keeper::{Answer, LEASE, Look, Policy, Report, begin, lease_of_intent};
+use evergrant_core::keeper::{Answer, LEASE, Look, PAUSE_BOUND, Policy, Report, begin};
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::http::HttpClient;
 use evergrant_server::keeper::Import;
@@ -105,7 +105,7 @@ impl Rig {
         let file = self.standin.engine().login(LoginOptions::default()).auth_file();
         match authfile::read(file.to_string().as_bytes(), &self.policy.profile) {
             Reading::Grant(grant) => grant,
-            other => panic!("{other:?}"),
+            other @ (Reading::Wiped | Reading::Malformed(_)) => panic!("{other:?}"),
         }
     }
 
@@ -171,7 +171,7 @@ impl Replica {
         let reservation = self.receipts().reserve(&claim.row.record).unwrap();
         let (attempt, now) = (reservation.attempt(), self.world.now());
         let intended = begin(claim.row.record.clone(), attempt, machine, &rig.policy, now);
-        let lease = lease_of_intent(&rig.policy);
+        let lease = rig.policy.deadline + PAUSE_BOUND;
         let next = NextRow { record: &intended, sealed: None, replaced: &[], events: &[], wakes_at: None };
         assert!(state.begin_rotation(&claim, next, lease).await.unwrap());
         self.marks.raise(&chain(0), intended.mark()).unwrap();

@@ -209,6 +209,7 @@ async fn callers_are_told_what_is_wrong_with_their_key() {
         (&format!("x-cm-api-key: {admin}"), 403, "scope"),
         (&format!("x-api-key: {ACCESS}"), 401, "ANTHROPIC_API_KEY"),
         ("authorization: Bearer sk-ant-api03-test", 401, "ANTHROPIC_API_KEY"),
+        (&format!("x-cm-api-key: {0}\r\nx-cm-api-key: {0}", rig.key), 401, "not known"),
     ] {
         client.send(request.replace(&format!("x-cm-api-key: {}", rig.key), key)).await;
         let answer = client.answer().await;

@@ -103,7 +103,7 @@ async fn due<S: VaultState>(state: &S, name: &str) {
 async fn ours<S: VaultState>(state: &S, name: &str, process: &str, lease: Duration) -> Claim {
     match state.claim(&chain(name), &holder(process), lease).await.unwrap() {
         Claimed::Ours(claim) => *claim,
-        other => panic!("{other:?}"),
+        other @ (Claimed::Held(_) | Claimed::Unknown) => panic!("{other:?}"),
     }
 }
 
@@ -177,7 +177,7 @@ async fn a_claimed_row_is_free_again_when_its_lease_ends<S: VaultState>(Two { on
     let first = ours(&one, "a", "p", LEASE).await;
     match other.claim(&chain("a"), &holder("q"), LEASE).await.unwrap() {
         Claimed::Held(row) => assert_eq!(row.record, record("a", 1, 0)),
-        held => panic!("{held:?}"),
+        held @ (Claimed::Ours(_) | Claimed::Unknown) => panic!("{held:?}"),
     }
     one.release(&first, None).await.unwrap();
     let second_claim = ours(&other, "a", "q", NONE).await;
@@ -305,7 +305,7 @@ async fn followers_see_every_change<S: VaultState>(Two { one, other, .. }: Two<S
     let mut cursor = other.changes(None, 50).await.unwrap().cursor;
     let mut seen = BTreeMap::new();
     let write = |writer: u64| {
-        let state = if writer % 2 == 0 { one.clone() } else { other.clone() };
+        let state = if writer.is_multiple_of(2) { one.clone() } else { other.clone() };
         async move {
             let name = format!("chain-{writer}");
             due(&state, &name).await;
@@ -373,7 +373,7 @@ async fn claims_at_once_share_nothing<S: VaultState>(Two { one, other, .. }: Two
         .collect();
     one.take_in_new(&rows).await.unwrap();
     let claim = |number: usize| {
-        let state = if number % 2 == 0 { one.clone() } else { other.clone() };
+        let state = if number.is_multiple_of(2) { one.clone() } else { other.clone() };
         async move {
             let mut mine = Vec::new();
             loop {
