@@ -5,8 +5,8 @@ use std::sync::Arc;
 use evergrant_core::ChainName;
 use evergrant_core::gateway::Source;
 use evergrant_server::gateway::{
-    Act, Bound, ChainRenewer, ChainSettings as GatewayChain, FallbackKey, FallbackUses, Finder, Plane, Renewer,
-    note_grant_refused,
+    Act, Bound, ChainRenewer, ChainSettings as GatewayChain, FallbackKey, FallbackUses, Finder, Plane,
+    Renewer, note_grant_refused,
 };
 use evergrant_server::http::HttpClient;
 use evergrant_server::{Renewable, tls};

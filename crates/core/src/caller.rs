@@ -16,7 +16,7 @@ use crate::reason::Reason;
 mod key;
 mod presented;
 
-pub use key::{CallerKey, KEY_LEN, KEY_PREFIX, KeyHash, KeyId, NotAKeyHash, NotAKeyId};
+pub use key::{CallerKey, KEY_LEN, KEY_PREFIX, KeyHash, KeyId, KeyIdText, NotAKeyHash, NotAKeyId};
 pub use presented::{KeyHeader, Presented};
 
 /// What a caller key may be used for.

@@ -44,6 +44,7 @@ mod renewer;
 mod request;
 mod response;
 mod seat;
+mod text;
 mod thread;
 mod told;
 

@@ -146,3 +146,29 @@ async fn a_gateway_without_a_grant_serves_with_the_fallback_key_and_counts_it_ac
     wait_until("the grant serves", Duration::from_secs(10), || asked(&url).ends_with("200"));
     drop(server);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_and_nine_tenths_of_a_days_fallback_requests_are_said() {
+    let standin = provider().await;
+    let home = Home::new(&standin);
+    let limit = "\n[gateway.fallback]\nmax_requests_per_day = 10\n";
+    fs::write(home.config(), crate::support::configuration(&standin, &home.auth_file, limit)).unwrap();
+    let key = caller_key(&home);
+    let server = Server::start(home.command(&["serve"]).env("ANTHROPIC_FALLBACK_KEY", FALLBACK));
+    let url = format!("{}/v1/anthropic/v1/models", server.base());
+    let budget = |line: &serde_json::Value| line["reason"] == "fallback_budget";
+    for (percent, requests) in [(50, 5), (90, 4)] {
+        for left in (0..requests).rev() {
+            let output = curl(&[&url, "-H", &format!("X-CM-API-Key: {key}"), "-w", "%{http_code}"]);
+            assert!(output.stdout.ends_with(b"200"), "{}", shown(&output));
+            let line = server.line_that("tells of the fallback key", |line| {
+                budget(line) || left > 0 && line["reason"] == "gateway_using_fallback_key"
+            });
+            assert_eq!(budget(&line), left == 0, "{percent} %, {left} before it: {line}");
+            if left == 0 {
+                assert_eq!((&line["level"], &line["chain"]), (&"WARN".into(), &"claude".into()));
+                assert_eq!(line["percent"], percent);
+            }
+        }
+    }
+}

@@ -5,8 +5,6 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,7 +17,7 @@ use rustix::process::Signal;
 
 use crate::gateway::{FALLBACK, caller_key, provider};
 use crate::serving::Server;
-use crate::support::{BINARY, Home};
+use crate::support::Home;
 
 const MESSAGES: usize = 6;
 const STREAMS: usize = 3;
@@ -39,14 +37,8 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// A server with a socket that is the test's, as systemd hands it over.
 fn start(home: &Home, socket: &TcpListener) -> Server {
-    let mut command = Command::new("sh");
-    home.dress(&mut command);
-    command.env("ANTHROPIC_FALLBACK_KEY", FALLBACK);
-    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" serve";
-    command.args(["-c", script, BINARY]).stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
-    let server = Server::start(&mut command);
+    let server = Server::start(home.serve_on(socket).env("ANTHROPIC_FALLBACK_KEY", FALLBACK));
     server.base();
     server
 }

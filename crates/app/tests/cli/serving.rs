@@ -37,10 +37,15 @@ impl Server {
 
     /// The next line whose member says so.
     pub(crate) fn line(&self, member: &str, says: &str) -> Value {
+        self.line_that(&format!("has {member} = {says}"), |line| line[member] == json!(says))
+    }
+
+    /// The next line of which that is true.
+    pub(crate) fn line_that(&self, what: &str, is_true: impl Fn(&Value) -> bool) -> Value {
         loop {
             let line = self.lines.recv_timeout(Duration::from_secs(30));
-            let line = line.unwrap_or_else(|_| panic!("no line with {member} = {says}"));
-            if line[member] == json!(says) {
+            let line = line.unwrap_or_else(|_| panic!("no line that {what}"));
+            if is_true(&line) {
                 return line;
             }
         }

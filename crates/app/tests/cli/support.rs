@@ -1,6 +1,8 @@
 //! A scratch home with a configuration, an auth file and a stand-in provider, and the binary in it.
 
 use std::fs;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -82,6 +84,15 @@ impl Home {
         let mut command = Command::new(BINARY);
         self.dress(&mut command);
         command.args(args);
+        command
+    }
+
+    /// The server with a socket that is the test's, as systemd hands it over.
+    pub(crate) fn serve_on(&self, socket: &TcpListener) -> Command {
+        let mut command = Command::new("sh");
+        self.dress(&mut command);
+        let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" serve";
+        command.args(["-c", script, BINARY]).stdin(OwnedFd::from(socket.try_clone().unwrap()));
         command
     }
 

@@ -1,7 +1,6 @@
 //! The access log: one JSON object a request. Threads hand over batches; one thread writes, so that a slow disk or
 //! pipe stops nobody (SPEC §7).
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,6 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use evergrant_core::caller::KeyId;
+
+use super::text;
 
 /// A batch is handed over when it is as long as this, or a second old.
 pub(super) const BATCH: usize = 32 * 1024;
@@ -146,43 +147,103 @@ impl Line<'_> {
     /// Appends it. All words but the caller's name are ours or plain ASCII: of what a client sent, only the
     /// request id is in it, and that cannot hold a quote.
     pub(super) fn write(&self, batch: &mut Vec<u8>) {
-        let mut text = Text(batch);
-        let Self { at, request_id, chain, method, route, status, source, shown, .. } = self;
-        let _ = write!(text, r#"{{"at":{},"request_id":"{request_id}","caller":"#, Seconds(*at));
-        let _ = serde_json::to_writer(&mut *text.0, self.caller);
+        batch.extend_from_slice(b"{\"at\":");
+        seconds(batch, self.at);
+        word(batch, "request_id", self.request_id);
+        name(batch, "caller");
+        // A vector takes whatever is written to it.
+        let _ = serde_json::to_writer(&mut *batch, self.caller);
         if let Some(key) = self.key {
-            let _ = write!(text, r#","key":"{key}""#);
+            word(batch, "key", key.text().as_str());
         }
-        let _ = write!(
-            text,
-            r#","chain":"{chain}","method":"{method}","route":"{route}","status":{status},"source":"{source}","shown":"{shown}","#
-        );
+        word(batch, "chain", self.chain);
+        word(batch, "method", self.method);
+        word(batch, "route", self.route);
+        number(batch, "status", self.status.into());
+        word(batch, "source", self.source);
+        word(batch, "shown", self.shown);
         if let Some(reason) = self.reason {
-            let _ = write!(text, r#""reason":"{reason}","#);
+            word(batch, "reason", reason);
         }
-        let Self { bytes_in, bytes_out, first_byte_us, took_us, overhead_us, .. } = self;
-        let _ = writeln!(
-            text,
-            r#""bytes_in":{bytes_in},"bytes_out":{bytes_out},"first_byte_us":{first_byte_us},"took_us":{took_us},"overhead_us":{overhead_us}}}"#
-        );
+        number(batch, "bytes_in", self.bytes_in);
+        number(batch, "bytes_out", self.bytes_out);
+        number(batch, "first_byte_us", self.first_byte_us);
+        number(batch, "took_us", self.took_us);
+        number(batch, "overhead_us", self.overhead_us);
+        batch.extend_from_slice(b"}\n");
     }
 }
 
-struct Text<'a>(&'a mut Vec<u8>);
+fn name(batch: &mut Vec<u8>, name: &str) {
+    batch.extend_from_slice(b",\"");
+    batch.extend_from_slice(name.as_bytes());
+    batch.extend_from_slice(b"\":");
+}
 
-impl std::fmt::Write for Text<'_> {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
+fn word(batch: &mut Vec<u8>, its_name: &str, word: &str) {
+    name(batch, its_name);
+    batch.push(b'"');
+    batch.extend_from_slice(word.as_bytes());
+    batch.push(b'"');
+}
+
+fn number(batch: &mut Vec<u8>, its_name: &str, number: u64) {
+    name(batch, its_name);
+    text::decimal(batch, number);
 }
 
 /// Seconds since the epoch with milliseconds: a date costs more than the rest of the line.
-struct Seconds(jiff::Timestamp);
+fn seconds(batch: &mut Vec<u8>, at: jiff::Timestamp) {
+    let millis = u64::try_from(at.as_millisecond()).unwrap_or(0);
+    text::decimal(batch, millis / 1000);
+    batch.push(b'.');
+    text::three(batch, millis);
+}
 
-impl std::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let millis = self.0.as_millisecond();
-        write!(f, "{}.{:03}", millis.div_euclid(1000), millis.rem_euclid(1000))
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_object_with_a_members_order_and_no_quote_of_a_callers() {
+        let line = Line {
+            at: jiff::Timestamp::from_millisecond(1_764_400_000_007).unwrap(),
+            request_id: "evg_1",
+            caller: "\"the\\ web\nshop\"",
+            key: Some("key_ba7816bf8f01".parse().unwrap()),
+            chain: "claude",
+            method: "POST",
+            route: "/v1/messages",
+            status: 499,
+            source: "oauth",
+            shown: "sk-ant-oat01-test…",
+            reason: Some("client_gone"),
+            bytes_in: 0,
+            bytes_out: u64::MAX,
+            first_byte_us: 12,
+            took_us: 3_456,
+            overhead_us: 78,
+        };
+        let mut batch = Vec::new();
+        line.write(&mut batch);
+        let bare = Line { key: None, reason: None, ..line };
+        bare.write(&mut batch);
+        let text = String::from_utf8(batch).unwrap();
+        let mut lines = text.lines();
+        let read = |line: Option<&str>| serde_json::from_str::<serde_json::Value>(line.unwrap()).unwrap();
+        let mut expected = json!({
+            "at": 1_764_400_000.007, "request_id": "evg_1", "caller": "\"the\\ web\nshop\"",
+            "key": "key_ba7816bf8f01", "chain": "claude", "method": "POST", "route": "/v1/messages",
+            "status": 499, "source": "oauth", "shown": "sk-ant-oat01-test…", "reason": "client_gone",
+            "bytes_in": 0, "bytes_out": u64::MAX, "first_byte_us": 12, "took_us": 3_456, "overhead_us": 78,
+        });
+        assert_eq!(read(lines.next()), expected);
+        for absent in ["key", "reason"] {
+            expected.as_object_mut().unwrap().remove(absent);
+        }
+        assert_eq!(read(lines.next()), expected);
+        assert!(text.starts_with(r#"{"at":1764400000.007,"request_id":"evg_1","caller":"#), "{text}");
     }
 }

@@ -97,8 +97,8 @@ impl Serving {
     fn write_head(&self, out: &mut Vec<u8>, head: &Request<'_, '_>) {
         let (path, query) = split(head.target);
         let Chain { rules, upstream, .. } = &*self.chain;
-        if let (Route::Forwarded(_, path), Some(injected)) = (rules.route(head.method, path), self.injected())
-        {
+        // Its path is one that is forwarded, or it would not be served.
+        if let (Some(path), Some(injected)) = (rules.below_route(path), self.injected()) {
             provider_head(out, head, (path, query), &upstream.target, injected, rules, self.rule());
         }
     }

@@ -2,8 +2,8 @@
 //! new plane.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use evergrant_core::gateway::{ErrorShape, Injection, Position, Rules, Source};

@@ -1,7 +1,6 @@
 //! Connections to providers: those of one thread that wait for the next request, the one that was used last first.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -14,9 +13,9 @@ use crate::stream::Stream;
 /// None is used after it was idle for so long.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
-/// Idle connections by target.
+/// Idle connections by target. There are as many targets as chains: few enough to look at each.
 #[derive(Debug, Default)]
-pub(super) struct Pool(RefCell<HashMap<u64, Vec<Idle>>>);
+pub(super) struct Pool(RefCell<Vec<(u64, Vec<Idle>)>>);
 
 #[derive(Debug)]
 struct Idle {
@@ -28,7 +27,7 @@ impl Pool {
     /// The idle connection that was used last and is still open.
     pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<Stream> {
         let mut pool = self.0.borrow_mut();
-        let idle = pool.get_mut(&upstream.id)?;
+        let (_, idle) = pool.iter_mut().find(|(target, _)| *target == upstream.id)?;
         while let Some(mut candidate) = idle.pop() {
             if now.duration_since(candidate.since) < MAX_IDLE && silent(&mut candidate.stream) {
                 return Some(candidate.stream);
@@ -39,12 +38,17 @@ impl Pool {
 
     /// Keeps a connection whose answer came to its end.
     pub(super) fn put(&self, upstream: &Upstream, stream: Stream, now: Instant) {
-        self.0.borrow_mut().entry(upstream.id).or_default().push(Idle { stream, since: now });
+        let mut pool = self.0.borrow_mut();
+        let fresh = Idle { stream, since: now };
+        match pool.iter_mut().find(|(target, _)| *target == upstream.id) {
+            Some((_, idle)) => idle.push(fresh),
+            None => pool.push((upstream.id, vec![fresh])),
+        }
     }
 
     /// Closes what nobody has used for too long, or the provider has closed.
     pub(super) fn sweep(&self, now: Instant) {
-        self.0.borrow_mut().retain(|_, idle| {
+        self.0.borrow_mut().retain_mut(|(_, idle)| {
             idle.retain_mut(|idle| now.duration_since(idle.since) < MAX_IDLE && silent(&mut idle.stream));
             !idle.is_empty()
         });
@@ -56,4 +60,48 @@ fn silent(stream: &mut Stream) -> bool {
     let mut byte = [0; 1];
     let mut cx = Context::from_waker(Waker::noop());
     Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::clock;
+    use super::super::request::Target;
+    use super::*;
+    use crate::http::HttpClient;
+
+    fn upstream(id: u64) -> Upstream {
+        let target = Target { host: "provider".into(), base: String::new() };
+        let client = HttpClient::new(None).unwrap();
+        Upstream { id, url: "http://provider".parse().unwrap(), client, target }
+    }
+
+    /// A connection, and its other end, which keeps it open.
+    async fn connected() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Stream::Plain(ours), listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn none_is_used_after_a_minute_or_for_another_target() {
+        let (pool, now) = (Pool::default(), clock::now());
+        let ((one, _end), (other, _other_end)) = (connected().await, connected().await);
+        let just = MAX_IDLE - Duration::from_millis(1);
+        assert_eq!(MAX_IDLE, Duration::from_secs(60), "SPEC §7");
+        pool.put(&upstream(1), one, now);
+        assert!(pool.take(&upstream(2), now).is_none(), "it leads elsewhere");
+        let one = pool.take(&upstream(1), now + just).unwrap();
+        pool.put(&upstream(1), one, now);
+        assert!(pool.take(&upstream(1), now + MAX_IDLE).is_none());
+        assert!(pool.take(&upstream(1), now).is_none(), "it was closed");
+        pool.put(&upstream(1), other, now);
+        pool.sweep(now + just);
+        let other = pool.take(&upstream(1), now).unwrap();
+        pool.put(&upstream(1), other, now);
+        pool.sweep(now + MAX_IDLE);
+        assert!(pool.take(&upstream(1), now).is_none());
+        assert!(pool.0.borrow().is_empty(), "nothing is left of the target");
+    }
 }

@@ -8,6 +8,7 @@ use evergrant_core::gateway::{ErrorShape, OwnError};
 use super::exchange::Recode;
 use super::http1::Response;
 use super::request::{Field, Nominated};
+use super::text;
 
 /// What the client is told about its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,9 @@ pub(super) fn client_head(
     connection: Connection,
     recode: Recode,
 ) {
-    let _ = write!(out, "HTTP/1.1 {:03} ", head.status);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    text::three(out, head.status.into());
+    out.push(b' ');
     out.extend_from_slice(head.reason.as_bytes());
     out.extend_from_slice(b"\r\n");
     let nominated = Nominated::of(head.headers);

@@ -21,7 +21,7 @@ use super::plane::{Chain, Plane};
 use super::pool::Pool;
 use super::request::Injected;
 use super::seat::Seats;
-use super::{clock, connection};
+use super::{clock, connection, text};
 use crate::caller::{CallerTable, Callers};
 use crate::published::Published;
 use crate::snapshot::{Current, Snapshots};
@@ -224,7 +224,9 @@ impl Thread {
         let (random, count) = (self.ids.0, self.ids.1.get());
         self.ids.1.set(count.wrapping_add(1));
         // An odd multiplier: ids do not look alike, and do not repeat.
-        format!("evg_{:016x}", random.wrapping_add(count.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+        let mixed = random.wrapping_add(count.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let digits = text::hex(mixed);
+        ["evg_", str::from_utf8(&digits).unwrap_or_default()].concat()
     }
 
     /// Logs one request.

@@ -234,15 +234,14 @@ fn strict_lines(head: &[u8]) -> Result<(), BadHead> {
     if head.first().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
         return Err(BadHead::Syntax("an empty line before the first"));
     }
-    let ends = memchr::memchr_iter(b'\n', head);
-    let mut lines = 0;
-    for end in ends {
-        if end == 0 || head[end - 1] != b'\r' {
-            return Err(BadHead::Syntax("a line that ends without CR"));
-        }
-        lines += 1;
+    // Lines are short: three counts over all of it are quicker than a search for each end.
+    let following = head.get(1..).unwrap_or_default();
+    let is_end = |(cr, lf): (&u8, &u8)| u16::from((*cr == b'\r') & (*lf == b'\n'));
+    let pairs = usize::from(head.iter().zip(following).map(is_end).sum::<u16>());
+    if memchr::memchr_iter(b'\n', head).count() != pairs {
+        return Err(BadHead::Syntax("a line that ends without CR"));
     }
-    if memchr::memchr_iter(b'\r', head).count() != lines {
+    if memchr::memchr_iter(b'\r', head).count() != pairs {
         return Err(BadHead::Syntax("a CR that ends no line"));
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evergrant_server::gateway::{Bound, Limits};
 
-use super::fixture::{Change, Rig, field, ok, soon};
+use super::fixture::{Change, Peer, Rig, acceptor, certified, field, ok, secure, soon};
 
 #[tokio::test]
 async fn a_client_that_goes_takes_its_request_with_it_within_a_second() {
@@ -157,7 +157,7 @@ async fn the_end_lets_requests_in_hand_finish_and_takes_no_others() {
     let ended = tokio::spawn(rig.gateway.end());
     // Whoever waits for its turn is still heard once, and told to come anew.
     idle.send(&request).await;
-    let mut late = super::fixture::Peer(upstream.accept().await.unwrap().0);
+    let mut late = Peer(upstream.accept().await.unwrap().0);
     late.head().await;
     late.exactly(2).await;
     late.send(ok("{}")).await;
@@ -194,6 +194,28 @@ async fn the_end_serves_whoever_is_connected_already() {
     }
 }
 
+/// It gets as long as a connection that waits for its first request, and no longer.
+#[tokio::test]
+async fn the_end_lets_a_handshake_finish_and_waits_for_none() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (folder, certified) = (tempfile::tempdir().unwrap(), certified());
+    let tls = Some(acceptor(folder.path(), &certified));
+    let rig = Rig::with(Change { tls, ..Change::default() }).await;
+    let (honest, mut silent) = (rig.client().await, rig.client().await);
+    // The first bytes of a handshake.
+    silent.send(b"\x16\x03\x01").await;
+    let request = rig.request("GET /v1/anthropic/v1/nothing", "", "");
+    let ended = tokio::spawn(rig.gateway.end());
+    let mut shaken = soon("a handshake", secure(honest.0, &certified, b"http/1.1")).await.unwrap();
+    shaken.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon("the answer", shaken.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    let patience = Limits::default().head / 2;
+    tokio::time::timeout(patience, ended).await.expect("it waits for a handshake").unwrap();
+    silent.rest().await.unwrap_or_default();
+}
+
 #[tokio::test]
 async fn a_socket_that_was_handed_over_loses_no_connection() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -201,7 +223,7 @@ async fn a_socket_that_was_handed_over_loses_no_connection() {
     let bound = || Some(Bound::handed_over(socket.try_clone().unwrap(), 2).unwrap());
     let old = Rig::with(Change { bound: bound(), threads: 2, ..Change::default() }).await;
     soon("the end", old.gateway.end()).await;
-    let mut waiting = super::fixture::Peer(tokio::net::TcpStream::connect(address).await.unwrap());
+    let mut waiting = Peer(tokio::net::TcpStream::connect(address).await.unwrap());
     let new = Rig::with(Change { bound: bound(), threads: 2, ..Change::default() }).await;
     waiting.send(new.message("", "{}")).await;
     let mut provider = new.provider().await;

@@ -1,5 +1,7 @@
 //! A gateway, a client that sends bytes, and a provider that answers with bytes.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_core::audit::Actor;
@@ -13,11 +15,13 @@ use evergrant_server::gateway::{
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
 use evergrant_server::snapshot::Current;
-use evergrant_server::{Callers, Snapshots, TokioWorld, World};
+use evergrant_server::{Callers, Snapshots, TokioWorld, World, tls};
 use evergrant_store::{MemoryState, State};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::fixture::chain;
 
@@ -39,13 +43,22 @@ pub(crate) struct Change {
     pub(crate) limits: Limits,
     pub(crate) chain: Box<dyn FnOnce(&mut ChainSettings)>,
     pub(crate) threads: usize,
-    pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
+    pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) bound: Option<Bound>,
+    /// In the place of a file of the rig's own.
+    pub(crate) access_log: Option<AccessLog>,
 }
 
 impl Default for Change {
     fn default() -> Self {
-        Self { limits: Limits::default(), chain: Box::new(|_| {}), threads: 1, tls: None, bound: None }
+        Self {
+            limits: Limits::default(),
+            chain: Box::new(|_| {}),
+            threads: 1,
+            tls: None,
+            bound: None,
+            access_log: None,
+        }
     }
 }
 
@@ -89,7 +102,9 @@ impl Rig {
             snapshots: snapshots.clone(),
             callers: callers.clone(),
             metrics: metrics.clone(),
-            access_log: AccessLog::File(folder.path().join("access.log")),
+            access_log: change
+                .access_log
+                .unwrap_or_else(|| AccessLog::File(folder.path().join("access.log"))),
             tls: change.tls,
         };
         let bound = change
@@ -277,8 +292,38 @@ pub(crate) fn fallback() -> FallbackKey {
         prefix: Some("sk-ant-api".into()),
         on: FallbackOn::default(),
         max_requests_per_day: None,
-        uses: std::sync::Arc::new(DayCount::default()),
+        uses: Arc::new(DayCount::default()),
     }
+}
+
+/// A certificate that nobody signed but itself, with its key.
+pub(crate) type Certified = rcgen::CertifiedKey<rcgen::KeyPair>;
+
+pub(crate) fn certified() -> Certified {
+    rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap()
+}
+
+/// Serves TLS with it, from files.
+pub(crate) fn acceptor(folder: &Path, certified: &Certified) -> TlsAcceptor {
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    std::fs::write(&cert, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    tls::acceptor(&cert, &key).unwrap()
+}
+
+/// The client's side of a handshake.
+pub(crate) async fn secure(
+    tcp: TcpStream,
+    trusted: &Certified,
+    alpn: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let mut config = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), tcp).await
 }
 
 /// What an access token needs besides, as the profile has it.

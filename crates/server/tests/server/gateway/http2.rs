@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::fixture::{Change, Rig, field, ok, soon};
+use super::fixture::{Certified, Change, Rig, acceptor, certified, field, ok, secure, soon};
 
 type Sender = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
 
@@ -86,30 +86,10 @@ async fn a_stream_that_is_given_up_takes_its_request_with_it() {
 #[tokio::test]
 async fn tls_offers_both_and_a_reload_changes_the_certificate() {
     let folder = tempfile::tempdir().unwrap();
-    let certified = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (old, new) = (certified(), certified());
-    let acceptor = |certified: &rcgen::CertifiedKey<rcgen::KeyPair>| {
-        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-        std::fs::write(&cert, certified.cert.pem()).unwrap();
-        std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
-        tls::acceptor(&cert, &key).unwrap()
-    };
+    let acceptor = |certified: &Certified| acceptor(folder.path(), certified);
     let rig = Rig::with(Change { tls: Some(acceptor(&old)), ..Change::default() }).await;
-    let connect = |trusted: &rcgen::CertifiedKey<rcgen::KeyPair>, alpn: &[u8]| {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(trusted.cert.der().clone()).unwrap();
-        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder =
-            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let mut config = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![alpn.to_vec()];
-        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-        let address = rig.gateway.address();
-        async move {
-            let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
-            connector.connect("localhost".try_into().unwrap(), tcp).await
-        }
-    };
+    let connect = async |trusted: &Certified, alpn: &[u8]| secure(rig.client().await.0, trusted, alpn).await;
     let mut sender = speak(connect(&old, b"h2").await.unwrap()).await;
     let sent = tokio::spawn(sender.send_request(request(&rig, "/v1/anthropic/v1/messages", "{}")));
     let mut provider = rig.provider().await;
