@@ -224,7 +224,10 @@ async fn a_server_mints_ahead_and_takes_what_is_put_into_the_files() {
     let config = fs::read_to_string(home.config()).unwrap();
     fs::write(home.config(), config.replace(&workload(), "auth_file = \"grant/auth.json\"\n")).unwrap();
     server.running.signal(Signal::HUP);
-    server.line("message", "the kind of a chain changes at the next start only; it stays as it was");
+    server.line(
+        "message",
+        "the kind and the vault of a chain change at the next start only; they stay as they were",
+    );
     server.line("reason", "config_reloaded");
     server.line("reason", "renewed");
 }
