@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use evergrant_core::ChainName;
 use evergrant_core::gateway::Source;
 use evergrant_server::gateway::{
-    Act, Bound, ChainRenewer, ChainSettings as GatewayChain, FallbackKey, FallbackUses, Plane,
-    note_grant_refused,
+    Act, Bound, ChainRenewer, ChainSettings as GatewayChain, FallbackKey, FallbackUses, Finder, Plane,
+    Renewer, note_grant_refused,
 };
+use evergrant_server::http::HttpClient;
 use evergrant_server::{Renewable, tls};
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{ChainSettings, Settings, reachable_without_tls};
@@ -18,7 +21,26 @@ use crate::host::{Chain, Host};
 pub(crate) fn plane(host: &Host, settings: &Settings, chains: &[Chain], uses: &FallbackUses) -> Plane {
     let pairs = settings.chains.iter().zip(chains);
     let forwarded = pairs.filter_map(|(chain, running)| one_chain(host, settings, chain, running, uses));
-    Plane::new(forwarded.collect(), settings.gateway.limits.clone())
+    let plane = Plane::new(forwarded.collect(), settings.gateway.limits.clone());
+    if host.rows.is_none() || settings.templates.is_empty() {
+        return plane;
+    }
+    let like = settings.templates.iter().filter_map(|template| {
+        let like = template.common();
+        let route = Route { client: host.world.client().clone(), is_api_key: false, renewer: None };
+        Some((template.prefix.clone(), gateway_chain(settings, like, route, uses)?))
+    });
+    let runtime = tokio::runtime::Handle::current();
+    let finder =
+        RowFinder { host: host.clone(), settings: Arc::new(settings.clone()), uses: uses.clone(), runtime };
+    plane.finding(like.collect(), Arc::new(finder))
+}
+
+/// How a chain's requests go.
+struct Route {
+    client: HttpClient,
+    is_api_key: bool,
+    renewer: Option<Arc<dyn Renewer>>,
 }
 
 fn one_chain(
@@ -26,6 +48,19 @@ fn one_chain(
     settings: &Settings,
     chain: &ChainSettings,
     running: &Chain,
+    uses: &FallbackUses,
+) -> Option<GatewayChain> {
+    let is_api_key = running.is_api_key();
+    let renewer = || Arc::new(renewer(host, running)) as Arc<dyn Renewer>;
+    let renewer = (!is_api_key).then(renewer);
+    let route = Route { client: running.world.client().clone(), is_api_key, renewer };
+    gateway_chain(settings, chain, route, uses)
+}
+
+fn gateway_chain(
+    settings: &Settings,
+    chain: &ChainSettings,
+    Route { client, is_api_key, renewer }: Route,
     uses: &FallbackUses,
 ) -> Option<GatewayChain> {
     let profile = &chain.policy.profile;
@@ -36,15 +71,44 @@ fn one_chain(
         name: chain.name.clone(),
         rules,
         api_base: profile.api_base.clone(),
-        client: running.world.client().clone(),
-        source: if running.is_api_key() { Source::ApiKey } else { Source::Oauth },
-        shown_prefix: if running.is_api_key() { &profile.api_key_prefix } else { &profile.access_prefix }
-            .clone(),
+        client,
+        source: if is_api_key { Source::ApiKey } else { Source::Oauth },
+        shown_prefix: if is_api_key { &profile.api_key_prefix } else { &profile.access_prefix }.clone(),
         provider_prefixes: prefixes.into_iter().flatten().cloned().collect(),
         fallback,
-        renewer: if running.is_api_key() { None } else { Some(Arc::new(renewer(host, running))) },
+        renewer,
         terms: profile.terms.clone().filter(|_| !chain.accepted),
     })
+}
+
+/// Finds the database's chains that no section names, for the first request that asks for one.
+struct RowFinder {
+    host: Host,
+    settings: Arc<Settings>,
+    uses: FallbackUses,
+    /// The database is asked where its connections live.
+    runtime: tokio::runtime::Handle,
+}
+
+impl Finder for RowFinder {
+    fn find(&self, name: &ChainName) -> BoxFuture<'static, Option<GatewayChain>> {
+        let Self { host, settings, uses, .. } = self;
+        let (host, settings, uses, name) = (host.clone(), settings.clone(), uses.clone(), name.clone());
+        let task = self.runtime.spawn(async move {
+            match host.rows.as_ref()?.keeper.load(&name).await {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    tracing::warn!(chain = %name, %error, "a chain cannot be looked for");
+                    return None;
+                }
+            }
+            let chain = settings.chain(&name)?;
+            let running = host.chain(&settings, &chain).ok()?;
+            one_chain(&host, &settings, &chain, &running, &uses)
+        });
+        task.map(|found| found.ok().flatten()).boxed()
+    }
 }
 
 pub(crate) fn fallback_key(

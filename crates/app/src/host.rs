@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use evergrant_core::ChainName;
 use evergrant_server::http::HttpClient;
@@ -21,14 +22,14 @@ pub(crate) type World = TokioWorld<AnyState>;
 pub(crate) type Chain = evergrant_server::Chain<World>;
 
 /// Everything that a command or the server works with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Host {
     pub(crate) state: AnyState,
     pub(crate) snapshots: Snapshots,
     pub(crate) metrics: Metrics,
     pub(crate) world: World,
     /// The keeper of the database's chains, if there are any to keep.
-    pub(crate) rows: Option<Rows>,
+    pub(crate) rows: Option<Arc<Rows>>,
 }
 
 impl Host {
@@ -45,7 +46,7 @@ impl Host {
         let client = HttpClient::new(None).map_err(|error| error.to_string())?;
         let world = TokioWorld::new(state.clone(), client);
         let (snapshots, metrics) = (Snapshots::default(), Metrics::default());
-        let rows = Rows::open(settings, &world, &snapshots, &metrics)?;
+        let rows = Rows::open(settings, &world, &snapshots, &metrics)?.map(Arc::new);
         Ok(Self { state, snapshots, metrics, world, rows })
     }
 

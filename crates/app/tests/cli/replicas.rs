@@ -168,8 +168,10 @@ async fn what_one_server_does_the_other_serves_within_a_second() {
     let key = one.key(&[]);
     wait_until("the key is known at the other", 2 * SOON, || message(&base_two, &key) == "503");
     one.import(&rig.standin, "claude");
-    wait_until("the other serves what was imported", SOON, || message(&base_two, &key) == "200");
-    assert_eq!(message(&base_one, &key), "200");
+    // The command is a process of its own: both servers hear of it.
+    wait_until("both serve what was imported", SOON, || {
+        [&base_two, &base_one].iter().all(|base| message(base, &key) == "200")
+    });
     let before = one.token();
     let report = one.json(&["refresh", "--force"]);
     assert_eq!(report["refreshed"], true, "{report}");
@@ -255,6 +257,21 @@ async fn another_seal_key_takes_over_online() {
         let report = machine.json(&["refresh", "--force", "--chain", chain]);
         assert_eq!(report["refreshed"], true, "{report}");
     }
+    // A key of a chain that only its beginning names: found at the first request, and a key of none is told so.
+    let (server, base) = machine.serve();
+    let (known, none) = (machine.key(&["--chain", "team-0"]), machine.key(&["--chain", "team-9"]));
+    wait_until("a chain that no section names is served", 4 * SOON, || message(&base, &known) == "200");
+    assert_eq!(message(&base, &none), "403");
+    assert_eq!(machine.json(&["refresh", "--force", "--chain", "team-0"])["refreshed"], true);
+    let output = machine.run(&["token", "--chain", "team-0"]);
+    let newest = String::from_utf8(output.stdout).unwrap();
+    wait_until("it serves what was renewed", SOON, || {
+        assert_eq!(message(&base, &known), "200");
+        last_presented(&rig.standin) == Some(Fingerprint::of(newest.trim()))
+    });
+    machine.import(&rig.standin, "team-9");
+    wait_until("a chain that was imported since is served", 3 * SOON, || message(&base, &none) == "200");
+    drop(server);
     // Under the old key alone nothing opens, and that is said.
     machine.key = old;
     let status = machine.run(&["seal", "status"]);

@@ -166,10 +166,9 @@ fn serve(
     }
     let caller = seen.callers.authorize(presented, Scope::Gateway, now).map_err(unauthorized)?.clone();
     entry.caller = Some(caller.clone());
-    let Some((number, chain)) = seen.plane.chain(&caller.caller.chain) else {
+    let Some(chain) = seen.plane.chain(&caller.caller.chain) else {
         return Err(unknown_chain(&caller.caller.chain));
     };
-    let chain = chain.clone();
     entry.chain = Some(chain.clone());
     let path = split(head.target).0;
     let Route::Forwarded(rule, _) = chain.rules.route(head.method, path) else {
@@ -177,11 +176,11 @@ fn serve(
     };
     entry.rule = Some(rule);
     let permit = caller.admit(clock::age()).map_err(over_limit)?;
-    let live = seen.live(number, now);
+    let live = seen.live(&chain, now);
     let fallback = fallback(&chain, &caller, now);
     let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();
-    let with = match choose(live.map(|live| live.position), fallback, on) {
-        Choice::Oauth(_) => live.cloned().map(With::Chain).ok_or(Reason::NoSource),
+    let with = match choose(live.as_ref().map(|live| live.position), fallback, on) {
+        Choice::Oauth(_) => live.map(With::Chain).ok_or(Reason::NoSource),
         Choice::Fallback => spend_fallback(&chain, &caller, now).map(|()| With::Fallback),
         Choice::None(reason) => Err(reason),
     };

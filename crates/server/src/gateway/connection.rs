@@ -178,7 +178,17 @@ async fn next_head(thread: &Thread, client: &mut Client, limits: &Limits) -> Wai
 /// Answers the request whose head was read, and notes it.
 async fn respond(thread: &Thread, client: &mut Client, waited: Waited) -> After {
     let mut entry = Entry::new();
-    let (asked, shape, error) = match admitted(thread, client, waited, &mut entry) {
+    let mut admission = admitted(thread, client, waited, &mut entry);
+    // Its key may be good for a chain that nobody has asked for yet.
+    if let (Err(_), Some(caller)) = (&admission, entry.caller.as_ref().filter(|_| entry.chain.is_none()))
+        && let Some(finding) = thread.seen().plane.find(&caller.caller.chain)
+    {
+        if client.unless_gone(thread, finding).await.is_none() {
+            return After::Cut;
+        }
+        admission = admitted(thread, client, waited, &mut entry);
+    }
+    let (asked, shape, error) = match admission {
         Ok(mut job) => {
             let asked = job.asked;
             let shape =

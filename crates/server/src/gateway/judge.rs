@@ -62,10 +62,10 @@ impl Flight<'_> {
             let seen = thread.seen();
             // Since a reload the chain may stand for another provider, whose token is not for this one.
             let current = seen.plane.chain(&chain.name);
-            let current = current.filter(|(_, current)| current.upstream.url == chain.upstream.url);
-            let live = current.and_then(|(number, _)| seen.live(number, now));
+            let current = current.filter(|current| current.upstream.url == chain.upstream.url);
+            let live = current.and_then(|current| seen.live(&current, now));
             let held = self.up.kept.bytes().is_some();
-            let position = live.map(|live| live.position);
+            let position = live.as_ref().map(|live| live.position);
             let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();
             match next(meaning, refused, position, held, serving.fallback(now), on) {
                 Next::PassOn => return Ok(None),
@@ -87,7 +87,7 @@ impl Flight<'_> {
                 Next::Replay => {
                     tried.replayed = true;
                     thread.shared.measures.replayed(&chain.name);
-                    return Ok(live.cloned().map(With::Chain));
+                    return Ok(live.map(With::Chain));
                 }
                 Next::FallBack => {
                     if spend_fallback(chain, &serving.caller, now).is_ok() {

@@ -2,16 +2,18 @@
 //! new plane.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use evergrant_core::gateway::{ErrorShape, Injection, Position, Rules, Source};
 use evergrant_core::{ChainName, Reason};
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use url::Url;
 
 use super::body::Budget;
+use super::clock;
 use super::fallback::FallbackKey;
 use super::request::{Injected, Target};
 use crate::http::{HttpClient, host};
@@ -24,6 +26,12 @@ pub trait Renewer: Send + Sync {
 
     /// The API took the access token of this generation, and said that its grant may not do what was asked.
     fn grant_refused(&self, position: Position);
+}
+
+/// Finds chains that no configuration names: those of a database, once somebody asks for them.
+pub trait Finder: Send + Sync {
+    /// The chain of this name, its access token published; nothing if there is none.
+    fn find(&self, name: &ChainName) -> BoxFuture<'static, Option<ChainSettings>>;
 }
 
 /// One chain, as the gateway needs it.
@@ -124,6 +132,10 @@ pub(super) struct Fallback {
 pub struct Plane {
     pub(super) chains: Vec<Arc<Chain>>,
     by_name: HashMap<ChainName, usize>,
+    /// Those that stand for others.
+    templates: Vec<(String, Arc<Chain>)>,
+    finder: Option<Arc<dyn Finder>>,
+    found: Mutex<HashMap<ChainName, Finding>>,
     provider_prefixes: Vec<(String, String)>,
     pub(super) limits: Limits,
     pub(super) budget: Budget,
@@ -134,6 +146,15 @@ impl std::fmt::Debug for Plane {
         f.debug_struct("Plane").field("chains", &self.by_name.keys()).finish_non_exhaustive()
     }
 }
+
+/// A chain that was looked for.
+struct Finding {
+    chain: Shared<BoxFuture<'static, Option<Arc<Chain>>>>,
+    since: Duration,
+}
+
+/// A chain that was not found is looked for once in so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 static TARGETS: AtomicU64 = AtomicU64::new(0);
 
@@ -152,23 +173,72 @@ impl Plane {
         let chains: Vec<_> = chains.into_iter().map(|chain| Arc::new(Chain::new(chain))).collect();
         let by_name = chains.iter().enumerate().map(|(index, chain)| (chain.name.clone(), index)).collect();
         let budget = Budget::new(limits.replay_bytes);
-        Self { chains, by_name, provider_prefixes, limits, budget }
+        let (templates, finder, found) = (Vec::new(), None, Mutex::default());
+        Self { chains, by_name, templates, finder, found, provider_prefixes, limits, budget }
     }
 
-    pub(super) fn chain(&self, name: &ChainName) -> Option<(usize, &Arc<Chain>)> {
-        let index = *self.by_name.get(name)?;
-        Some((index, &self.chains[index]))
+    /// The same with chains that are found once somebody asks for them: those whose names begin so are like that one,
+    /// whose name nobody asks for. The longest beginning comes first.
+    #[must_use]
+    pub fn finding(mut self, templates: Vec<(String, ChainSettings)>, finder: Arc<dyn Finder>) -> Self {
+        let like = templates.into_iter().map(|(prefix, like)| (prefix, Arc::new(Chain::new(like))));
+        self.templates = like.collect();
+        self.finder = Some(finder);
+        self
+    }
+
+    /// The number of a chain that the configuration names.
+    pub(super) fn number(&self, name: &ChainName) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The chain of this name, as far as it is known now.
+    pub(super) fn chain(&self, name: &ChainName) -> Option<Arc<Chain>> {
+        if let Some(number) = self.number(name) {
+            return self.chains.get(number).cloned();
+        }
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.get(name)?.chain.peek()?.clone()
+    }
+
+    /// Looks for a chain that is not known, together with all who do. Nothing: it is known already, or nobody could find
+    /// it.
+    pub(super) fn find(&self, name: &ChainName) -> Option<impl Future<Output = ()> + use<>> {
+        let begins = |(prefix, _): &(String, Arc<Chain>)| name.as_str().starts_with(prefix.as_str());
+        if self.number(name).is_some() || !self.templates.iter().any(begins) {
+            return None;
+        }
+        let finder = self.finder.as_ref()?;
+        let now = clock::age();
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(finding) = found.get(name) {
+            match finding.chain.peek() {
+                Some(Some(_)) => return None,
+                Some(None) if now.saturating_sub(finding.since) < LOOK_AGAIN => return None,
+                Some(None) => {}
+                None => return Some(finding.chain.clone().map(drop)),
+            }
+        }
+        // Names that nobody has come from keys that somebody made: there are not many.
+        let chain = finder.find(name).map(|settings| settings.map(|settings| Arc::new(Chain::new(settings))));
+        let chain = chain.boxed().shared();
+        found.insert(name.clone(), Finding { chain: chain.clone(), since: now });
+        Some(chain.map(drop))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Chain>> {
+        self.chains.iter().chain(self.templates.iter().map(|(_, chain)| chain))
     }
 
     /// The shape of errors below the path, if that is one of the routes.
     pub(super) fn route_of(&self, path: &str) -> Option<ErrorShape> {
         let below = |chain: &&Arc<Chain>| chain.rules.below_route(path).is_some();
-        self.chains.iter().find(below).map(|chain| chain.rules.errors)
+        self.all().find(below).map(|chain| chain.rules.errors)
     }
 
     /// The shape of errors where no path is known.
     pub(super) fn shape(&self) -> ErrorShape {
-        self.chains.first().map_or(ErrorShape::Problem, |chain| chain.rules.errors)
+        self.all().next().map_or(ErrorShape::Problem, |chain| chain.rules.errors)
     }
 
     /// The client's variable to set, if what was presented is a provider's own.

@@ -2,10 +2,12 @@
 //! shares nothing that a request would have to wait for.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evergrant_core::ChainName;
 use evergrant_core::gateway::Position;
 use jiff::Timestamp;
 use tokio::io::DuplexStream;
@@ -22,7 +24,7 @@ use super::seat::Seats;
 use super::{clock, connection, text};
 use crate::caller::{CallerTable, Callers};
 use crate::published::Published;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Current, Snapshots};
 
 /// One read takes so much at most, in bytes.
 const SCRATCH: usize = 64 * 1024;
@@ -66,6 +68,9 @@ pub(super) struct Seen {
     pub(super) callers: Arc<CallerTable>,
     /// By the chain's number in the plane.
     live: Vec<Option<Live>>,
+    tokens: Arc<BTreeMap<ChainName, Current>>,
+    /// Of chains without a number, as they are asked for.
+    found: RefCell<HashMap<ChainName, Option<Live>>>,
 }
 
 /// The numbers of what is published, as they were before [`Seen`] was made.
@@ -265,22 +270,35 @@ impl Seen {
     fn of(shared: &Shared) -> Self {
         let plane = shared.plane.current();
         let tokens = shared.snapshots.published().current();
-        let live = |chain: &Arc<Chain>| {
-            let current = tokens.get(&chain.name).filter(|current| current.present && !current.refused)?;
-            chain.terms.is_none().then(|| Live {
-                position: current.position,
-                injected: Rc::new(Injected::new(chain.injection(), current.access.expose())),
-                shown: current.access.shown(chain.shown_prefix.as_deref()).into(),
-                expires_at_ms: current.expires_at.as_millisecond(),
-            })
-        };
-        let live = plane.chains.iter().map(live).collect();
-        Self { plane, callers: shared.callers.table(), live }
+        let live = plane.chains.iter().map(|chain| Live::of(chain, &tokens)).collect();
+        Self { plane, callers: shared.callers.table(), live, tokens, found: RefCell::default() }
     }
 
-    /// The access token of the chain with this number, if it lives.
-    pub(super) fn live(&self, chain: usize, now: Timestamp) -> Option<&Live> {
-        self.live.get(chain)?.as_ref().filter(|live| now.as_millisecond() < live.expires_at_ms)
+    /// The access token of a chain of the plane, if it lives.
+    pub(super) fn live(&self, chain: &Chain, now: Timestamp) -> Option<Live> {
+        let lives = |live: &Live| now.as_millisecond() < live.expires_at_ms;
+        if let Some(number) = self.plane.number(&chain.name) {
+            return self.live.get(number)?.clone().filter(lives);
+        }
+        let mut found = self.found.borrow_mut();
+        if let Some(live) = found.get(&chain.name) {
+            return live.clone().filter(lives);
+        }
+        let live = Live::of(chain, &self.tokens);
+        found.insert(chain.name.clone(), live.clone());
+        live.filter(lives)
+    }
+}
+
+impl Live {
+    fn of(chain: &Chain, tokens: &BTreeMap<ChainName, Current>) -> Option<Self> {
+        let current = tokens.get(&chain.name).filter(|current| current.present && !current.refused)?;
+        chain.terms.is_none().then(|| Self {
+            position: current.position,
+            injected: Rc::new(Injected::new(chain.injection(), current.access.expose())),
+            shown: current.access.shown(chain.shown_prefix.as_deref()).into(),
+            expires_at_ms: current.expires_at.as_millisecond(),
+        })
     }
 }
 
