@@ -52,13 +52,7 @@ impl Host {
 
     /// The chain of a setting.
     pub(crate) fn chain(&self, settings: &Settings, chain: &ChainSettings) -> Result<Chain, String> {
-        let world = match &chain.ca_file {
-            Some(ca_file) => {
-                let client = HttpClient::new(Some(ca_file)).map_err(|error| error.to_string())?;
-                self.world.with_client(client)
-            }
-            None => self.world.clone(),
-        };
+        let world = reaching(&self.world, chain)?;
         Ok(Chain { renewal: self.renewal(settings, chain, &world)?, kind: chain.kind(), world })
     }
 
@@ -83,7 +77,7 @@ impl Host {
                         "chain {name} has its pair in the database: that begins at the next start"
                     ));
                 };
-                Renewal::Row(rows.keeper.chain(name, RowPolicy { policy, accepted: chain.accepted }))
+                Renewal::Row(rows.keeper.chain(name, RowPolicy { policy, accepted: chain.accepted, world }))
             }
             Way::Minted(grounds) => {
                 Renewal::Minter(Minter::new(world, name, policy, grounds.clone(), snapshots, metrics))
@@ -119,6 +113,13 @@ impl Host {
         };
         self.chain(settings, &chain)
     }
+}
+
+/// The world through which a chain's provider is reached: one with certificates of its own needs its own client.
+pub(crate) fn reaching(world: &World, chain: &ChainSettings) -> Result<World, String> {
+    let Some(ca_file) = &chain.ca_file else { return Ok(world.clone()) };
+    let client = HttpClient::new(Some(ca_file)).map_err(|error| error.to_string())?;
+    Ok(world.with_client(client))
 }
 
 fn make_state_folder(folder: &Path) -> Result<(), String> {

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use evergrant_core::ChainName;
-use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
 use evergrant_server::published::Published;
 use evergrant_server::rows::{Paces, RowParts, RowPolicy};
@@ -26,7 +25,7 @@ use rand::RngExt as _;
 use tokio::task::JoinHandle;
 
 use crate::config::{ChainSettings, Settings};
-use crate::host::World;
+use crate::host::{World, reaching};
 
 /// So many rows are in work at once at most.
 const MOST_AT_ONCE: usize = 64;
@@ -51,39 +50,36 @@ impl std::fmt::Debug for Rows {
 /// What holds for the chains of one configuration.
 #[derive(Default)]
 struct Book {
-    named: HashMap<ChainName, Kept>,
+    named: HashMap<ChainName, Arc<RowPolicy<World>>>,
     /// The longest beginning first.
-    by_prefix: Vec<(String, Kept)>,
-}
-
-#[derive(Clone)]
-struct Kept {
-    policy: Arc<RowPolicy>,
-    /// How its provider is reached, where that is not as all others are.
-    way: Option<World>,
+    by_prefix: Vec<(String, Arc<RowPolicy<World>>)>,
 }
 
 impl Book {
     fn of(settings: &Settings, world: &World) -> Result<Self, String> {
-        let kept = |chain: &ChainSettings| {
-            let policy = Arc::new(RowPolicy { policy: chain.policy.clone(), accepted: chain.accepted });
-            let client = chain.ca_file.as_ref().map(|file| HttpClient::new(Some(file))).transpose();
-            let way = client.map_err(|error| error.to_string())?.map(|client| world.with_client(client));
-            Ok::<_, String>(Kept { policy, way })
+        let policy = |chain: &ChainSettings| {
+            let world = reaching(world, chain)?;
+            Ok::<_, String>(Arc::new(RowPolicy {
+                policy: chain.policy.clone(),
+                accepted: chain.accepted,
+                world,
+            }))
         };
         let mut book = Self::default();
         for chain in settings.chains.iter().filter(|chain| chain.in_database()) {
-            book.named.insert(chain.name.clone(), kept(chain)?);
+            book.named.insert(chain.name.clone(), policy(chain)?);
         }
         for template in &settings.templates {
-            book.by_prefix.push((template.prefix.clone(), kept(template.common())?));
+            book.by_prefix.push((template.prefix.clone(), policy(template.common())?));
         }
         Ok(book)
     }
 
-    fn find(&self, name: &ChainName) -> Option<&Kept> {
-        let begins = |(prefix, _): &&(String, Kept)| name.as_str().starts_with(prefix.as_str());
-        self.named.get(name).or_else(|| self.by_prefix.iter().find(begins).map(|(_, kept)| kept))
+    fn find(&self, name: &ChainName) -> Option<Arc<RowPolicy<World>>> {
+        let begins = |(prefix, _): &&(String, _)| name.as_str().starts_with(prefix.as_str());
+        let found =
+            self.named.get(name).or_else(|| self.by_prefix.iter().find(begins).map(|(_, policy)| policy));
+        found.cloned()
     }
 }
 
@@ -113,21 +109,20 @@ impl Rows {
         let process = format!("{machine}-{}-{}", std::process::id(), world.now().as_nanosecond());
         let receipts = Receipts::open(OsDisk, settings.state_dir.join("receipts"), seal.ring.clone());
         let receipts = receipts.map_err(|error| error.to_string())?;
-        let (known, reached) = (book.clone(), book.clone());
+        let known = book.clone();
+        let (committed, tell) = mpsc::unbounded();
         let keeper = RowKeeper::new(RowParts {
             world: world.clone(),
             holder: Holder { process, machine },
-            policies: Arc::new(move |name| known.current().find(name).map(|kept| kept.policy.clone())),
+            policies: Arc::new(move |name| known.current().find(name)),
             receipts: receipts.clone(),
             marks: marks(&database.marks_file)?,
             snapshots: snapshots.clone(),
             metrics: metrics.clone(),
             most_at_once: MOST_AT_ONCE,
             paces: Paces::default(),
+            committed: Some(committed),
         });
-        keeper.reaching(Arc::new(move |name| reached.current().find(name).and_then(|kept| kept.way.clone())));
-        let (committed, tell) = mpsc::unbounded();
-        keeper.telling(committed);
         Ok(Some(Self { keeper, receipts, book, committed: Mutex::new(Some(tell)) }))
     }
 

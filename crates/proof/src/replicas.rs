@@ -6,11 +6,15 @@ mod database;
 mod provider;
 mod reference;
 mod run;
+mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use reference::Violation;
+use crate::sim::reference::Violation;
+
+/// So many chains lie in the database.
+const CHAINS: usize = 3;
 
 /// Every kind of misfortune, by name.
 pub const FAULTS: [&str; 24] = [

@@ -85,7 +85,8 @@ impl Rig {
         let world = TokioWorld::new(state, HttpClient::new(None).unwrap());
         let folder = self.folder.path().join(name);
         std::fs::create_dir(&folder).unwrap();
-        let policy = Arc::new(RowPolicy { policy: self.policy.clone(), accepted: true });
+        let policy =
+            Arc::new(RowPolicy { policy: self.policy.clone(), accepted: true, world: world.clone() });
         let keeper = RowKeeper::new(RowParts {
             world: world.clone(),
             holder: Holder { process: name.into(), machine: name.into() },
@@ -96,6 +97,7 @@ impl Rig {
             metrics: Metrics::default(),
             most_at_once: AT_ONCE,
             paces: Paces::default(),
+            committed: None,
         });
         Replica { keeper, world }
     }

@@ -28,7 +28,7 @@ pub use import::{Import, Refused};
 use looked::Looked;
 pub(crate) use sending::clock_offset;
 use step::Prepared;
-pub(crate) use step::{standing_reason, why};
+pub(crate) use step::{told, why};
 
 use crate::metrics::Metrics;
 use crate::renewable::Renewable;

@@ -3,26 +3,28 @@
 
 mod answer;
 mod follow;
+mod found;
 mod import;
 mod look;
 mod work;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use evergrant_core::chain::{Mark, Record};
 use evergrant_core::event::{Event, EventKind};
+use evergrant_core::gateway::Position;
 use evergrant_core::keeper::{LEASE, Look, PAUSE_BOUND, Policy, Report};
 use evergrant_core::{AttemptId, ChainName, Reason};
 use evergrant_store::marks::Marks;
 use evergrant_store::receipts::Receipts;
-use evergrant_store::vault::{Holder, VaultState};
+use evergrant_store::vault::{Claim, Holder, VaultState};
 use evergrant_store::{StateError, VaultError};
 use futures_channel::{mpsc, oneshot};
 use futures_util::StreamExt as _;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join_all, select};
 use serde_json::Value;
 
 pub use look::RowChain;
@@ -62,18 +64,17 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// What holds for a chain.
 #[derive(Debug, Clone)]
-pub struct RowPolicy {
+pub struct RowPolicy<W> {
     /// Its provider and timing.
     pub policy: Policy,
     /// The operator has accepted the provider's terms, or there are none.
     pub accepted: bool,
+    /// What its provider is reached through.
+    pub world: W,
 }
 
 /// Says what holds for a chain; nothing if the configuration knows none of that name.
-pub type Policies = Arc<dyn Fn(&ChainName) -> Option<Arc<RowPolicy>> + Send + Sync>;
-
-/// Says through which world a chain's provider is reached; nothing: through the keeper's own.
-pub type Ways<W> = Arc<dyn Fn(&ChainName) -> Option<W> + Send + Sync>;
+pub type Policies<W> = Arc<dyn Fn(&ChainName) -> Option<Arc<RowPolicy<W>>> + Send + Sync>;
 
 /// What the keeper of a database vault is made of.
 pub struct RowParts<W: World> {
@@ -82,7 +83,7 @@ pub struct RowParts<W: World> {
     /// This process, and its machine.
     pub holder: Holder,
     /// What holds for each chain.
-    pub policies: Policies,
+    pub policies: Policies<W>,
     /// The answers that lie on this machine.
     pub receipts: Receipts<W::Disk>,
     /// Where this machine last saw each chain.
@@ -95,6 +96,8 @@ pub struct RowParts<W: World> {
     pub most_at_once: usize,
     /// How often the database is asked.
     pub paces: Paces,
+    /// Told after each commit of ours, so that other replicas look at once.
+    pub committed: Option<mpsc::UnboundedSender<()>>,
 }
 
 /// The keeper of the chains of a database vault. Cheap to clone.
@@ -104,10 +107,6 @@ struct Inner<W: World> {
     parts: RowParts<W>,
     /// The chains that somebody here asks about, and what was last seen of them.
     watched: Mutex<BTreeMap<ChainName, Last>>,
-    /// Told after each commit of ours, so that other replicas look at once.
-    committed: Mutex<Option<mpsc::UnboundedSender<()>>>,
-    /// For providers that are not reached as all others are.
-    ways: OnceLock<Ways<W>>,
 }
 
 /// What was last seen of a chain.
@@ -142,28 +141,7 @@ enum Stuck {
 impl<W: World<State: VaultState>> RowKeeper<W> {
     /// A keeper that has not looked yet.
     pub fn new(parts: RowParts<W>) -> Self {
-        Self(Arc::new(Inner {
-            parts,
-            watched: Mutex::default(),
-            committed: Mutex::default(),
-            ways: OnceLock::new(),
-        }))
-    }
-
-    /// Tells `committed` after each commit.
-    pub fn telling(&self, committed: mpsc::UnboundedSender<()>) {
-        *self.0.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(committed);
-    }
-
-    /// Reaches the providers of some chains through worlds of their own. What is said first holds.
-    pub fn reaching(&self, ways: Ways<W>) {
-        let _ = self.0.ways.set(ways);
-    }
-
-    /// The world through which the chain's provider is reached.
-    fn way(&self, chain: &ChainName) -> W {
-        let own = self.0.ways.get().and_then(|ways| ways(chain));
-        own.unwrap_or_else(|| self.world().clone())
+        Self(Arc::new(Inner { parts, watched: Mutex::default() }))
     }
 
     fn world(&self) -> &W {
@@ -180,30 +158,19 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
 
     /// Claims what is due, as much as may be in work at once, and works it off. Gives the reports.
     pub async fn tick(&self) -> Result<Vec<Report>, StateError> {
-        self.work_off(self.0.parts.most_at_once).await
-    }
-
-    async fn work_off(&self, most: usize) -> Result<Vec<Report>, StateError> {
-        let claims = self.state().claim_due(&self.0.parts.holder, self.0.parts.paces.lease, most).await?;
-        let begun: Vec<_> = claims.into_iter().map(|claim| self.begin(claim, Look::Due, None)).collect();
-        let mut reports = Vec::with_capacity(begun.len());
-        for one in begun {
-            reports.extend(one.await);
-        }
-        Ok(reports)
+        let RowParts { holder, paces, most_at_once, .. } = &self.0.parts;
+        Ok(self.work_off(self.state().claim_due(holder, paces.lease, *most_at_once).await?).await)
     }
 
     /// Works off what a process of this machine left open: no other machine knows what became of it.
     pub async fn settle_left_open(&self) -> Result<Vec<Report>, StateError> {
-        let Inner { parts, .. } = &*self.0;
-        let claims =
-            self.state().claim_left_open(&parts.holder, parts.paces.lease, parts.most_at_once).await?;
-        let begun: Vec<_> = claims.into_iter().map(|claim| self.begin(claim, Look::Due, None)).collect();
-        let mut reports = Vec::with_capacity(begun.len());
-        for one in begun {
-            reports.extend(one.await);
-        }
-        Ok(reports)
+        let RowParts { holder, paces, most_at_once, .. } = &self.0.parts;
+        Ok(self.work_off(self.state().claim_left_open(holder, paces.lease, *most_at_once).await?).await)
+    }
+
+    async fn work_off(&self, claims: Vec<Claim>) -> Vec<Report> {
+        let begun = claims.into_iter().map(|claim| self.begin(claim, Look::Due, None));
+        join_all(begun).await.into_iter().flatten().collect()
     }
 
     /// Keeps the chains until `wakes` ends: whatever is due is claimed as soon as there is room for it.
@@ -261,9 +228,9 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     /// Begins to work a claimed row off, in a task of its own that nobody cancels. The report may be waited for.
     fn begin(
         &self,
-        claim: evergrant_store::vault::Claim,
+        claim: Claim,
         look: Look,
-        refused: Option<evergrant_core::gateway::Position>,
+        refused: Option<Position>,
     ) -> impl Future<Output = Option<Report>> + Send + 'static + use<W> {
         let (done, report) = oneshot::channel();
         let keeper = self.clone();

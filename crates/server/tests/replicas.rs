@@ -74,7 +74,7 @@ async fn replica(
     let state = PostgresState::open(&database.parse().unwrap(), 8).await.unwrap();
     let world = TokioWorld::new(state, HttpClient::new(None).unwrap());
     let machine = folder.file_name().unwrap().to_str().unwrap().to_owned();
-    let policy = Arc::new(RowPolicy { policy: policy(base), accepted: true });
+    let policy = Arc::new(RowPolicy { policy: policy(base), accepted: true, world: world.clone() });
     let snapshots = Snapshots::default();
     let keeper = RowKeeper::new(RowParts {
         world: world.clone(),
@@ -89,6 +89,7 @@ async fn replica(
         metrics: Metrics::default(),
         most_at_once: 16,
         paces: PACES,
+        committed: None,
     });
     (keeper, snapshots, world)
 }

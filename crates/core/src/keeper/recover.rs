@@ -124,6 +124,24 @@ pub enum Finding {
 }
 
 impl Receipt {
+    /// Of an attempt that is about to be made at this record.
+    pub fn reserved(attempt: AttemptId, record: &Record) -> Self {
+        Self {
+            attempt,
+            lineage: record.lineage,
+            generation: record.generation,
+            presented: record.pair,
+            state: ReceiptState::Reserved { being_read: true },
+        }
+    }
+
+    /// Whether the chain still waits for this answer: it gives a pair and the presented one has not moved on, or it
+    /// settles the open intent.
+    pub fn is_awaited(&self, record: &Record) -> bool {
+        let intended = record.intent.as_ref().is_some_and(|intent| intent.attempt == self.attempt);
+        record.pair == self.presented && (intended || self.tokens().is_some())
+    }
+
     /// The new tokens that it holds, if it does.
     pub fn tokens(&self) -> Option<NewTokens> {
         match self.outcome()? {

@@ -107,6 +107,16 @@ impl Database {
         }
     }
 
+    /// Does something, and loses the acknowledgement at times.
+    async fn call<T>(
+        &self,
+        work: impl AsyncFnOnce(&MemoryState) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let tables = self.arrive().await?;
+        let done = work(&tables).await;
+        self.acknowledged(done).await
+    }
+
     async fn write(
         &self,
         chain: &ChainName,
@@ -192,9 +202,7 @@ impl VaultState for Database {
         lease: Duration,
         most: usize,
     ) -> Result<Vec<Claim>, StateError> {
-        let tables = self.arrive().await?;
-        let claims = tables.claim_due(holder, lease, most).await;
-        self.acknowledged(claims).await
+        self.call(async |tables: &MemoryState| tables.claim_due(holder, lease, most).await).await
     }
 
     async fn claim_left_open(
@@ -203,9 +211,7 @@ impl VaultState for Database {
         lease: Duration,
         most: usize,
     ) -> Result<Vec<Claim>, StateError> {
-        let tables = self.arrive().await?;
-        let claims = tables.claim_left_open(holder, lease, most).await;
-        self.acknowledged(claims).await
+        self.call(async |tables: &MemoryState| tables.claim_left_open(holder, lease, most).await).await
     }
 
     async fn claim(
@@ -214,13 +220,13 @@ impl VaultState for Database {
         holder: &Holder,
         lease: Duration,
     ) -> Result<Claimed, StateError> {
-        let tables = self.arrive().await?;
-        let mut claimed = tables.claim(chain, holder, lease).await;
-        if let (Some(Lie::LeaseIgnored), Ok(Claimed::Held(row))) = (self.lie, &claimed) {
-            let claim = Claim { row: (**row).clone(), process: holder.process.clone() };
-            claimed = Ok(Claimed::Ours(Box::new(claim)));
-        }
-        self.acknowledged(claimed).await
+        self.call(async |tables: &MemoryState| match (self.lie, tables.claim(chain, holder, lease).await) {
+            (Some(Lie::LeaseIgnored), Ok(Claimed::Held(row))) => {
+                Ok(Claimed::Ours(Box::new(Claim { row: *row, process: holder.process.clone() })))
+            }
+            (_, claimed) => claimed,
+        })
+        .await
     }
 
     async fn begin_rotation(
@@ -267,9 +273,7 @@ impl VaultState for Database {
     }
 
     async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
-        let tables = self.arrive().await?;
-        let released = tables.release(claim, wakes_at).await;
-        self.acknowledged(released).await
+        self.call(async |tables: &MemoryState| tables.release(claim, wakes_at).await).await
     }
 
     async fn take_in(&self, before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError> {

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use evergrant_core::authfile::{self, Reading};
 use evergrant_core::grant::Grant;
-use evergrant_core::keeper::Answer;
 use evergrant_core::provider::TokenRequest;
 use evergrant_core::secret::Fingerprint;
 use evergrant_standin::{Call, Engine, LoginOptions, Settings};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::reference::{Reference, Violation};
+use super::reference::Reference;
 use super::{FAULTS, Tally};
+use crate::sim::reference::{Held, Violation};
 use crate::sim::world::true_time;
 
 /// What becomes of one exchange on its way.
@@ -71,7 +71,7 @@ impl Outside {
         self.trace.push(format!("{:>12.3} {what}", now.as_secs_f64()));
     }
 
-    pub(super) fn judge<T>(&mut self, now: Duration, held: Result<T, Violation>) -> Option<T> {
+    pub(super) fn judge<T>(&mut self, now: Duration, held: Held<T>) -> Option<T> {
         match held {
             Ok(held) => Some(held),
             Err(violation) => {
@@ -151,10 +151,3 @@ impl Outside {
         (reply.status, body, next)
     }
 }
-
-pub(super) fn received(status: u16, body: impl Into<String>) -> Answer {
-    Answer::Received { status, retry_after: None, date: None, body: body.into(), complete: true }
-}
-
-/// The error object of the provider itself.
-pub(super) const OWN_ERROR: &str = r#"{"type":"error","error":{"type":"overloaded_error"}}"#;

@@ -1,7 +1,6 @@
 //! What the provider saw, what was delivered and what is of record; small enough to be believed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
 use evergrant_core::ChainName;
@@ -11,33 +10,13 @@ use evergrant_core::keeper::READ_LIMIT;
 use evergrant_core::secret::Fingerprint;
 
 use crate::sim::executor::ProcessId;
+use crate::sim::reference::{Held, broken};
 
 /// By so much a pair in doubt may be presented before the last ten minutes: jitter of stored instants.
 const SLACK: Duration = Duration::from_secs(60);
 const LAST_CHANCE: Duration = Duration::from_secs(600);
 /// The keeper's deadline.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-/// What did not hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
-    /// Of SPEC §4.
-    pub invariant: &'static str,
-    /// What happened.
-    pub what: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.invariant, self.what)
-    }
-}
-
-type Held = Result<(), Violation>;
-
-fn broken(invariant: &'static str, what: String) -> Held {
-    Err(Violation { invariant, what })
-}
 
 /// What became of a refresh token that was presented.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,9 +108,9 @@ impl Reference {
         token: Fingerprint,
         record: Option<&Record>,
         lives: bool,
-    ) -> Result<u64, Violation> {
+    ) -> Held<u64> {
         let Some(known) = self.tokens.get(&token).cloned() else {
-            return broken("I2", format!("{token} is of no login")).map(|()| 0);
+            return broken("I2", format!("{token} is of no login"));
         };
         let restored = self.restored_at.is_some_and(|at| now < at + DEADLINE * 4);
         let intent = record.and_then(|record| record.intent.as_ref());
@@ -140,7 +119,7 @@ impl Reference {
             let moved = record.is_none_or(|record| record.pair.refresh != Some(token));
             // A login may come between the intent and the sending.
             if !moved {
-                broken("I2", format!("{token} is sent before its intent is durable"))?;
+                return broken("I2", format!("{token} is sent before its intent is durable"));
             }
         }
         if let (Some(intent), Some(record)) = (intended, record) {
@@ -151,7 +130,10 @@ impl Reference {
             .iter()
             .find(|open| open.family == known.family && now < open.sent + DEADLINE && open.process != process)
         {
-            broken("I1", format!("process {} still waits for the answer to {}", open.process, open.token))?;
+            return broken(
+                "I1",
+                format!("process {} still waits for the answer to {}", open.process, open.token),
+            );
         }
         self.may_be_presented(now, machine, token, &known, lives)?;
         if known.next.is_some() {

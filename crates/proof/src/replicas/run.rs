@@ -9,34 +9,31 @@ use evergrant_core::ChainName;
 use evergrant_core::chain::Standing;
 use evergrant_core::gateway::Position;
 use evergrant_core::grant::Grant;
-use evergrant_core::keeper::{Answer, LEASE, Look, PAUSE_BOUND, Policy};
-use evergrant_core::provider::TokenRequest;
+use evergrant_core::keeper::{LEASE, Look, PAUSE_BOUND, Policy};
 use evergrant_core::secret::Fingerprint;
 use evergrant_server::keeper::Import;
 use evergrant_server::metrics::Metrics;
 use evergrant_server::rows::{Paces, RowParts, RowPolicy};
-use evergrant_server::{RowKeeper, Snapshots, World};
+use evergrant_server::{RowKeeper, Snapshots, World as _};
 use evergrant_store::MemoryState;
 use evergrant_store::marks::Marks;
 use evergrant_store::receipts::Receipts;
 use evergrant_store::seal::KeyRing;
 use evergrant_store::vault::{Holder, Row, VaultState as _};
-use futures_channel::{mpsc, oneshot};
+use futures_channel::mpsc;
 use futures_util::FutureExt as _;
-use jiff::{SignedDuration, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::database::{Database, Server};
-use super::provider::{OWN_ERROR, Outside, Way, received};
-use super::reference::{Fate, Violation};
-use super::{Lie, Outcome};
+use super::provider::Outside;
+use super::world::ReplicaWorld;
+use super::{CHAINS, Lie, Outcome};
 use crate::sim::disk::{News, SimDisk};
 use crate::sim::executor::{Executor, ProcessId, Ran};
-use crate::sim::world::{lock, presented_token, true_time};
+use crate::sim::reference::{Held, broken};
+use crate::sim::world::{PROVIDER, lock, true_time};
 
-const CHAINS: usize = 3;
-const PROVIDER: ProcessId = 0;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const RECEIPTS: &str = "/grant/rows";
 /// Quiet enough to get through years, and often enough to find what the others did.
@@ -48,164 +45,6 @@ const PACES: Paces = Paces {
 };
 /// So many backups are kept.
 const BACKUPS: usize = 4;
-
-/// The world of one process.
-#[derive(Clone)]
-struct ReplicaWorld {
-    executor: Executor,
-    process: ProcessId,
-    name: Arc<str>,
-    disk: SimDisk,
-    database: Database,
-    skew_secs: Arc<Mutex<i64>>,
-    begun: Duration,
-}
-
-/// An exchange that a process waits for; it ends with the wait, whatever ends that.
-struct Waiting {
-    outside: Arc<Mutex<Outside>>,
-    number: u64,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        lock(&self.outside).reference.ends(self.number);
-    }
-}
-
-impl ReplicaWorld {
-    fn outside(&self) -> &Arc<Mutex<Outside>> {
-        &self.database.outside
-    }
-
-    /// Tells the reference that a token is sent, and draws what becomes of it.
-    fn sends(&self, token: Fingerprint, record: Option<&evergrant_core::chain::Record>) -> (Way, Waiting) {
-        let now = self.executor.now();
-        let mut outside = lock(self.outside());
-        let lives = outside.lives(token, now);
-        let sender = (self.process, self.database.machine);
-        let held = outside.reference.sends(now, sender, token, record, lives);
-        let number = outside.judge(now, held).unwrap_or_default();
-        let way = outside.way();
-        outside.say(now, format_args!("machine {} sends {token}: {way:?}", sender.1));
-        drop(outside);
-        (way, Waiting { outside: self.outside().clone(), number })
-    }
-
-    fn millis(&self, range: std::ops::Range<u64>) -> Duration {
-        Duration::from_millis(lock(self.outside()).rng.random_range(range))
-    }
-
-    fn told(&self, token: Fingerprint, fate: Fate) {
-        lock(self.outside()).reference.told(self.database.machine, token, fate);
-    }
-
-    async fn carried(&self, request: TokenRequest) -> Answer {
-        let token = presented_token(&request);
-        let tables = lock(&self.database.server).tables.clone();
-        let mut record = None;
-        for row in tables.rows_after(None, CHAINS).await.unwrap_or_default() {
-            if row.record.pair.refresh == Some(token) {
-                record = Some(row.record);
-            }
-        }
-        let (way, _waiting) = self.sends(token, record.as_ref());
-        self.executor.sleep(self.millis(5..50)).await;
-        match way {
-            Way::NotSent => {
-                self.told(token, Fate::Unspent);
-                return Answer::NotSent { why: "no route".into() };
-            }
-            Way::LostRequest => return lost(),
-            Way::Unavailable => {
-                self.told(token, Fate::Unspent);
-                return received(503, OWN_ERROR);
-            }
-            Way::Throttled => {
-                self.told(token, Fate::Unspent);
-                return received(429, OWN_ERROR);
-            }
-            Way::Bare5xx => return received(502, "<html>"),
-            Way::Fine | Way::LostAnswer | Way::Cut | Way::Slow | Way::Late | Way::SpentThen5xx => {}
-        }
-        let wait = if way == Way::Late {
-            self.millis(31_000..850_000)
-        } else if way == Way::Slow {
-            self.millis(5_000..29_000)
-        } else {
-            self.millis(5..900)
-        };
-        let (answered, answer) = oneshot::channel();
-        let (outside, executor) = (self.outside().clone(), self.executor.clone());
-        // The provider's work goes on whether or not the asking process lives.
-        self.executor.spawn(PROVIDER, async move {
-            let processed = lock(&outside).process(&request, token, executor.now());
-            executor.sleep(wait).await;
-            let _ = answered.send(processed);
-        });
-        let Ok((status, mut body, next)) = answer.await else { return lost() };
-        if way == Way::LostAnswer {
-            return lost();
-        }
-        if way == Way::SpentThen5xx {
-            return received(500, "<html>");
-        }
-        if way == Way::Cut {
-            body.truncate(body.len() / 3);
-            return Answer::Received { status, retry_after: None, date: None, body, complete: false };
-        }
-        match next {
-            Some(successor) => self.told(token, Fate::Spent { successor }),
-            None if body.contains("invalid_grant") => self.told(token, Fate::Refused),
-            None => self.told(token, Fate::Unspent),
-        }
-        received(status, body)
-    }
-}
-
-fn lost() -> Answer {
-    Answer::Lost { why: "the connection was closed".into() }
-}
-
-impl World for ReplicaWorld {
-    type Disk = SimDisk;
-    type State = Database;
-
-    fn now(&self) -> Timestamp {
-        true_time(self.executor.now()) + SignedDuration::from_secs(*lock(&self.skew_secs))
-    }
-    fn monotonic(&self) -> Duration {
-        self.executor.now().saturating_sub(self.begun)
-    }
-    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send {
-        self.executor.sleep(duration)
-    }
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.executor.spawn(self.process, task);
-    }
-    async fn offload<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.executor.pass().await;
-        let done = work();
-        self.executor.pass().await;
-        done
-    }
-    async fn exchange(&self, request: TokenRequest) -> Answer {
-        let answer = self.carried(request).await;
-        match (self.database.lie, answer) {
-            (Some(Lie::DoubtAsFailed), Answer::Lost { why }) => Answer::NotSent { why },
-            (_, answer) => answer,
-        }
-    }
-    fn rng(&self) -> SmallRng {
-        SmallRng::seed_from_u64(lock(self.outside()).rng.random())
-    }
-    fn state(&self) -> &Database {
-        &self.database
-    }
-    fn machine(&self) -> &str {
-        &self.name
-    }
-}
 
 struct Machine {
     number: usize,
@@ -352,7 +191,7 @@ impl Sim {
             return;
         };
         let policy = Policy { min_exchange_interval: Duration::ZERO, ..Policy::new(crate::profile()) };
-        let policy = Arc::new(RowPolicy { policy, accepted: true });
+        let policy = Arc::new(RowPolicy { policy, accepted: true, world: world.clone() });
         let snapshots = Snapshots::default();
         let keeper = RowKeeper::new(RowParts {
             world: world.clone(),
@@ -364,6 +203,7 @@ impl Sim {
             metrics: Metrics::default(),
             most_at_once: 16,
             paces: PACES,
+            committed: None,
         });
         let (wake, wakes) = mpsc::unbounded();
         let (poke, pokes) = mpsc::unbounded();
@@ -694,7 +534,7 @@ impl Sim {
     }
 
     /// A chain that is not well after the faults ended: only for a reason that is nobody's fault here.
-    fn judge_end(&mut self, row: &Row, family: Option<u64>) -> Result<(), Violation> {
+    fn judge_end(&mut self, row: &Row, family: Option<u64>) -> Held {
         let outside = lock(&self.outside);
         let record = &row.record;
         let family = family.unwrap_or_default();
@@ -712,7 +552,7 @@ impl Sim {
             self.undelivered += u64::from(!meddled && record.quarantined.is_none());
             return Ok(());
         }
-        Err(Violation { invariant: "L3", what: format!("not well after the faults ended: {record:?}") })
+        broken("L3", format!("not well after the faults ended: {record:?}"))
     }
 }
 

@@ -1,8 +1,7 @@
 //! A world that lies about one thing, so that the keeper is broken in one way without a switch in its code: the
 //! simulator has to find each of them.
 //!
-//! Two more belong to a database vault, which is not there yet: a lease that is taken over without the pause bound,
-//! and another machine that presents while the receipt lies on the first.
+//! What a database vault adds to them is in `replicas`.
 
 /// What the world lies about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -96,7 +96,7 @@ pub struct Provider {
 }
 
 /// The error object of the provider itself.
-pub(super) fn error_body() -> String {
+pub(crate) fn error_body() -> String {
     r#"{"type":"error","error":{"type":"overloaded_error"}}"#.into()
 }
 

@@ -43,7 +43,7 @@ impl fmt::Display for Violation {
 /// A check: it holds, or it says what does not.
 pub type Held<T = ()> = Result<T, Violation>;
 
-fn broken<T>(invariant: &'static str, what: impl Into<String>) -> Held<T> {
+pub(crate) fn broken<T>(invariant: &'static str, what: impl Into<String>) -> Held<T> {
     Err(Violation { invariant, what: what.into() })
 }
 

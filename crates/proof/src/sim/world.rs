@@ -187,11 +187,11 @@ impl SimWorld {
     }
 }
 
-fn lost() -> Answer {
+pub(crate) fn lost() -> Answer {
     Answer::Lost { why: "the connection was closed".into() }
 }
 
-fn received(status: u16, retry_after: Option<String>, body: String) -> Answer {
+pub(crate) fn received(status: u16, retry_after: Option<String>, body: String) -> Answer {
     Answer::Received { status, retry_after, date: None, body, complete: true }
 }
 

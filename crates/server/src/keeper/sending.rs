@@ -40,13 +40,7 @@ impl<W: World> Keeper<W> {
     pub(super) async fn send(&self, sending: Sending<W>) -> Sent<W> {
         let Sending { held, reservation, request, record, looked, begun } = sending;
         let world = &self.0.world;
-        let receipt = Receipt {
-            attempt: reservation.attempt(),
-            lineage: record.lineage,
-            generation: record.generation,
-            presented: record.pair,
-            state: ReceiptState::Reserved { being_read: true },
-        };
+        let receipt = Receipt::reserved(reservation.attempt(), &record);
         // Step 5. A process that slept through its deadline, or lost the client's locks, sends nothing.
         let deadline = begun + self.0.policy.deadline;
         let looked_at = record.intent.as_ref().map_or_else(|| world.now(), |intent| intent.sent_at);
@@ -233,13 +227,8 @@ pub(crate) fn clock_offset(chain: &ChainName, answer: &Answer, now: Timestamp) -
     Some(offset)
 }
 
-/// Whether the chain still waits for this answer: it gives a pair and the presented one has not moved on, or it
-/// settles the open intent.
 fn is_open(looked: &Looked, receipt: &Receipt) -> bool {
-    looked.record.as_ref().is_some_and(|record| {
-        let intended = record.intent.as_ref().is_some_and(|intent| intent.attempt == receipt.attempt);
-        record.pair == receipt.presented && (intended || receipt.tokens().is_some())
-    })
+    looked.record.as_ref().is_some_and(|record| receipt.is_awaited(record))
 }
 
 /// Step 6. Gives the reservation back if the answer is only in memory: its lock goes on saying that the answer is in

@@ -390,11 +390,7 @@ impl<W: World> Session<'_, W> {
         self.held.write_record(&record)?;
         crash::point("record_written");
         self.held.drop_receipts_but(record.made_by)?;
-        let (kind, reason) = match outcome {
-            Outcome::Refused => (EventKind::Refused, standing_reason(&record)),
-            Outcome::Unspent(unspent) => (EventKind::Unspent, unspent.reason),
-            Outcome::InDoubt | Outcome::Committed(_) => (EventKind::InDoubt, Reason::InDoubt),
-        };
+        let (kind, reason) = told(&outcome, &record);
         self.looked.detail = Some(why.clone());
         self.looked.changed = true;
         self.event(&record, kind, reason, Some(attempt), json!({ "answer": why }));
@@ -483,8 +479,17 @@ fn intend<W: World>(
     Ok(Some((intended, reservation, request)))
 }
 
+/// What the ledger says of an outcome without a pair that made this record.
+pub(crate) fn told(outcome: &Outcome, record: &Record) -> (EventKind, Reason) {
+    match outcome {
+        Outcome::Refused => (EventKind::Refused, standing_reason(record)),
+        Outcome::Unspent(unspent) => (EventKind::Unspent, unspent.reason),
+        Outcome::InDoubt | Outcome::Committed(_) => (EventKind::InDoubt, Reason::InDoubt),
+    }
+}
+
 /// The error that a report shows of a record's standing.
-pub(crate) fn standing_reason(record: &Record) -> Reason {
+fn standing_reason(record: &Record) -> Reason {
     match record.standing {
         evergrant_core::chain::Standing::Refused { reason, .. } => reason,
         evergrant_core::chain::Standing::InDoubt { .. } => Reason::InDoubt,

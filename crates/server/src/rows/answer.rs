@@ -24,62 +24,47 @@ type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 impl<W: World<State: VaultState>> RowKeeper<W> {
     pub(super) async fn send(&self, sending: Sending<W>, done: oneshot::Sender<keeper::Report>) {
-        let Sending { policy, reservation, request, row, seen, begun } = sending;
-        let record = &row.record;
-        let receipt = Receipt {
-            attempt: reservation.attempt(),
-            lineage: record.lineage,
-            generation: record.generation,
-            presented: record.pair,
-            state: ReceiptState::Reserved { being_read: true },
-        };
+        let Sending { policy, reservation, request, row, mut seen, begun } = sending;
+        let record = row.record.clone();
+        let chain = record.chain.clone();
+        let receipt = Receipt::reserved(reservation.attempt(), &record);
         // Step 5. A process that slept through its deadline sends nothing.
         let deadline = begun + policy.policy.deadline;
         let looked_at = record.intent.as_ref().map_or_else(|| self.world().now(), |intent| intent.sent_at);
-        let send_by = begun + keeper::send_within(record, &policy.policy, looked_at);
+        let send_by = begun + keeper::send_within(&record, &policy.policy, looked_at);
+        let secs = policy.policy.deadline.as_secs();
+        let world = policy.world.clone();
+        let mut settling = Settling { chain, policy, row: Some(row), receipt, done: Some(done) };
         let sent_at = self.world().monotonic();
         if sent_at >= send_by {
             let why = "the deadline had passed before anything was sent".into();
-            let settling =
-                Settling { chain: record.chain.clone(), policy, row: Some(row), receipt, done: Some(done) };
             self.settle_answer(reservation, settling, Answer::NotSent { why }).await;
             return;
         }
-        let world = self.way(&record.chain);
         let answer: Answering = Box::pin(async move { world.exchange(request).await });
         let left = pin!(self.world().sleep(deadline.saturating_sub(sent_at)));
         match select(answer, left).await {
             Either::Left((answer, _)) => {
                 let took = self.world().monotonic().saturating_sub(sent_at);
-                if self.watched(|watched| watched.contains_key(&record.chain)) {
-                    self.0.parts.metrics.exchanged(&record.chain, took);
+                if self.watched(|watched| watched.contains_key(&settling.chain)) {
+                    self.0.parts.metrics.exchanged(&settling.chain, took);
                 }
-                let settling = Settling {
-                    chain: record.chain.clone(),
-                    policy,
-                    row: Some(row),
-                    receipt,
-                    done: Some(done),
-                };
                 self.settle_answer(reservation, settling, answer).await;
             }
             // The lease runs out, the receipt's lock stays: others see that an answer is still being read.
             Either::Right(((), answer)) => {
-                let mut seen = seen;
-                let secs = policy.policy.deadline.as_secs();
-                seen.record = Some(row.record.clone());
+                seen.record = Some(record);
                 seen.fail(Reason::InDoubt, format!("no answer within {secs} s; it is still being read"));
-                self.finish(&row.record.chain, seen, Some(done));
+                self.finish(&settling.chain, seen, settling.done.take());
                 // Others may have moved the row when it comes.
-                let chain = row.record.chain;
-                let settling = Settling { chain, policy, row: None, receipt, done: None };
+                settling.row = None;
                 self.read_on(reservation, settling, answer).await;
             }
         }
     }
 
     /// Goes on reading after the deadline: the answer may hold the only successor.
-    async fn read_on(&self, reservation: Reservation<W::Disk>, settling: Settling, answer: Answering) {
+    async fn read_on(&self, reservation: Reservation<W::Disk>, settling: Settling<W>, answer: Answering) {
         let limit = pin!(self.world().sleep(READ_LIMIT));
         match select(answer, limit).await {
             Either::Left((answer, _)) => self.settle_answer(reservation, settling, answer).await,
@@ -90,7 +75,12 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         }
     }
 
-    async fn settle_answer(&self, reservation: Reservation<W::Disk>, mut settling: Settling, answer: Answer) {
+    async fn settle_answer(
+        &self,
+        reservation: Reservation<W::Disk>,
+        mut settling: Settling<W>,
+        answer: Answer,
+    ) {
         crash::point("answered");
         let now = self.world().now();
         if let Some(offset) = clock_offset(&settling.chain, &answer, now) {
@@ -107,7 +97,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
 
     /// Commits an answer, again and again until it is of record, or until the chain has moved on without it: for as long
     /// as this process lives. What is only in memory is written down as soon as that can be done.
-    async fn commit_answer(&self, settling: Settling, mut unwritten: Option<Reservation<W::Disk>>) {
+    async fn commit_answer(&self, settling: Settling<W>, mut unwritten: Option<Reservation<W::Disk>>) {
         let Settling { chain, policy, mut row, receipt, mut done } = settling;
         let chain = &chain;
         loop {
@@ -121,7 +111,9 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let over = match settled {
                 // Nothing of it is open any more, or somebody else's finding goes first.
                 Ok(Settled::Clean(..) | Settled::Written) => true,
-                Ok(Settled::Stop(_)) => !is_open(&seen, &receipt),
+                Ok(Settled::Stop(_)) => {
+                    !seen.record.as_ref().is_some_and(|record| receipt.is_awaited(record))
+                }
                 Err(stuck) => {
                     seen.fail(Reason::VaultUnwritable, format!("the answer waits on this machine: {stuck}"));
                     false
@@ -140,7 +132,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
 
     /// Step 6. Gives the reservation back if the answer is only in memory: its lock goes on saying that the answer is in
     /// somebody's hands.
-    async fn keep_answer(
+    pub(super) async fn keep_answer(
         &self,
         chain: &ChainName,
         reservation: Reservation<W::Disk>,
@@ -159,40 +151,14 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         };
         self.world().offload(work).await
     }
-
-    /// Says in a receipt that nothing was sent.
-    pub(super) async fn keep_unsent(
-        &self,
-        chain: &ChainName,
-        reservation: Reservation<W::Disk>,
-        answer: Answer,
-    ) {
-        let (keeper, chain, mut rng) = (self.clone(), chain.clone(), self.world().rng());
-        let now = self.world().now();
-        let work = move || {
-            let written = keeper.0.parts.receipts.write(&reservation, &chain, (now, &answer), &mut rng);
-            if let Err(error) = written {
-                tracing::warn!(%chain, %error, "that nothing was sent could not be written down: the chain may count as in doubt");
-            }
-        };
-        self.world().offload(work).await;
-    }
 }
 
 /// An answer on its way into the row.
-struct Settling {
+struct Settling<W: World> {
     chain: ChainName,
-    policy: Arc<RowPolicy>,
+    policy: Arc<RowPolicy<W>>,
     /// The row, if it is still as this task wrote it.
     row: Option<Row>,
     receipt: Receipt,
     done: Option<oneshot::Sender<keeper::Report>>,
-}
-
-/// Whether the row still waits for this answer.
-fn is_open(seen: &Seen, receipt: &Receipt) -> bool {
-    seen.record.as_ref().is_some_and(|record| {
-        let intended = record.intent.as_ref().is_some_and(|intent| intent.attempt == receipt.attempt);
-        record.pair == receipt.presented && (intended || receipt.tokens().is_some())
-    })
 }

@@ -99,7 +99,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     }
 
     /// What the keeper would do with a row, for a report of it.
-    pub(super) fn standing(&self, policy: &RowPolicy, seen: &mut Seen) {
+    pub(super) fn standing(&self, policy: &RowPolicy<W>, seen: &mut Seen) {
         if let (Some(record), None) = (&seen.record, seen.error) {
             let decision = keeper::decide(record, &policy.policy, Look::Due, self.world().now());
             match decision {

@@ -1,6 +1,8 @@
 //! A grant that somebody hands in for a chain of a database vault: it becomes a lineage of its own, whatever is under
 //! way (SPEC §4, "Pushes, imports and adoptions").
 
+use std::sync::Arc;
+
 use evergrant_core::event::EventKind;
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{self, RowFinding, wakes_at};
@@ -10,7 +12,7 @@ use evergrant_store::vault::{NextRow, VaultState};
 use serde_json::json;
 
 use super::work::{Seen, Settled};
-use super::{RowKeeper, Stuck};
+use super::{RowKeeper, RowPolicy, Stuck};
 use crate::keeper::{Import, Refused, judge};
 use crate::world::World;
 
@@ -20,14 +22,15 @@ const MOST_TRIES: usize = 8;
 impl<W: World<State: VaultState>> RowKeeper<W> {
     /// Judges a grant without touching the vault: terms, prefixes, expiry.
     pub fn judge(&self, chain: &ChainName, grant: &Grant) -> Result<(), Refused> {
+        judge(&self.policy_or_refusal(chain)?.policy.profile, grant, self.world().now())
+    }
+
+    fn policy_or_refusal(&self, chain: &ChainName) -> Result<Arc<RowPolicy<W>>, Refused> {
         let mut seen = Seen::default();
-        match self.policy(chain, &mut seen) {
-            Some(policy) => judge(&policy.policy.profile, grant, self.world().now()),
-            None => Err(Refused {
-                reason: seen.reason.unwrap_or(Reason::ClientRejected),
-                detail: seen.detail.unwrap_or_default(),
-            }),
-        }
+        self.policy(chain, &mut seen).ok_or_else(|| Refused {
+            reason: seen.reason.unwrap_or(Reason::ClientRejected),
+            detail: seen.detail.unwrap_or_default(),
+        })
     }
 
     /// Takes a grant that was judged and probed. An exchange in flight loses: a person has logged in.
@@ -49,10 +52,9 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
 
     async fn try_import(&self, chain: &ChainName, grant: &Grant) -> Result<Result<Seen, Refused>, Stuck> {
         let refused = |reason, detail: &str| Ok(Err(Refused { reason, detail: detail.into() }));
-        let mut seen = Seen::default();
-        let Some(policy) = self.policy(chain, &mut seen) else {
-            let detail = seen.detail.unwrap_or_default();
-            return Ok(Err(Refused { reason: seen.reason.unwrap_or(Reason::ClientRejected), detail }));
+        let policy = match self.policy_or_refusal(chain) {
+            Ok(policy) => policy,
+            Err(refused) => return Ok(Err(refused)),
         };
         let pair = grant.pair();
         for _ in 0..MOST_TRIES {
@@ -86,9 +88,8 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 wakes_at: wakes_at(&record, RowFinding::Clean, &policy.policy, now),
             };
             if self.state().take_in(before.as_ref().map(|record| record.mark()), next).await? {
-                let (keeper, of, mark) = (self.clone(), chain.clone(), record.mark());
-                self.world().offload(move || keeper.raise(&of, mark)).await;
-                self.commit_told();
+                self.remember(&record).await;
+                self.tell();
                 (seen.record, seen.grant) = (Some(record), Some(grant.clone()));
                 (seen.reason, seen.error, seen.detail) = (Some(Reason::Imported), None, None);
                 return Ok(Ok(seen));

@@ -22,7 +22,7 @@ use crate::world::World;
 pub struct RowChain<W: World> {
     keeper: RowKeeper<W>,
     chain: ChainName,
-    policy: std::sync::Arc<RowPolicy>,
+    policy: std::sync::Arc<RowPolicy<W>>,
 }
 
 impl<W: World> Clone for RowChain<W> {
@@ -39,7 +39,7 @@ impl<W: World> std::fmt::Debug for RowChain<W> {
 
 impl<W: World<State: VaultState>> RowKeeper<W> {
     /// The chain of this name, which is watched from now on: what is seen of it is remembered.
-    pub fn chain(&self, chain: ChainName, policy: RowPolicy) -> RowChain<W> {
+    pub fn chain(&self, chain: ChainName, policy: RowPolicy<W>) -> RowChain<W> {
         self.watched(|watched| watched.entry(chain.clone()).or_default().clone());
         RowChain { keeper: self.clone(), chain, policy: std::sync::Arc::new(policy) }
     }
@@ -75,16 +75,13 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
 
     /// What a row holds, for a look that changes nothing.
     pub(super) fn show(&self, row: Row, seen: &mut Seen) {
-        let Row { record, sealed, .. } = row;
-        if let Some(policy) = (self.0.parts.policies)(&record.chain) {
-            let ring = self.0.parts.receipts.ring();
-            let opened = ring.open_pair(&record.chain, record.position(), &sealed, &policy.policy.profile);
-            match opened {
+        if let Some(policy) = (self.0.parts.policies)(&row.record.chain) {
+            match self.open(&policy, &row) {
                 Ok(grant) => seen.grant = Some(grant),
-                Err(error) => seen.fail(Reason::SealBroken, format!("the pair in the database: {error}")),
+                Err(why) => seen.fail(Reason::SealBroken, why),
             }
         }
-        seen.record = Some(record);
+        seen.record = Some(row.record);
     }
 
     /// Reads a chain for readers that do not have it yet. Says whether there is one.

@@ -1,28 +1,27 @@
 //! One look at a claimed row: finish what is found, decide, and make everything ready for sending (SPEC §4 steps 1
-//! to 4 and 7).
+//! to 4).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_core::chain::Record;
-use evergrant_core::event::{Event, EventKind};
+use evergrant_core::event::EventKind;
 use evergrant_core::gateway::Position;
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{
-    self, AGAIN_AFTER_FAULT, Decision, FoundRow, Look, Outcome, Receipt, ReceiptState, Report, RowFinding,
+    self, AGAIN_AFTER_FAULT, Answer, Decision, FoundRow, Look, Receipt, ReceiptState, Report, RowFinding,
     TICK, wakes_at,
 };
 use evergrant_core::provider::TokenRequest;
-use evergrant_core::secret::Fingerprint;
-use evergrant_core::{AttemptId, ChainName, Reason};
+use evergrant_core::{ChainName, Reason};
 use evergrant_store::vault::{Claim, NextRow, Row, VaultState};
-use evergrant_store::{Reservation, VaultError, crash};
+use evergrant_store::{Reservation, crash};
 use futures_channel::oneshot;
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::found::{Next, Session};
 use super::{Last, RowKeeper, RowPolicy, Stuck};
-use crate::keeper::{standing_reason, why};
 use crate::world::World;
 
 /// So often a row is read again in one look, because somebody else has moved it.
@@ -53,7 +52,7 @@ impl Seen {
             .detail(self.detail.clone())
     }
 
-    fn decided(&mut self, decision: Decision) {
+    pub(super) fn decided(&mut self, decision: Decision) {
         match decision {
             Decision::Rest { reason, error } => {
                 if error.is_some() || self.reason.is_none() {
@@ -82,7 +81,7 @@ pub(super) enum Settled {
 
 /// A rotation that is ready to be sent: its intent is durable.
 pub(super) struct Sending<W: World> {
-    pub(super) policy: Arc<RowPolicy>,
+    pub(super) policy: Arc<RowPolicy<W>>,
     pub(super) reservation: Reservation<W::Disk>,
     pub(super) request: TokenRequest,
     pub(super) row: Row,
@@ -126,7 +125,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     }
 
     /// What holds for the chain, or why nothing is done with it.
-    pub(super) fn policy(&self, chain: &ChainName, seen: &mut Seen) -> Option<Arc<RowPolicy>> {
+    pub(super) fn policy(&self, chain: &ChainName, seen: &mut Seen) -> Option<Arc<RowPolicy<W>>> {
         let Some(policy) = (self.0.parts.policies)(chain) else {
             seen.fail(
                 Reason::ClientRejected,
@@ -153,7 +152,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     async fn prepare(
         &self,
         claim: &Claim,
-        policy: &Arc<RowPolicy>,
+        policy: &Arc<RowPolicy<W>>,
         (look, refused): (Look, Option<Position>),
         seen: &mut Seen,
     ) -> Result<Option<(Reservation<W::Disk>, Row, TokenRequest)>, Stuck> {
@@ -192,13 +191,25 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             return Ok(None);
         };
         let request = policy.policy.profile.refresh_request(refresh);
+        let intended = self.intend(claim, policy, (record, why), seen).await?;
+        Ok(intended.map(|(reservation, row)| (reservation, row, request)))
+    }
+
+    /// Steps 3 and 4: a receipt's room first, then the intent. Nothing: the lease was lost.
+    async fn intend(
+        &self,
+        claim: &Claim,
+        policy: &RowPolicy<W>,
+        (record, why): (Record, Reason),
+        seen: &mut Seen,
+    ) -> Result<Option<(Reservation<W::Disk>, Row)>, Stuck> {
         let (keeper, of) = (self.clone(), record.clone());
         let reserved = self.world().offload(move || keeper.0.parts.receipts.reserve(&of)).await;
         let reservation = reserved?;
         crash::point("reserved");
         let attempt = reservation.attempt();
         let machine = &self.0.parts.holder.machine;
-        let intended = keeper::begin(record, attempt, machine, &policy.policy, now);
+        let intended = keeper::begin(record, attempt, machine, &policy.policy, self.world().now());
         let detail = json!({ "why": why, "fingerprint": intended.pair.fingerprint() });
         let event = self.event(&intended, EventKind::Intended, Reason::Intended, Some(attempt), detail);
         let lease = policy.policy.deadline + self.0.parts.paces.pause_bound;
@@ -206,24 +217,25 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             NextRow { record: &intended, sealed: None, replaced: &[], events: &[event], wakes_at: None };
         let begun = self.state().begin_rotation(claim, next, lease).await;
         let row = Row { record: intended, sealed: claim.row.sealed.clone(), epoch: claim.row.epoch };
+        let chain = &row.record.chain;
         match begun {
             Ok(true) => {
-                let keeper = self.clone();
-                let (chain, mark) = (row.record.chain.clone(), row.record.mark());
-                self.world().offload(move || keeper.raise(&chain, mark)).await;
+                self.remember(&row.record).await;
                 crash::point("intended");
-                Ok(Some((reservation, row, request)))
+                Ok(Some((reservation, row)))
             }
             Ok(false) => {
-                self.forget(&row.record.chain, reservation).await;
+                self.forget(chain, reservation).await;
                 seen.fail(Reason::LeaseHeld, "its lease was taken over before anything was sent");
                 seen.error = None;
                 Ok(None)
             }
             Err(error) => {
                 // The intent may be durable all the same: its receipt says that nothing was sent.
-                let answer = keeper::Answer::NotSent { why: "the database did not take the intent".into() };
-                self.keep_unsent(&row.record.chain, reservation, answer).await;
+                let answer = Answer::NotSent { why: "the database did not take the intent".into() };
+                let state = ReceiptState::Answered { at: self.world().now(), answer };
+                let receipt = Receipt { state, ..Receipt::reserved(attempt, &row.record) };
+                self.keep_answer(chain, reservation, receipt).await;
                 Err(error.into())
             }
         }
@@ -235,30 +247,27 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     pub(super) async fn settle_found(
         &self,
         chain: &ChainName,
-        policy: &RowPolicy,
+        policy: &RowPolicy<W>,
         leased: bool,
         mut row: Option<Row>,
         in_memory: Option<&Receipt>,
         seen: &mut Seen,
     ) -> Result<Settled, Stuck> {
         for _ in 0..MOST_READINGS {
-            let Row { record, sealed, .. } = match row.take() {
+            let row = match row.take() {
                 Some(row) => row,
                 None => match self.state().row(chain).await? {
                     Some(row) => row,
                     None => return Ok(Settled::Stop(None)),
                 },
             };
+            let opened = self.open(policy, &row);
+            let Row { record, .. } = row;
             seen.record = Some(record.clone());
-            let ring = self.0.parts.receipts.ring();
-            let grant = match ring.open_pair(chain, record.position(), &sealed, &policy.policy.profile) {
-                Ok(grant) if grant.pair() == record.pair => grant,
-                Ok(_) => {
-                    seen.fail(Reason::SealBroken, "the row's tokens are not those that its record names");
-                    return Ok(Settled::Stop(Some(self.world().now() + TICK)));
-                }
-                Err(error) => {
-                    seen.fail(Reason::SealBroken, format!("the pair in the database: {error}"));
+            let grant = match opened {
+                Ok(grant) => grant,
+                Err(why) => {
+                    seen.fail(Reason::SealBroken, why);
                     return Ok(Settled::Stop(Some(self.world().now() + TICK)));
                 }
             };
@@ -273,67 +282,37 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             }
             let machine = &self.0.parts.holder.machine;
             let found = FoundRow { record: &record, receipts: &receipts, mark, machine };
-            let now = self.world().now();
-            let finding = keeper::recover_row(found, now);
+            let finding = keeper::recover_row(found, self.world().now());
             tracing::trace!(%chain, ?finding, "found");
             let session =
                 Session { keeper: self, policy, record: &record, grant: &grant, receipts: &receipts };
-            let written = match finding {
-                RowFinding::Clean => return Ok(Settled::Clean(record, grant)),
-                RowFinding::BeingRead => {
-                    seen.fail(Reason::InDoubt, "an answer is still being read");
-                    return Ok(Settled::Stop(wakes_at(&record, finding, &policy.policy, now)));
-                }
-                RowFinding::Elsewhere(_) => {
-                    let machine = record.intent.as_ref().map_or("?", |intent| intent.machine.as_str());
-                    seen.fail(
-                        Reason::InDoubt,
-                        format!("the answer may lie on {machine}, which is waited for"),
-                    );
-                    return Ok(Settled::Stop(wakes_at(&record, finding, &policy.policy, now)));
-                }
-                RowFinding::Outdated(attempt) => {
-                    session.forget_outdated(attempt).await?;
-                    if in_memory.is_some_and(|answer| answer.attempt == attempt) {
+            match session.work_off(finding, leased, seen).await? {
+                Next::Clean => return Ok(Settled::Clean(record, grant)),
+                Next::Written => return Ok(Settled::Written),
+                Next::Stop(wakes_at) => return Ok(Settled::Stop(wakes_at)),
+                Next::LookAgain => {
+                    // What is only in memory has no file that goes; it would be found again and again.
+                    let outdated = |answer: &Receipt| finding == RowFinding::Outdated(answer.attempt);
+                    if in_memory.is_some_and(outdated) {
                         return Ok(Settled::Written);
                     }
-                    continue;
                 }
-                RowFinding::Commit(attempt) => session.commit(record.clone(), attempt, seen).await?,
-                RowFinding::BringUp(attempt) => {
-                    let from = keeper::bring_up_from(&record, session.receipt(attempt));
-                    session.commit(from, attempt, seen).await?
-                }
-                RowFinding::Settle(attempt) => session.settle(attempt, seen).await?,
-                RowFinding::InDoubt if leased => session.doubt(seen).await?,
-                RowFinding::InDoubt => return Ok(Settled::Stop(None)),
-                RowFinding::Forgotten(mark) => {
-                    let mut rng = self.world().rng();
-                    let next = keeper::forgotten(record.clone(), mark, machine, now, &mut rng);
-                    session.doubted(next, mark.attempt, seen).await?
-                }
-                RowFinding::Behind(mark) => {
-                    let next = keeper::quarantine(record.clone(), mark, now);
-                    seen.fail(
-                        Reason::Quarantined,
-                        format!(
-                            "the database was restored from a backup: this machine has seen lineage {}, generation {}",
-                            mark.lineage, mark.generation
-                        ),
-                    );
-                    if next == record {
-                        return Ok(Settled::Stop(None));
-                    }
-                    session.write(next, Reason::Quarantined, seen).await?
-                }
-            };
-            if written {
-                return Ok(Settled::Written);
             }
         }
         seen.fail(Reason::LeaseHeld, "others keep moving the chain; the next look tries again");
         seen.error = None;
         Ok(Settled::Stop(Some(self.world().now() + AGAIN_AFTER_FAULT)))
+    }
+
+    /// The pair of a row, or what is wrong with it.
+    pub(super) fn open(&self, policy: &RowPolicy<W>, row: &Row) -> Result<Grant, String> {
+        let Row { record, sealed, .. } = row;
+        let ring = self.0.parts.receipts.ring();
+        match ring.open_pair(&record.chain, record.position(), sealed, &policy.policy.profile) {
+            Ok(grant) if grant.pair() == record.pair => Ok(grant),
+            Ok(_) => Err("the row's tokens are not those that its record names".into()),
+            Err(error) => Err(format!("the pair in the database: {error}")),
+        }
     }
 
     /// Shows readers what was found, counts it and reports.
@@ -362,9 +341,14 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         }
     }
 
-    pub(super) fn commit_told(&self) {
-        let committed = self.0.committed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(committed) = &*committed {
+    /// Remembers on this machine where a chain stands.
+    pub(super) async fn remember(&self, record: &Record) {
+        let (keeper, chain, mark) = (self.clone(), record.chain.clone(), record.mark());
+        self.world().offload(move || keeper.raise(&chain, mark)).await;
+    }
+
+    pub(super) fn tell(&self) {
+        if let Some(committed) = &self.0.parts.committed {
             let _ = committed.unbounded_send(());
         }
     }
@@ -380,172 +364,5 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         if let Err(error) = self.world().offload(dropped).await {
             tracing::debug!(%error, "an empty receipt stays; it says nothing");
         }
-    }
-}
-
-/// One reading of a row that is being worked off.
-struct Session<'a, W: World> {
-    keeper: &'a RowKeeper<W>,
-    policy: &'a RowPolicy,
-    record: &'a Record,
-    grant: &'a Grant,
-    receipts: &'a [Receipt],
-}
-
-impl<W: World<State: VaultState>> Session<'_, W> {
-    fn receipt(&self, attempt: AttemptId) -> &Receipt {
-        let mut receipts = self.receipts.iter();
-        receipts.find(|receipt| receipt.attempt == attempt).expect("a finding names a receipt that was found")
-    }
-
-    fn now(&self) -> Timestamp {
-        self.keeper.world().now()
-    }
-
-    fn wakes_at(&self, next: &Record) -> Option<Timestamp> {
-        wakes_at(next, RowFinding::Clean, &self.policy.policy, self.now())
-    }
-
-    /// Writes a receipt's pair into the row. Says whether the row still stood where it was read.
-    async fn commit(&self, from: Record, attempt: AttemptId, seen: &mut Seen) -> Result<bool, Stuck> {
-        let receipt = self.receipt(attempt);
-        let chain = &self.record.chain;
-        let (Some(tokens), ReceiptState::Answered { at, .. }) = (receipt.tokens(), &receipt.state) else {
-            return Ok(false);
-        };
-        let said = tokens.expires_in.is_some();
-        let grant = keeper::committed_grant(self.grant, &from, tokens, *at);
-        if Some(grant.pair()) != receipt.pair() {
-            // It repeats a refresh token that is in nobody's hands any more.
-            self.drop_receipt(attempt).await?;
-            return Ok(false);
-        }
-        let mut rng = self.keeper.world().rng();
-        let record = keeper::commit(&from, attempt, &grant, said, *at, &self.policy.policy, &mut rng);
-        let ring = self.keeper.0.parts.receipts.ring();
-        let sealed = ring.seal_pair(chain, record.position(), &grant, &mut rng);
-        let now = self.now();
-        let mut replaced = Vec::new();
-        for old in [self.record.pair.fingerprint(), from.pair.fingerprint()] {
-            if old != record.pair.fingerprint() && !replaced.iter().any(|(is, _)| *is == old) {
-                replaced.push((old, now));
-            }
-        }
-        let reason = seen.reason.unwrap_or(Reason::ReceiptCommitted);
-        let detail = json!({ "fingerprint": record.pair.fingerprint(), "expires_at": record.expires_at });
-        let event = self.keeper.event(&record, EventKind::Committed, reason, Some(attempt), detail);
-        let next = NextRow {
-            record: &record,
-            sealed: Some(&sealed),
-            replaced: &replaced,
-            events: &[event],
-            wakes_at: self.wakes_at(&record),
-        };
-        if !self.keeper.state().commit_rotation(self.record.position(), next).await? {
-            return Ok(false);
-        }
-        crash::point("record_written");
-        self.moved(&record).await;
-        seen.reason = Some(reason);
-        seen.error = None;
-        seen.refreshed = true;
-        (seen.record, seen.grant) = (Some(record), Some(grant));
-        Ok(true)
-    }
-
-    /// The row has another pair: this machine remembers that, others are told, and older receipts go.
-    async fn moved(&self, record: &Record) {
-        self.keeper.commit_told();
-        let (keeper, record) = (self.keeper.clone(), record.clone());
-        let after = move || {
-            keeper.raise(&record.chain, record.mark());
-            let dropped = keeper.0.parts.receipts.drop_all_but(&record.chain, record.made_by);
-            if let Err(error) = dropped {
-                tracing::debug!(chain = %record.chain, %error, "an old receipt stays; it says nothing");
-            }
-        };
-        self.keeper.world().offload(after).await;
-        crash::point("receipts_dropped");
-    }
-
-    /// An answer without a pair: what it means settles the row.
-    async fn settle(&self, attempt: AttemptId, seen: &mut Seen) -> Result<bool, Stuck> {
-        let receipt = self.receipt(attempt);
-        let outcome = receipt.outcome().unwrap_or(Outcome::InDoubt);
-        let why = why(receipt);
-        let mut rng = self.keeper.world().rng();
-        let record = keeper::settle(self.record.clone(), &outcome, &self.policy.policy, self.now(), &mut rng);
-        let (kind, reason) = match outcome {
-            Outcome::Refused => (EventKind::Refused, standing_reason(&record)),
-            Outcome::Unspent(unspent) => (EventKind::Unspent, unspent.reason),
-            Outcome::InDoubt | Outcome::Committed(_) => (EventKind::InDoubt, Reason::InDoubt),
-        };
-        let event = self.keeper.event(&record, kind, reason, Some(attempt), json!({ "answer": why.clone() }));
-        let written = self.put(&record, &[], &[event]).await?;
-        if written {
-            crash::point("record_written");
-            seen.detail = Some(why);
-            self.decided(record, seen);
-        }
-        Ok(written)
-    }
-
-    /// The open intent has no answer and nobody reads one.
-    async fn doubt(&self, seen: &mut Seen) -> Result<bool, Stuck> {
-        let attempt = self.record.intent.as_ref().map_or(self.record.last_attempt, |intent| intent.attempt);
-        let mut rng = self.keeper.world().rng();
-        let next = keeper::doubt(self.record.clone(), self.now(), &mut rng);
-        self.doubted(next, attempt, seen).await
-    }
-
-    async fn doubted(&self, next: Record, attempt: AttemptId, seen: &mut Seen) -> Result<bool, Stuck> {
-        let detail = json!({ "answer": "none" });
-        let event = self.keeper.event(&next, EventKind::InDoubt, Reason::InDoubt, Some(attempt), detail);
-        let written = self.put(&next, &[], &[event]).await?;
-        if written {
-            self.decided(next, seen);
-        }
-        Ok(written)
-    }
-
-    /// The row says something that somebody has to see.
-    async fn write(&self, next: Record, reason: Reason, seen: &mut Seen) -> Result<bool, Stuck> {
-        let detail = json!({ "detail": seen.detail.clone() });
-        let event = self.keeper.event(&next, EventKind::Found, reason, None, detail);
-        let written = self.put(&next, &[], &[event]).await?;
-        if written {
-            seen.record = Some(next);
-        }
-        Ok(written)
-    }
-
-    /// An answer came when its lineage had ended: what was presented may never be presented again.
-    async fn forget_outdated(&self, attempt: AttemptId) -> Result<(), Stuck> {
-        let spent = self.receipt(attempt).presented.fingerprint();
-        if self.put(self.record, &[(spent, self.now())], &[]).await? {
-            self.drop_receipt(attempt).await?;
-        }
-        Ok(())
-    }
-
-    async fn put(
-        &self,
-        record: &Record,
-        replaced: &[(Fingerprint, Timestamp)],
-        events: &[Event],
-    ) -> Result<bool, Stuck> {
-        let wakes_at = self.wakes_at(record);
-        let next = NextRow { record, sealed: None, replaced, events, wakes_at };
-        Ok(self.keeper.state().settle_rotation(self.record.mark(), next).await?)
-    }
-
-    fn decided(&self, record: Record, seen: &mut Seen) {
-        seen.decided(keeper::decide(&record, &self.policy.policy, Look::Due, self.now()));
-        seen.record = Some(record);
-    }
-
-    async fn drop_receipt(&self, attempt: AttemptId) -> Result<(), VaultError> {
-        let (keeper, chain) = (self.keeper.clone(), self.record.chain.clone());
-        self.keeper.world().offload(move || keeper.0.parts.receipts.drop_one(&chain, attempt)).await
     }
 }

@@ -83,7 +83,8 @@ impl Rig {
         let ring = KeyRing::parse(KEY).unwrap();
         let marks = Marks::open(&folder.path().join("marks.db")).unwrap();
         let receipts = Receipts::open(OsDisk, folder.path().join("receipts"), ring).unwrap();
-        let policy = Arc::new(RowPolicy { policy: self.policy.clone(), accepted: true });
+        let policy =
+            Arc::new(RowPolicy { policy: self.policy.clone(), accepted: true, world: world.clone() });
         let process = format!("{machine}-{}", world.now().as_nanosecond());
         let snapshots = Snapshots::default();
         let keeper = RowKeeper::new(RowParts {
@@ -96,6 +97,7 @@ impl Rig {
             metrics: Metrics::default(),
             most_at_once: 64,
             paces: Paces::default(),
+            committed: None,
         });
         Replica { folder, world, marks, snapshots, keeper }
     }
