@@ -1,8 +1,8 @@
 //! Model check of the rotation protocol: every interleaving of keepers, provider, network, people and crashes within
 //! bounds, with the decisions of `core` themselves, against the invariants of SPEC §4.
 //!
-//! Two vaults are modelled. The auth file is the one that exists. The database vault is the shape that its store
-//! verbs will have: one row a chain, a lease, receipts on each machine's own disk.
+//! Two vaults are modelled: the auth file, and the database with one row a chain, a lease, and receipts on each machine's
+//! own disk.
 
 mod bounds;
 mod bridge;

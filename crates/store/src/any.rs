@@ -8,7 +8,7 @@ use evergrant_core::alert::{
 };
 use evergrant_core::audit::{Actor, AuditEntry};
 use evergrant_core::caller::{Caller, KeyId};
-use evergrant_core::chain::{Generation, Lineage, Mark, Record};
+use evergrant_core::chain::{Mark, Record};
 use evergrant_core::event::Event;
 use evergrant_core::health::{PushFacts, PushSeen, Span};
 use evergrant_core::push::Identity;
@@ -90,7 +90,6 @@ impl VaultState for AnyState {
         claim_left_open(holder: &Holder, lease: Duration, most: usize) -> Result<Vec<Claim>, StateError>;
         claim(chain: &ChainName, holder: &Holder, lease: Duration) -> Result<Claimed, StateError>;
         begin_rotation(claim: &Claim, next: NextRow<'_>, lease: Duration) -> Result<bool, StateError>;
-        commit_rotation(before: (Lineage, Generation), next: NextRow<'_>) -> Result<bool, StateError>;
         settle_rotation(before: Mark, next: NextRow<'_>) -> Result<bool, StateError>;
         release(claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError>;
         take_in(before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError>;

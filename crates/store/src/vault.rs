@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use evergrant_core::ChainName;
-use evergrant_core::chain::{Epoch, Generation, Lineage, Mark, Record};
+use evergrant_core::chain::{Epoch, Mark, Record};
 use evergrant_core::event::Event;
 use evergrant_core::secret::Fingerprint;
 use jiff::Timestamp;
@@ -136,16 +136,8 @@ pub trait VaultState: State {
         lease: Duration,
     ) -> impl Future<Output = Result<bool, StateError>> + Send;
 
-    /// Writes the next pair, where lineage and generation are `before`; whoever holds the lease. Ends the lease. Says
-    /// whether it was done.
-    fn commit_rotation(
-        &self,
-        before: (Lineage, Generation),
-        next: NextRow<'_>,
-    ) -> impl Future<Output = Result<bool, StateError>> + Send;
-
-    /// Writes what became of an attempt without a pair, where nobody has moved the chain or made another attempt since.
-    /// Ends the lease. Says whether it was done.
+    /// Writes what became of an attempt, the next pair or an outcome without one, where nobody has moved the chain or made
+    /// another attempt since it was read; whoever holds the lease. Ends the lease. Says whether it was done.
     fn settle_rotation(
         &self,
         before: Mark,

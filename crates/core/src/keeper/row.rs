@@ -63,17 +63,11 @@ pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
     if let Some(receipt) = receipts.iter().find(|receipt| is_outdated(receipt, record)) {
         return RowFinding::Outdated(receipt.attempt);
     }
-    // Another machine's attempt may have the number of one that was reserved here, and never made.
-    let ours = record.intent.as_ref().is_some_and(|intent| intent.machine == machine);
-    if let Some(receipt) = newest_answer(receipts, record) {
-        match receipt.pair() {
-            Some(_) => return RowFinding::Commit(receipt.attempt),
-            None if ours => return RowFinding::Settle(receipt.attempt),
-            None => {}
-        }
-    }
-    if let Some(receipt) = receipts.iter().find(|receipt| overrules(receipt, record)) {
-        return RowFinding::Commit(receipt.attempt);
+    if let Some(receipt) = newest_answer(receipts, record).filter(|receipt| !waits(receipt, found)) {
+        return match receipt.pair() {
+            Some(_) => RowFinding::Commit(receipt.attempt),
+            None => RowFinding::Settle(receipt.attempt),
+        };
     }
     let reads = |receipt: &Receipt| receipt.presented == record.pair && receipt.being_read();
     if receipts.iter().any(reads) {
@@ -88,17 +82,19 @@ pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
         };
     }
     match &record.intent {
-        Some(_) if !ours && now < record.expires_at => RowFinding::Elsewhere(record.expires_at),
+        Some(intent) if intent.machine != machine && now < record.expires_at => {
+            RowFinding::Elsewhere(record.expires_at)
+        }
         Some(_) => RowFinding::InDoubt,
         None => RowFinding::Clean,
     }
 }
 
-/// An answer to what the row's pair was made of, presented later than what made it: the provider's last word.
-fn overrules(receipt: &Receipt, record: &Record) -> bool {
-    let of_predecessor = receipt.lineage == record.lineage && receipt.generation.next() == record.generation;
-    let later = record.made_by.is_some_and(|made_by| receipt.attempt > made_by);
-    of_predecessor && later && receipt.pair().is_some_and(|pair| pair != record.pair)
+/// Another attempt's intent is open: it may be about to present the pair once more, so that this answer may not take
+/// the pair away under it. Another machine's attempt may have the number of one that was reserved here, and never made.
+fn waits(receipt: &Receipt, found: FoundRow<'_>) -> bool {
+    let own = |intent: &Intent| intent.attempt == receipt.attempt && intent.machine == found.machine;
+    found.record.intent.as_ref().is_some_and(|intent| !own(intent))
 }
 
 /// The receipt's pair is the one that stood at the mark.

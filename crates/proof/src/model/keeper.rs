@@ -66,10 +66,7 @@ impl Model {
             At::Intend(attempt) => self.intend(s, k, attempt),
             At::Check(attempt) => {
                 let times = s.attempt(attempt).presented.map_or((0, 0), |pair| self.times(s, pair));
-                let in_time = s.record.is_some_and(|record| {
-                    // A push may have ended the intent.
-                    record.intent == attempt && self.bridge.in_time(record, times)
-                });
+                let in_time = s.record.is_some_and(|record| self.bridge.in_time(record, times));
                 let late = s.attempt(attempt).late || !in_time;
                 if late {
                     self.saw(Sometimes::DeadlineBeforeSending);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use evergrant_core::ChainName;
 use evergrant_core::audit::{Actor, AuditEntry};
 use evergrant_core::caller::{Caller, KeyId};
-use evergrant_core::chain::{Generation, Lineage, Mark, Record};
+use evergrant_core::chain::{Mark, Record};
 use evergrant_core::event::Event;
 use evergrant_core::secret::Fingerprint;
 use evergrant_store::MemoryState;
@@ -246,28 +246,17 @@ impl VaultState for Database {
         .await
     }
 
-    async fn commit_rotation(
-        &self,
-        before: (Lineage, Generation),
-        next: NextRow<'_>,
-    ) -> Result<bool, StateError> {
-        let (lie, chain) = (self.lie, &next.record.chain);
+    async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
+        let (lie, chain) = (self.lie.filter(|_| next.sealed.is_some()), &next.record.chain);
         self.write(chain, async |tables: &MemoryState| {
             let now = tables.row(chain).await?.map(|row| row.record);
             match (lie, now) {
                 (Some(Lie::CommitAnywhere), Some(now)) => {
-                    tables.commit_rotation(now.position(), quiet(&next)).await
+                    tables.settle_rotation(now.mark(), quiet(&next)).await
                 }
                 (Some(Lie::LateAnswerFenced), Some(now)) if now.intent.is_none() => Ok(true),
-                (_, _) => tables.commit_rotation(before, quiet(&next)).await,
+                (_, _) => tables.settle_rotation(before, quiet(&next)).await,
             }
-        })
-        .await
-    }
-
-    async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
-        self.write(&next.record.chain, async |tables: &MemoryState| {
-            tables.settle_rotation(before, quiet(&next)).await
         })
         .await
     }

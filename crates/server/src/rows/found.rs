@@ -134,7 +134,7 @@ impl<W: World<State: VaultState>> Session<'_, W> {
             events: &[event],
             wakes_at: self.wakes_at(&record),
         };
-        if !self.keeper.state().commit_rotation(self.record.position(), next).await? {
+        if !self.keeper.state().settle_rotation(self.record.mark(), next).await? {
             return Ok(false);
         }
         crash::point("record_written");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evergrant_core::ChainName;
-use evergrant_core::chain::{Epoch, Generation, Lineage, Mark};
+use evergrant_core::chain::{Epoch, Mark};
 use jiff::Timestamp;
 
 use super::MemoryState;
@@ -66,8 +66,9 @@ impl super::Tables {
         self.add(events);
     }
 
-    fn write_where(&mut self, next: NextRow<'_>, stands: impl FnOnce(&Stored) -> bool) -> bool {
-        let stands = self.vault.rows.get(&next.record.chain).is_some_and(stands);
+    fn write_at(&mut self, before: Mark, next: NextRow<'_>) -> bool {
+        let stored = self.vault.rows.get(&next.record.chain);
+        let stands = stored.is_some_and(|stored| stored.row.record.mark() == before);
         if stands {
             self.write_row(next, None);
         }
@@ -138,16 +139,8 @@ impl VaultState for MemoryState {
         Ok(ours)
     }
 
-    async fn commit_rotation(
-        &self,
-        before: (Lineage, Generation),
-        next: NextRow<'_>,
-    ) -> Result<bool, StateError> {
-        Ok(self.tables().write_where(next, |stored| stored.row.record.position() == before))
-    }
-
     async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
-        Ok(self.tables().write_where(next, |stored| stored.row.record.mark() == before))
+        Ok(self.tables().write_at(before, next))
     }
 
     async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
@@ -161,18 +154,18 @@ impl VaultState for MemoryState {
 
     async fn take_in(&self, before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError> {
         let mut tables = self.tables();
-        let chain = &next.record.chain;
-        let stands = tables.vault.rows.get(chain).map(|stored| stored.row.record.mark());
-        if stands != before {
-            return Ok(false);
-        }
-        if let (None, Some(sealed)) = (before, next.sealed) {
+        let Some(before) = before else {
+            let chain = &next.record.chain;
+            let (false, Some(sealed)) = (tables.vault.rows.contains_key(chain), next.sealed) else {
+                return Ok(false);
+            };
             let row = Row { record: next.record.clone(), sealed: sealed.clone(), epoch: Epoch(0) };
             let stored = Stored { row, lease: None, wakes_at: None, changed: 0 };
             tables.vault.rows.insert(chain.clone(), stored);
-        }
-        tables.write_row(next, None);
-        Ok(true)
+            tables.write_row(next, None);
+            return Ok(true);
+        };
+        Ok(tables.write_at(before, next))
     }
 
     async fn take_in_new(&self, rows: &[NewRow]) -> Result<u64, StateError> {

@@ -302,16 +302,6 @@ impl VaultState for PostgresState {
         ))
     }
 
-    async fn commit_rotation(
-        &self,
-        (lineage, generation): (Lineage, Generation),
-        next: NextRow<'_>,
-    ) -> Result<bool, StateError> {
-        let query = write_row!("lineage = $17 AND generation = $18");
-        let (lineage, generation) = (signed(lineage.0), signed(generation.0));
-        run!(self, Repeat::Wrong, |client| write_where(client, query, next, None, &[&lineage, &generation]))
-    }
-
     async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
         self.write_at(before, next).await
     }

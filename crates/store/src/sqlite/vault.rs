@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evergrant_core::ChainName;
-use evergrant_core::chain::{Generation, Lineage, Mark};
+use evergrant_core::chain::Mark;
 use jiff::Timestamp;
 
 use super::SqliteState;
@@ -25,10 +25,6 @@ impl VaultState for SqliteState {
     }
 
     async fn begin_rotation(&self, _: &Claim, _: NextRow<'_>, _: Duration) -> Result<bool, StateError> {
-        Err(StateError::NoVault)
-    }
-
-    async fn commit_rotation(&self, _: (Lineage, Generation), _: NextRow<'_>) -> Result<bool, StateError> {
         Err(StateError::NoVault)
     }
 

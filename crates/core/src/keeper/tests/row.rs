@@ -25,6 +25,11 @@ fn every_row_of_the_table() {
         record.intent.as_mut().unwrap().machine = "there".into();
         record
     };
+    let reopened = || {
+        let mut record = intended();
+        record.intent.as_mut().unwrap().attempt = AttemptId(10);
+        record
+    };
     let revoked = || Record { standing: refused_standing(), ..row() };
     let mut moved = row();
     moved.lineage = Lineage(3);
@@ -67,9 +72,22 @@ fn every_row_of_the_table() {
             row(),
             vec![receipt(9, 2, 4, gives(6))],
             None,
-            RowFinding::Commit(AttemptId(9)),
+            RowFinding::Clean,
         ),
-        ("the same, presented before", row(), vec![receipt(7, 2, 4, gives(6))], None, RowFinding::Clean),
+        (
+            "an answer, while another attempt's intent is open",
+            Record { last_attempt: AttemptId(10), ..reopened() },
+            vec![receipt(9, 3, 5, gives(6))],
+            None,
+            RowFinding::InDoubt,
+        ),
+        (
+            "the same, of another machine",
+            elsewhere(),
+            vec![receipt(9, 3, 5, gives(6))],
+            None,
+            RowFinding::Elsewhere(at(LIFE_SECS)),
+        ),
         (
             "an answer of an older lineage",
             moved,

@@ -35,7 +35,7 @@ conformance_of_vaults! {
     what_is_due_is_claimed_once,
     a_claimed_row_is_free_again_when_its_lease_ends,
     an_intent_needs_the_lease,
-    a_commit_needs_the_position_and_no_lease,
+    a_commit_needs_the_attempt_and_no_lease,
     a_settlement_needs_the_attempt,
     what_a_machine_left_open_is_its_own_to_claim,
     events_and_replaced_pairs_come_with_the_row,
@@ -203,7 +203,7 @@ async fn an_intent_needs_the_lease<S: VaultState>(Two { one, other, .. }: Two<S>
     assert_eq!(one.claim_due(&holder("p"), LEASE, 9).await.unwrap(), []);
 }
 
-async fn a_commit_needs_the_position_and_no_lease<S: VaultState>(Two { one, other, .. }: Two<S>) {
+async fn a_commit_needs_the_attempt_and_no_lease<S: VaultState>(Two { one, other, .. }: Two<S>) {
     due(&one, "a").await;
     let claim = ours(&one, "a", "p", NONE).await;
     let intent = intended("a", 1, 1, "m");
@@ -212,11 +212,11 @@ async fn a_commit_needs_the_position_and_no_lease<S: VaultState>(Two { one, othe
     ours(&other, "a", "q", LEASE).await;
     let committed = record("a", 2, 1);
     let new = sealed("a, generation 2");
-    assert!(one.commit_rotation(intent.position(), next(&committed, Some(&new), None)).await.unwrap());
+    assert!(one.settle_rotation(intent.mark(), next(&committed, Some(&new), None)).await.unwrap());
     let row = other.row(&chain("a")).await.unwrap().unwrap();
     assert_eq!((&row.record, &row.sealed), (&committed, &new));
     // Twice is once.
-    assert!(!one.commit_rotation(intent.position(), next(&committed, Some(&new), None)).await.unwrap());
+    assert!(!one.settle_rotation(intent.mark(), next(&committed, Some(&new), None)).await.unwrap());
     // The lease has ended with it.
     ours(&one, "a", "p", LEASE).await;
 }
@@ -231,6 +231,9 @@ async fn a_settlement_needs_the_attempt<S: VaultState>(Two { one, other, .. }: T
     assert!(other.begin_rotation(&claim, next(&second_intent, None, None), LEASE).await.unwrap());
     let settled = record("a", 1, 1);
     assert!(!one.settle_rotation(first.mark(), next(&settled, None, None)).await.unwrap());
+    // Not even with a pair: the other attempt may be about to present the one that is there.
+    let (committed, new) = (record("a", 2, 1), sealed("new"));
+    assert!(!one.settle_rotation(first.mark(), next(&committed, Some(&new), None)).await.unwrap());
     let settled = record("a", 1, 2);
     assert!(
         other.settle_rotation(second_intent.mark(), next(&settled, None, Some(second(5)))).await.unwrap()
@@ -268,12 +271,12 @@ async fn events_and_replaced_pairs_come_with_the_row<S: VaultState>(Two { one, o
     let committed = record("a", 2, 1);
     let new = sealed("new");
     let commit = NextRow { events: &told, replaced: &replaced, ..next(&committed, Some(&new), None) };
-    assert!(one.commit_rotation(intent.position(), commit).await.unwrap());
+    assert!(one.settle_rotation(intent.mark(), commit).await.unwrap());
     // What is refused leaves nothing behind.
     let spurious = Fingerprint::of(b"spurious");
     let (told, replaced) = ([event("a", 3, Committed, Some(2))], [(spurious, second(1))]);
     let late = NextRow { events: &told, replaced: &replaced, ..next(&committed, Some(&new), None) };
-    assert!(!one.commit_rotation(intent.position(), late).await.unwrap());
+    assert!(!one.settle_rotation(intent.mark(), late).await.unwrap());
     let events = other.events(&chain("a"), 0, 9).await.unwrap();
     let kinds: Vec<_> = events.iter().map(|numbered| numbered.event.kind).collect();
     assert_eq!(kinds, [Intended, Committed]);
@@ -311,9 +314,9 @@ async fn followers_see_every_change<S: VaultState>(Two { one, other, .. }: Two<S
             due(&state, &name).await;
             for generation in 1..ROUNDS {
                 let committed = record(&name, generation + 1, generation);
-                let before = record(&name, generation, 0).position();
+                let before = record(&name, generation, generation - 1).mark();
                 let new = sealed(&name);
-                assert!(state.commit_rotation(before, next(&committed, Some(&new), None)).await.unwrap());
+                assert!(state.settle_rotation(before, next(&committed, Some(&new), None)).await.unwrap());
             }
         }
     };
