@@ -95,19 +95,19 @@ impl Finder for RowFinder {
         let Self { host, settings, uses, .. } = self;
         let (host, settings, uses, name) = (host.clone(), settings.clone(), uses.clone(), name.clone());
         let task = self.runtime.spawn(async move {
-            match host.rows.as_ref()?.keeper.load(&name).await {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(error) => {
-                    tracing::warn!(chain = %name, %error, "a chain cannot be looked for");
-                    return None;
-                }
-            }
-            let chain = settings.chain(&name)?;
-            let running = host.chain(&settings, &chain).ok()?;
+            let found = host.find(&settings, &name).await;
+            let (chain, running) = found.unwrap_or_else(|error| {
+                tracing::warn!(chain = %name, %error, "a chain cannot be looked for");
+                None
+            })?;
             one_chain(&host, &settings, &chain, &running, &uses)
         });
         task.map(|found| found.ok().flatten()).boxed()
+    }
+
+    fn keep_only(&self, keep: &dyn Fn(&ChainName) -> bool) {
+        let named = |name: &ChainName| self.settings.chains.iter().any(|chain| chain.name == *name);
+        self.host.snapshots.keep_only(|name| named(name) || keep(name));
     }
 }
 

@@ -11,7 +11,7 @@ use evergrant_server::metrics::Metrics;
 use evergrant_server::rows::RowPolicy;
 use evergrant_server::{ApiKeyChain, Keeper, Minter, Renewal, Snapshots, TokioWorld};
 use evergrant_store::postgres::MAX_CONNECTIONS;
-use evergrant_store::{AnyState, AuthFile, OsDisk, PostgresState, SqliteState};
+use evergrant_store::{AnyState, AuthFile, OsDisk, PostgresState, SqliteState, StateError};
 
 use crate::config::{ChainSettings, Settings, Way};
 use crate::rows::Rows;
@@ -92,6 +92,22 @@ impl Host {
     /// All chains.
     pub(crate) fn chains(&self, settings: &Settings) -> Result<Vec<Chain>, String> {
         settings.chains.iter().map(|chain| self.chain(settings, chain)).collect()
+    }
+
+    /// A chain of the database that no section names; nothing if there is none.
+    pub(crate) async fn find(
+        &self,
+        settings: &Settings,
+        name: &ChainName,
+    ) -> Result<Option<(ChainSettings, Chain)>, StateError> {
+        let Some((rows, template)) = self.rows.as_ref().zip(settings.template(name)) else { return Ok(None) };
+        let settings = template.of(name);
+        let chain = rows.keeper.find(name).await?.map(|row| Chain {
+            world: row.world().clone(),
+            renewal: Renewal::Row(row),
+            kind: settings.kind(),
+        });
+        Ok(chain.map(|chain| (settings, chain)))
     }
 
     /// The chain that is meant: the named one, or the only one.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use evergrant_core::alert::Alert;
 use evergrant_core::{ChainName, Reason};
-use evergrant_server::admin::{self, Admin, Chains};
+use evergrant_server::admin::{self, Admin, Chains, Others};
 use evergrant_server::alert::sink::TIMEOUT;
 use evergrant_server::alert::{Alerter, Courier, repost, repost_all};
 use evergrant_server::gateway::{FallbackUses, Gateway, Parts, check_fallback_key};
@@ -16,6 +16,7 @@ use evergrant_server::rows::{RowMonitor, RowWatch};
 use evergrant_server::{Callers, Renewable, Renewal, Wake, World as _, probe, watchdog};
 use evergrant_store::{AnyState, State, watch};
 use futures_channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use futures_util::FutureExt as _;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -59,8 +60,12 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     let follow = tokio::spawn(callers.clone().follow(host.world.clone()));
     let uses = FallbackUses::default();
     uses.save(&host.world).await;
-    let common =
-        Common { host: &host, callers: callers.clone(), chains: Chains::default(), uses: uses.clone() };
+    let common = Common {
+        host: host.clone(),
+        callers: callers.clone(),
+        chains: Chains::default(),
+        uses: uses.clone(),
+    };
     let keeping = match (&host.rows, &host.state) {
         (Some(rows), AnyState::Postgres(state)) => Some(rows.keep(state)),
         (Some(_) | None, _) => None,
@@ -116,15 +121,16 @@ fn names(settings: &Settings) -> impl Iterator<Item = ChainName> {
 
 /// What runs from start to end.
 struct Serving<'h> {
-    common: &'h Common<'h>,
+    common: &'h Common,
     gateway: Gateway,
     /// The keeper of the database's chains outlives configurations.
     keeping: Option<&'h Keeping>,
 }
 
 /// What outlives a configuration.
-struct Common<'h> {
-    host: &'h Host,
+#[derive(Clone)]
+struct Common {
+    host: Host,
     callers: Callers,
     chains: Chains<AnyState>,
     uses: FallbackUses,
@@ -179,7 +185,7 @@ impl Serving<'_> {
     fn take_up(&self, running: &mut Running, old: &Settings, fresh: &Settings) -> Result<(), String> {
         let tls = gateway::acceptor(fresh)?;
         let new = fresh.chains.iter().filter(|chain| known(old, &chain.name).is_none());
-        let host = self.common.host;
+        let host = &self.common.host;
         new.for_each(|chain| host.snapshots.forget(&chain.name));
         let next = Running::start(self.common, fresh)?;
         if let Some(rows) = &host.rows {
@@ -270,8 +276,8 @@ struct Running {
 }
 
 impl Running {
-    fn start(common: &Common<'_>, settings: &Settings) -> Result<Self, String> {
-        let host = common.host;
+    fn start(common: &Common, settings: &Settings) -> Result<Self, String> {
+        let host = &common.host;
         let chains = host.chains(settings)?;
         let mut wakes = Vec::new();
         let mut others = Vec::new();
@@ -330,7 +336,7 @@ impl Running {
             others.push(tokio::spawn(export::keep_writing(exports, host.snapshots.clone())));
         }
         others.push(tokio::spawn(poke_after_first_look(watched.clone(), poke.clone())));
-        common.chains.set(watched, Some(poke));
+        common.chains.set(watched, found_chains(common, settings), Some(poke));
         let retention = (settings.retention.events, settings.retention.rotations);
         others.push(tokio::spawn(housekeeping(host.world.clone(), chains.clone(), retention)));
         let watch = watch_files(&chains, wakes.clone());
@@ -356,7 +362,7 @@ async fn poke_after_first_look(watched: Vec<WatchedChain<World>>, poke: Unbounde
 }
 
 fn watched_chain(
-    common: &Common<'_>,
+    common: &Common,
     settings: &Settings,
     one: &ChainSettings,
     chain: &Chain,
@@ -372,12 +378,28 @@ fn watched_chain(
     }
 }
 
+/// The database's chains that no section names, as the admin calls ask for them.
+fn found_chains(common: &Common, settings: &Settings) -> Option<Others<AnyState>> {
+    common.host.rows.as_ref().filter(|_| !settings.templates.is_empty())?;
+    let prefixes = settings.templates.iter().map(|template| template.prefix.clone()).collect();
+    let (common, settings) = (common.clone(), Arc::new(settings.clone()));
+    let find = move |name: ChainName| {
+        let (common, settings) = (common.clone(), settings.clone());
+        async move {
+            let found = common.host.find(&settings, &name).await?;
+            Ok(found.map(|(one, chain)| watched_chain(&common, &settings, &one, &chain)))
+        }
+        .boxed()
+    };
+    Some(Others { prefixes, find: Arc::new(find) })
+}
+
 /// What watches the database's chains that no section names, and what it says of open episodes.
 fn row_monitor(
-    common: &Common<'_>,
+    common: &Common,
     settings: &Settings,
 ) -> Option<(RowMonitor<World>, UnboundedReceiver<Vec<Alert>>)> {
-    let host = common.host;
+    let host = &common.host;
     let rows = host.rows.as_ref()?;
     if settings.templates.is_empty() {
         return None;

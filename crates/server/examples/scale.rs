@@ -10,15 +10,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evergrant_core::ChainName;
+use evergrant_core::alert::{Links, Reminding};
 use evergrant_core::authfile::{self, Reading};
 use evergrant_core::chain::Record;
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{Policy, take_in};
 use evergrant_core::provider::Profile;
 use evergrant_core::secret::{AccessToken, RefreshToken};
+use evergrant_server::health::{Alerting, EpisodeKeeper};
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
-use evergrant_server::rows::{Paces, RowParts, RowPolicy};
+use evergrant_server::rows::{Paces, RowMonitor, RowParts, RowPolicy, RowWatch};
 use evergrant_server::{RowKeeper, Snapshots, TokioWorld, World as _};
 use evergrant_standin::{LoginOptions, Settings, StandIn};
 use evergrant_store::marks::Marks;
@@ -100,6 +102,13 @@ impl Rig {
             committed: None,
         });
         Replica { keeper, world }
+    }
+
+    fn monitor(&self, replica: &Replica) -> RowMonitor<World> {
+        let links = Links { runbook: "https://r.invalid".into(), server: "https://s.invalid".into() };
+        let alerting = Alerting { links, reminding: Reminding::default(), sinks: Arc::new(|_| Vec::new()) };
+        let episodes = EpisodeKeeper::new(replica.world.clone(), alerting);
+        RowMonitor::new(replica.keeper.clone(), Arc::new(|_| Some(RowWatch::default())), episodes)
     }
 
     fn row(&self, chain: &ChainName, grant: &Grant, due: bool, now: Timestamp, rng: &mut SmallRng) -> NewRow {
@@ -250,6 +259,14 @@ async fn main() {
         ticks.push(since.elapsed().as_secs_f64() * 1000.0);
     }
     rig.say("a tick with none due", median(ticks), "ms", Some((5.0, true)));
+    let monitor = rig.monitor(&large);
+    let mut ticks = Vec::new();
+    for _ in 0..TICKS {
+        let since = now();
+        assert_eq!(monitor.tick().await.unwrap().looked_at, 0);
+        ticks.push(since.elapsed().as_secs_f64() * 1000.0);
+    }
+    rig.say("a tick of the health monitor with none due", median(ticks), "ms", Some((5.0, true)));
     let (commits, syncs) = server_counts(&server);
     let at_large = rig.rotate(&large, "due").await;
     let (commits, syncs) = {
@@ -260,5 +277,12 @@ async fn main() {
     rig.say("commits a rotation", commits / DUE as f64, "", Some((3.0, true)));
     rig.say("syncs of the server's log a rotation", syncs / DUE as f64, "", None);
     rig.say("cost of a rotation beside 1,000 chains", at_small / at_large, "x", Some((1.2, true)));
+    // They were loaded as due, and are well.
+    let since = now();
+    let mut looked_at = 0;
+    while let Some(more) = Some(monitor.tick().await.unwrap().looked_at).filter(|more| *more > 0) {
+        looked_at += more;
+    }
+    rig.say("looks at health", looked_at as f64 / since.elapsed().as_secs_f64(), "/s", None);
     rig.say("resident memory at the end", resident_mb(), "MB", None);
 }

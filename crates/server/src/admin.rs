@@ -10,8 +10,9 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::{HealthState, VaultState};
+use evergrant_store::{HealthState, StateError, VaultState};
 use futures_channel::mpsc::UnboundedSender;
+use futures_util::future::BoxFuture;
 
 use crate::caller::Callers;
 use crate::health::WatchedChain;
@@ -56,27 +57,59 @@ pub struct Chains<S: VaultState>(Arc<RwLock<Arc<Configured<S>>>>);
 #[derive(Debug)]
 struct Configured<S: VaultState> {
     chains: Vec<AdminChain<S>>,
+    others: Option<Others<S>>,
     /// Wakes the health monitor.
     poke: Option<UnboundedSender<()>>,
 }
 
+/// Finds a chain of the database that no section names; nothing if there is none.
+type Find<S> =
+    Arc<dyn Fn(ChainName) -> BoxFuture<'static, Result<Option<AdminChain<S>>, StateError>> + Send + Sync>;
+
+/// Chains that no section names.
+#[derive(Clone)]
+pub struct Others<S: VaultState> {
+    /// How their names begin.
+    pub prefixes: Vec<String>,
+    /// Finds one.
+    pub find: Find<S>,
+}
+
+impl<S: VaultState> std::fmt::Debug for Others<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Others").field(&self.prefixes).finish()
+    }
+}
+
+impl<S: VaultState> Others<S> {
+    fn cover(&self, name: &ChainName) -> bool {
+        self.prefixes.iter().any(|prefix| name.as_str().starts_with(prefix.as_str()))
+    }
+}
+
 impl<S: VaultState> Default for Chains<S> {
     fn default() -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(Configured { chains: Vec::new(), poke: None }))))
+        Self(Arc::new(RwLock::new(Arc::new(Configured { chains: Vec::new(), others: None, poke: None }))))
     }
 }
 
 impl<S: VaultState> Chains<S> {
-    /// Puts others in their place; `poke` wakes the monitor that watches them.
-    pub fn set(&self, chains: Vec<AdminChain<S>>, poke: Option<UnboundedSender<()>>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Configured { chains, poke });
+    /// Puts these in their place; `poke` wakes the monitor that watches them.
+    pub fn set(
+        &self,
+        chains: Vec<AdminChain<S>>,
+        others: Option<Others<S>>,
+        poke: Option<UnboundedSender<()>>,
+    ) {
+        let configured = Configured { chains, others, poke };
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(configured);
     }
 
     fn configured(&self) -> Arc<Configured<S>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The names of all.
+    /// The names of all that have one.
     pub fn names(&self) -> Vec<ChainName> {
         self.configured().chains.iter().map(|chain| chain.chain.chain().clone()).collect()
     }
@@ -86,9 +119,22 @@ impl<S: VaultState> Chains<S> {
         self.configured().chains.clone()
     }
 
+    /// Whether the configuration says what holds for a chain of this name, whether or not there is one.
+    pub fn cover(&self, name: &ChainName) -> bool {
+        let configured = self.configured();
+        let named = configured.chains.iter().any(|chain| chain.chain.chain() == name);
+        named || configured.others.as_ref().is_some_and(|others| others.cover(name))
+    }
+
     /// The one of this name.
-    pub fn get(&self, name: &ChainName) -> Option<AdminChain<S>> {
-        self.configured().chains.iter().find(|chain| chain.chain.chain() == name).cloned()
+    pub async fn get(&self, name: &ChainName) -> Result<Option<AdminChain<S>>, StateError> {
+        let configured = self.configured();
+        let named = configured.chains.iter().find(|chain| chain.chain.chain() == name);
+        match (named, &configured.others) {
+            (Some(chain), _) => Ok(Some(chain.clone())),
+            (None, Some(others)) if others.cover(name) => (others.find)(name.clone()).await,
+            (None, _) => Ok(None),
+        }
     }
 
     /// Makes the monitor look now.

@@ -1,13 +1,13 @@
 //! What readers see: the current access token of each chain, in memory, never an older one after a newer one
 //! (SPEC §4 step 8).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use evergrant_core::chain::Record;
 use evergrant_core::grant::Grant;
 use evergrant_core::{AccessToken, ChainName, Generation, Lineage};
 use jiff::Timestamp;
+use rpds::HashTrieMapSync;
 
 use crate::published::Published;
 
@@ -33,9 +33,12 @@ impl Current {
     }
 }
 
+/// The access tokens of chains. A copy shares what has not changed: there may be very many.
+pub type Tokens = HashTrieMapSync<ChainName, Current>;
+
 /// The snapshots of all chains.
 #[derive(Debug, Clone, Default)]
-pub struct Snapshots(Arc<Published<BTreeMap<ChainName, Current>>>);
+pub struct Snapshots(Arc<Published<Tokens>>);
 
 impl Snapshots {
     /// Publishes a chain's access token, unless a newer one is published already. Says whether it was taken.
@@ -59,9 +62,7 @@ impl Snapshots {
             if !taken || current == Some(&next) {
                 return None;
             }
-            let mut chains = chains.clone();
-            chains.insert(chain.clone(), next);
-            Some(chains)
+            Some(chains.insert(chain.clone(), next))
         });
         taken
     }
@@ -69,19 +70,20 @@ impl Snapshots {
     /// Notes that the vault holds no grant any more.
     pub fn withdraw(&self, chain: &ChainName) {
         self.0.replace(|chains| {
-            chains.get(chain).filter(|current| current.present)?;
-            let mut chains = chains.clone();
-            chains.get_mut(chain)?.present = false;
-            Some(chains)
+            let current = chains.get(chain).filter(|current| current.present)?;
+            Some(chains.insert(chain.clone(), Current { present: false, ..current.clone() }))
         });
     }
 
     /// Forgets a chain, for another one that will have its name: its positions begin anew.
     pub fn forget(&self, chain: &ChainName) {
-        self.0.replace(|chains| {
-            let mut chains = chains.clone();
-            chains.remove(chain).map(|_| chains)
-        });
+        self.0.replace(|chains| chains.get(chain).map(|_| chains.remove(chain)));
+    }
+
+    /// Forgets all chains but those of which `keep` says so.
+    pub fn keep_only(&self, keep: impl Fn(&ChainName) -> bool) {
+        let forgotten: Vec<_> = self.0.current().keys().filter(|chain| !keep(chain)).cloned().collect();
+        forgotten.iter().for_each(|chain| self.forget(chain));
     }
 
     /// The chain's access token.
@@ -90,7 +92,7 @@ impl Snapshots {
     }
 
     /// For readers that look at every request.
-    pub fn published(&self) -> &Published<BTreeMap<ChainName, Current>> {
+    pub fn published(&self) -> &Published<Tokens> {
         &self.0
     }
 }

@@ -173,7 +173,7 @@ async fn nothing_is_lost_and_nothing_is_presented_twice() {
     for number in 0..CHAINS {
         let taken = watcher.import(&chain(number), log_in(&standin, base)).await;
         assert!(matches!(taken, Import::Taken(_)), "{taken:?}");
-        assert!(watcher.load(&chain(number)).await.unwrap());
+        assert!(watcher.find(&chain(number)).await.unwrap().is_some());
     }
     let mut processes: Vec<_> =
         folders[..MACHINES].iter().map(|folder| Process::start(&database, base, folder)).collect();

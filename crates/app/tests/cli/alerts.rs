@@ -16,10 +16,10 @@ const SECRET: &str = "not-a-real-secret-0123456789";
 
 /// Takes everything below `/good`, refuses everything below `/bad`, and echoes what it refuses.
 #[derive(Clone, Default)]
-struct Sinks(Arc<Mutex<Vec<(String, Value)>>>);
+pub(crate) struct Sinks(Arc<Mutex<Vec<(String, Value)>>>);
 
 impl Sinks {
-    async fn start() -> (Self, String) {
+    pub(crate) async fn start() -> (Self, String) {
         let sinks = Self::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -28,7 +28,7 @@ impl Sinks {
         (sinks, base)
     }
 
-    fn taken(&self) -> Vec<Value> {
+    pub(crate) fn taken(&self) -> Vec<Value> {
         self.0.lock().unwrap().iter().map(|(_, body)| body.clone()).collect()
     }
 }

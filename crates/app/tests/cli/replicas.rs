@@ -4,12 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use evergrant_standin::{Fingerprint, LoginOptions, StandIn};
+use evergrant_standin::{Fault, FaultTarget, Fingerprint, LoginOptions, StandIn};
 use evergrant_store::postgres::scratch::SharedPostgres;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::alerts::Sinks;
 use crate::gateway::{curl, provider};
 use crate::serving::Server;
 use crate::support::{Running, shown, wait_until};
@@ -344,4 +345,57 @@ async fn neither_the_database_nor_an_output_holds_a_token() {
     }
     let shown = &seen.iter().find(|(what, _)| what.contains("\"show\"")).unwrap().1;
     assert!(shown.contains("database_url is set, and not shown") && !shown.contains("postgres"), "{shown}");
+}
+
+/// Of a chain that no section names, the sinks hear once, whichever server looks; and the admin calls know it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_found_chain_whose_login_ends_is_told_once() {
+    let rig = Rig::new().await;
+    let seal = new_key();
+    let (sinks, url) = Sinks::start().await;
+    let more = format!(
+        "\n[chains.\"team-*\"]\nprovider = \"stand-in\"\naccept_provider_terms = true\nvault = \"database\"\n\
+         min_exchange_interval_secs = 0\n\n[sinks.hook]\nkind = \"webhook\"\nurl = \"{url}/good\"\n\
+         key = \"whsec_bm90LWEtcmVhbC1rZXktbm90LWEtcmVhbC1rZXk=\"\n"
+    );
+    let (one, two) = (rig.machine(&seal, &more), rig.machine(&seal, &more));
+    let ((_first, base), _second) = (one.serve(), two.serve());
+    one.import(&rig.standin, "team-1");
+    let admin = one.key(&["--scope", "admin:write"]);
+    let call = |method: &str, path: &str, body: &str| {
+        let header = format!("x-api-key: {admin}");
+        let url = format!("{base}/api/v1/admin/system/{path}");
+        let words = ["--request", method, "--header", &header, "--header", "content-type: application/json"];
+        let output = curl(&[&words[..], &["--data", body, &url]].concat());
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or(Value::Null)
+    };
+    wait_until("the admin key is known", 2 * SOON, || {
+        call("GET", "chains/team-1", "")["report"]["ok"] == true
+    });
+    rig.standin.engine().push_fault(FaultTarget::Token, Fault::named("invalid_grant_400").unwrap(), 1);
+    let report = call("POST", "chains/team-1/refresh?force=true", "");
+    assert_eq!(report["error"], "refresh_token_revoked", "{report}");
+    let heard = || -> Vec<Value> {
+        let of_it = |body: &Value| body["data"]["concerned"][0]["chain"] == "team-1";
+        sinks.taken().into_iter().filter(of_it).collect()
+    };
+    wait_until("the webhook hears of it", 10 * SOON, || !heard().is_empty());
+    let alert = heard().remove(0)["data"].clone();
+    assert_eq!(alert["status"], "reauth_required", "{alert}");
+    assert!(alert["action"]["commands"].as_array().is_some_and(|commands| !commands.is_empty()), "{alert}");
+    let (client, connection) = tokio_postgres::connect(&rig.database, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let query = "SELECT count(*) FROM outbox WHERE id LIKE 'team-1-%'";
+    assert_eq!(client.query_one(query, &[]).await.unwrap().get::<_, i64>(0), 1, "it is told once");
+
+    let shown = call("GET", "chains/team-1", "");
+    assert_eq!(shown["episodes"][0]["condition"], "reauth_required", "{shown}");
+    assert_eq!(shown["report"]["error"], "refresh_token_revoked", "{shown}");
+    assert!(call("POST", "chains/team-1/mute", r#"{"for_secs":60}"#)["muted_until"].is_string());
+    assert!(call("GET", "chains/team-1/events", "")["events"].as_array().is_some_and(|all| all.len() > 2));
+    let made = call("POST", "keys", r#"{"name":"team","chain":"team-1"}"#);
+    assert!(made["key"].is_string(), "{made}");
+    let nobody = call("GET", "chains/team-404", "");
+    assert_eq!(nobody["reason"], "chain_unknown", "{nobody}");
+    assert!(nobody["detail"].as_str().unwrap().contains("in the database"), "{nobody}");
 }

@@ -213,7 +213,7 @@ impl Sim {
         let chains = self.chains.clone();
         world.spawn(async move {
             for chain in chains {
-                let _ = loading.load(&chain).await;
+                let _ = loading.find(&chain).await;
             }
         });
         let machine = &mut self.machines[number];

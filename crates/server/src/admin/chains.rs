@@ -39,15 +39,20 @@ pub(super) fn router<S: HealthState + VaultState>() -> Router<Admin<S>> {
 }
 
 /// The chain that the address names.
-fn named<S: HealthState + VaultState>(
+async fn named<S: HealthState + VaultState>(
     admin: &Admin<S>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<AdminChain<S>, Problem> {
     let Ok(Path(name)) = name else { return Err(Problem::of(StatusCode::NOT_FOUND, Reason::NotFound)) };
-    let known = name.parse::<ChainName>().ok().and_then(|name| admin.chains.get(&name));
+    let known = match name.parse::<ChainName>() {
+        Ok(name) => admin.chains.get(&name).await?,
+        Err(_) => None,
+    };
     known.ok_or_else(|| {
         let names = admin.chains.names().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let detail = format!("there is no chain {name:?} in the configuration; there is: {names}");
+        let covered = name.parse().is_ok_and(|name| admin.chains.cover(&name));
+        let place = if covered { "database" } else { "configuration" };
+        let detail = format!("there is no chain {name:?} in the {place}; there is: {names}");
         Problem::with(StatusCode::NOT_FOUND, Reason::ChainUnknown, detail)
     })
 }
@@ -68,7 +73,7 @@ async fn show<S: HealthState + VaultState>(
     _who: Authorized<AdminRead>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let chain = named(&admin, name)?;
+    let chain = named(&admin, name).await?;
     Ok(Json(shown(&admin, &chain).await?).into_response())
 }
 
@@ -109,7 +114,7 @@ async fn events<S: HealthState + VaultState>(
     name: Result<Path<String>, PathRejection>,
     page: Result<Query<After>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let chain = named(&admin, name)?;
+    let chain = named(&admin, name).await?;
     let Query(After { after }) = page.map_err(|_| Problem::invalid("after is the number of an event"))?;
     let events = admin.world.state().events(chain.chain.chain(), after, PAGE).await?;
     let next = (events.len() == PAGE).then(|| events.last().map(|last| last.seq)).flatten();
@@ -130,7 +135,7 @@ async fn refresh<S: HealthState + VaultState>(
     name: Result<Path<String>, PathRejection>,
     force: Result<Query<Force>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let chain = named(&admin, name)?;
+    let chain = named(&admin, name).await?;
     let invalid = |_| Problem::invalid("force and accept_stale are true or false");
     let Query(Force { force, accept_stale }) = force.map_err(invalid)?;
     if accept_stale && !force {
@@ -152,7 +157,7 @@ async fn probe<S: HealthState + VaultState>(
     _who: Authorized<AdminWrite>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let chain = named(&admin, name)?;
+    let chain = named(&admin, name).await?;
     let report = probe::probe(&chain.chain, &chain.chain.world, &chain.snapshots, None).await;
     admin.chains.poke();
     Ok(Json(report).into_response())
@@ -171,7 +176,7 @@ async fn mute<S: HealthState + VaultState>(
     name: Result<Path<String>, PathRejection>,
     Parsed(Mute { for_secs }): Parsed<Mute>,
 ) -> Result<Response, Problem> {
-    let chain = named(&admin, name)?;
+    let chain = named(&admin, name).await?;
     if Duration::from_secs(for_secs) > LONGEST_MUTE {
         return Err(Problem::invalid("for_secs is at most 2592000, which is 30 days"));
     }
@@ -188,7 +193,7 @@ async fn token<S: HealthState + VaultState>(
     who: Authorized<TokenRead>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let chain = named(&admin, name)?;
+    let chain = named(&admin, name).await?;
     let name = chain.chain.chain();
     if who.known.caller.chain != *name {
         let detail = format!("this key reads the token of chain {} only", who.known.caller.chain);

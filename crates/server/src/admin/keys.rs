@@ -124,8 +124,10 @@ impl From<ChangeError> for Problem {
 
 /// The chain that is named, or the only one, or `claude`.
 fn configured<S: VaultState>(admin: &Admin<S>, named: Option<ChainName>) -> Result<ChainName, Problem> {
-    let names = admin.chains.names();
-    chain_of(named, &names).map_err(|error| {
+    if let Some(name) = named.as_ref().filter(|name| admin.chains.cover(name)) {
+        return Ok(name.clone());
+    }
+    chain_of(named, &admin.chains.names()).map_err(|error| {
         Problem::with(StatusCode::BAD_REQUEST, Reason::ChainUnknown, format!("chain: {error}"))
     })
 }

@@ -44,10 +44,13 @@ struct OfChain {
 }
 
 impl OfChain {
-    fn find<S: HealthState + VaultState>(self, admin: &Admin<S>) -> Result<AdminChain<S>, Problem> {
+    async fn find<S: HealthState + VaultState>(self, admin: &Admin<S>) -> Result<AdminChain<S>, Problem> {
         let unknown = |detail: String| Problem::with(StatusCode::NOT_FOUND, Reason::ChainUnknown, detail);
-        let name = chain_of(self.chain, &admin.chains.names()).map_err(|error| unknown(error.to_string()))?;
-        admin.chains.get(&name).ok_or_else(|| unknown(format!("there is no chain {name}")))
+        let name = match self.chain {
+            Some(name) if admin.chains.cover(&name) => name,
+            named => chain_of(named, &admin.chains.names()).map_err(|error| unknown(error.to_string()))?,
+        };
+        admin.chains.get(&name).await?.ok_or_else(|| unknown(format!("there is no chain {name}")))
     }
 }
 
@@ -69,7 +72,7 @@ async fn push<S: HealthState + VaultState>(
         return Err(limit.into());
     }
     let name = &who.known.caller.chain;
-    let chain = OfChain { chain: Some(name.clone()) }.find(&admin)?;
+    let chain = OfChain { chain: Some(name.clone()) }.find(&admin).await?;
     let taking = Taking { admin: &admin, chain: &chain };
     let Some(body) = read_up_to(push::MAX_LEN, request.into_body()).await else {
         let detail = format!("a push event is at most {} KiB long", push::MAX_LEN / 1024);
@@ -283,7 +286,7 @@ async fn status<S: HealthState + VaultState>(
             true
         }
     };
-    let chain = of.find(&admin)?;
+    let chain = of.find(&admin).await?;
     let (status, since) = overall(&admin, &chain, now).await?;
     let mut shown = json!({ "status": status, "since": since, "source": source_of(&chain, now).as_str() });
     if whole {
@@ -329,7 +332,7 @@ async fn last_seen<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     Query(of): Query<OfChain>,
 ) -> Result<Response, Problem> {
-    let (chain, now) = (of.find(&admin)?, admin.world.now());
+    let (chain, now) = (of.find(&admin).await?, admin.world.now());
     let standing =
         health::standing(admin.world.state(), chain.chain.chain(), chain.expected(now), now).await?;
     let last = standing.facts.last_at;

@@ -18,6 +18,8 @@ use crate::world::World;
 
 /// How often the uses are written down.
 const SAVE_USES: Duration = Duration::from_secs(1);
+/// Keys that are not in use are compared with what other processes have added once in so many times.
+const COMPARE_EVERY: u32 = 60;
 /// How often it is looked at whether a key still works.
 const CHECK_KEYS: Duration = Duration::from_secs(24 * 3600);
 const FIRST_CHECK: Duration = Duration::from_secs(1);
@@ -60,6 +62,8 @@ struct Day {
     used: u64,
     /// Of these, not yet written to the state.
     unsaved: u64,
+    /// How often it could have been compared with the state's count.
+    rounds: u32,
 }
 
 /// Days since the epoch.
@@ -71,7 +75,7 @@ impl DayCount {
     fn with<T>(&self, day: i32, with: impl FnOnce(&mut Day) -> T) -> T {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if counted.day != day {
-            *counted = Day { day, used: 0, unsaved: 0 };
+            *counted = Day { day, ..Day::default() };
         }
         with(&mut counted)
     }
@@ -106,6 +110,16 @@ impl DayCount {
     /// Notes what a check of the key said.
     pub fn checked(&self, usable: bool) {
         *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(usable);
+    }
+
+    /// Whether it is to be compared with the state's count now: at once if something is unsaved, and of a key that is
+    /// not in use now and then.
+    fn is_due(&self, day: i32) -> bool {
+        self.with(day, |counted| {
+            let due = counted.unsaved > 0 || counted.rounds.is_multiple_of(COMPARE_EVERY);
+            counted.rounds = counted.rounds.wrapping_add(1);
+            due
+        })
     }
 
     /// What is to be written to the state: it counts as written.
@@ -147,7 +161,7 @@ impl FallbackUses {
     /// Adds what was served to the state's count, and reads what other processes have added.
     pub async fn save<W: World>(&self, world: &W) {
         let day = day_of(world.now());
-        for (chain, count) in self.all() {
+        for (chain, count) in self.all().into_iter().filter(|(_, count)| count.is_due(day)) {
             let uses = count.unsaved(day);
             match world.state().add_fallback_uses(&chain, day, uses).await {
                 Ok(total) => count.seen(day, total),

@@ -32,6 +32,9 @@ pub trait Renewer: Send + Sync {
 pub trait Finder: Send + Sync {
     /// The chain of this name, its access token published; nothing if there is none.
     fn find(&self, name: &ChainName) -> BoxFuture<'static, Option<ChainSettings>>;
+
+    /// Nobody asks any more for those that were found, but for these.
+    fn keep_only(&self, keep: &dyn Fn(&ChainName) -> bool);
 }
 
 /// One chain, as the gateway needs it.
@@ -135,7 +138,7 @@ pub struct Plane {
     /// Those that stand for others.
     templates: Vec<(String, Arc<Chain>)>,
     finder: Option<Arc<dyn Finder>>,
-    found: Mutex<HashMap<ChainName, Finding>>,
+    found: Mutex<Found>,
     provider_prefixes: Vec<(String, String)>,
     pub(super) limits: Limits,
     pub(super) budget: Budget,
@@ -147,14 +150,26 @@ impl std::fmt::Debug for Plane {
     }
 }
 
-/// A chain that was looked for.
+/// Chains that were looked for.
+#[derive(Default)]
+struct Found {
+    by_name: HashMap<ChainName, Finding>,
+    let_go_at: Duration,
+}
+
+/// One of them.
 struct Finding {
     chain: Shared<BoxFuture<'static, Option<Arc<Chain>>>>,
-    since: Duration,
+    /// When it was looked for, or asked for last.
+    at: Duration,
 }
 
 /// A chain that was not found is looked for once in so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A chain that was found is kept for so long after the last request for it.
+const KEPT: Duration = Duration::from_secs(3600);
+/// When others are found, those that nobody asks for are let go, once in so long.
+const LET_GO_EVERY: Duration = Duration::from_secs(60);
 
 static TARGETS: AtomicU64 = AtomicU64::new(0);
 
@@ -197,32 +212,42 @@ impl Plane {
         if let Some(number) = self.number(name) {
             return self.chains.get(number).cloned();
         }
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.get(name)?.chain.peek()?.clone()
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let finding = found.by_name.get_mut(name)?;
+        let chain = finding.chain.peek()?.clone()?;
+        finding.at = clock::age();
+        Some(chain)
     }
 
     /// Looks for a chain that is not known, together with all who do. Nothing: it is known already, or nobody could find
     /// it.
     pub(super) fn find(&self, name: &ChainName) -> Option<impl Future<Output = ()> + use<>> {
         let begins = |(prefix, _): &(String, Arc<Chain>)| name.as_str().starts_with(prefix.as_str());
-        if self.number(name).is_some() || !self.templates.iter().any(begins) {
+        if self.number(name).is_some() {
             return None;
         }
+        let (_, like) = self.templates.iter().find(|template| begins(template))?;
         let finder = self.finder.as_ref()?;
         let now = clock::age();
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(finding) = found.get(name) {
+        if let Some(finding) = found.by_name.get(name) {
             match finding.chain.peek() {
                 Some(Some(_)) => return None,
-                Some(None) if now.saturating_sub(finding.since) < LOOK_AGAIN => return None,
+                Some(None) if now.saturating_sub(finding.at) < LOOK_AGAIN => return None,
                 Some(None) => {}
                 None => return Some(finding.chain.clone().map(drop)),
             }
         }
-        // Names that nobody has come from keys that somebody made: there are not many.
-        let chain = finder.find(name).map(|settings| settings.map(|settings| Arc::new(Chain::new(settings))));
+        found.let_go(finder.as_ref(), now);
+        let upstream = like.upstream.id;
+        let chain = finder.find(name).map(move |settings| {
+            let mut chain = Chain::new(settings?);
+            // They share the connections.
+            chain.upstream.id = upstream;
+            Some(Arc::new(chain))
+        });
         let chain = chain.boxed().shared();
-        found.insert(name.clone(), Finding { chain: chain.clone(), since: now });
+        found.by_name.insert(name.clone(), Finding { chain: chain.clone(), at: now });
         Some(chain.map(drop))
     }
 
@@ -245,6 +270,20 @@ impl Plane {
     pub(super) fn provider_token(&self, presented: &[u8]) -> Option<&str> {
         let bears = |(prefix, _): &&(String, String)| presented.starts_with(prefix.as_bytes());
         self.provider_prefixes.iter().find(bears).map(|(_, variable)| variable.as_str())
+    }
+}
+
+impl Found {
+    /// Lets those go that nobody has asked for lately.
+    fn let_go(&mut self, finder: &dyn Finder, now: Duration) {
+        if now < self.let_go_at {
+            return;
+        }
+        self.let_go_at = now + LET_GO_EVERY;
+        // Who waits for one that is looked for has not asked for it yet.
+        self.by_name
+            .retain(|_, finding| finding.chain.peek().is_none() || now.saturating_sub(finding.at) < KEPT);
+        finder.keep_only(&|name| self.by_name.contains_key(name));
     }
 }
 
@@ -289,5 +328,86 @@ impl Chain {
                 "chain {name} has no live access token, and no fallback key serves: see `evergrant status`"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use evergrant_core::provider::Profile;
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// Finds whatever is asked for, and notes who was kept last.
+    #[derive(Default)]
+    struct Anybody {
+        kept: Mutex<BTreeSet<ChainName>>,
+    }
+
+    fn name(name: &str) -> ChainName {
+        name.parse().unwrap()
+    }
+
+    fn settings(name: &ChainName) -> ChainSettings {
+        let profile = Profile::claude();
+        ChainSettings {
+            name: name.clone(),
+            rules: profile.gateway.clone().unwrap(),
+            api_base: profile.api_base,
+            client: HttpClient::new(None).unwrap(),
+            source: Source::Oauth,
+            shown_prefix: None,
+            provider_prefixes: Vec::new(),
+            fallback: None,
+            renewer: None,
+            terms: None,
+        }
+    }
+
+    impl Finder for Anybody {
+        fn find(&self, name: &ChainName) -> BoxFuture<'static, Option<ChainSettings>> {
+            std::future::ready(Some(settings(name))).boxed()
+        }
+
+        fn keep_only(&self, keep: &dyn Fn(&ChainName) -> bool) {
+            let all = ["team-1", "team-2", "team-3"].map(name);
+            *self.kept.lock().unwrap() = all.into_iter().filter(|name| keep(name)).collect();
+        }
+    }
+
+    fn plane() -> (Plane, Arc<Anybody>) {
+        let finder = Arc::new(Anybody::default());
+        let templates = vec![("team-".to_owned(), settings(&name("team-")))];
+        (Plane::new(Vec::new(), Limits::default()).finding(templates, finder.clone()), finder)
+    }
+
+    fn find(plane: &Plane, name: &ChainName) -> Arc<Chain> {
+        plane.find(name).unwrap().now_or_never().unwrap();
+        plane.chain(name).unwrap()
+    }
+
+    #[test]
+    fn chains_that_are_found_share_connections() {
+        let (plane, _) = plane();
+        let (one, two) = (find(&plane, &name("team-1")), find(&plane, &name("team-2")));
+        assert_eq!(one.upstream.id, two.upstream.id);
+        assert!(plane.find(&name("other-1")).is_none(), "nobody could find it");
+    }
+
+    #[test]
+    fn chains_that_nobody_asks_for_are_let_go() {
+        let (plane, finder) = plane();
+        let [idle, used] = ["team-1", "team-2"].map(name);
+        (find(&plane, &idle), find(&plane, &used));
+        let mut found = plane.found.lock().unwrap();
+        let later = clock::age() + KEPT;
+        found.by_name.get_mut(&used).unwrap().at = later;
+        found.let_go(finder.as_ref(), later + LET_GO_EVERY);
+        assert_eq!(*finder.kept.lock().unwrap(), BTreeSet::from([used.clone()]));
+        drop(found);
+        assert!(plane.chain(&idle).is_none() && plane.chain(&used).is_some());
+        assert!(plane.find(&idle).is_some(), "and it is found again");
     }
 }

@@ -2,7 +2,7 @@
 //! shares nothing that a request would have to wait for.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use super::seat::Seats;
 use super::{clock, connection, text};
 use crate::caller::{CallerTable, Callers};
 use crate::published::Published;
-use crate::snapshot::{Current, Snapshots};
+use crate::snapshot::{Snapshots, Tokens};
 
 /// One read takes so much at most, in bytes.
 const SCRATCH: usize = 64 * 1024;
@@ -68,7 +68,7 @@ pub(super) struct Seen {
     pub(super) callers: Arc<CallerTable>,
     /// By the chain's number in the plane.
     live: Vec<Option<Live>>,
-    tokens: Arc<BTreeMap<ChainName, Current>>,
+    tokens: Arc<Tokens>,
     /// Of chains without a number, as they are asked for.
     found: RefCell<HashMap<ChainName, Option<Live>>>,
 }
@@ -291,7 +291,7 @@ impl Seen {
 }
 
 impl Live {
-    fn of(chain: &Chain, tokens: &BTreeMap<ChainName, Current>) -> Option<Self> {
+    fn of(chain: &Chain, tokens: &Tokens) -> Option<Self> {
         let current = tokens.get(&chain.name).filter(|current| current.present && !current.refused)?;
         chain.terms.is_none().then(|| Self {
             position: current.position,

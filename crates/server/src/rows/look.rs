@@ -23,11 +23,15 @@ pub struct RowChain<W: World> {
     keeper: RowKeeper<W>,
     chain: ChainName,
     policy: std::sync::Arc<RowPolicy<W>>,
+    /// What was seen of a chain that nobody watches, when it was found.
+    found: Option<Last>,
 }
 
 impl<W: World> Clone for RowChain<W> {
     fn clone(&self) -> Self {
-        Self { keeper: self.keeper.clone(), chain: self.chain.clone(), policy: self.policy.clone() }
+        let Self { keeper, chain, policy, found } = self;
+        let (keeper, chain, policy, found) = (keeper.clone(), chain.clone(), policy.clone(), found.clone());
+        Self { keeper, chain, policy, found }
     }
 }
 
@@ -41,7 +45,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     /// The chain of this name, which is watched from now on: what is seen of it is remembered.
     pub fn chain(&self, chain: ChainName, policy: RowPolicy<W>) -> RowChain<W> {
         self.watched(|watched| watched.entry(chain.clone()).or_default().clone());
-        RowChain { keeper: self.clone(), chain, policy: std::sync::Arc::new(policy) }
+        RowChain { keeper: self.clone(), chain, policy: std::sync::Arc::new(policy), found: None }
     }
 
     /// Looks at one chain now, whether or not it is due.
@@ -84,18 +88,20 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         seen.record = Some(row.record);
     }
 
-    /// Reads a chain for readers that do not have it yet. Says whether there is one.
-    pub async fn load(&self, chain: &ChainName) -> Result<bool, StateError> {
+    /// Reads a chain for readers that do not have it yet. Gives it as it stands now, without watching it from now on; nothing
+    /// if there is none, or none that may be served.
+    pub async fn find(&self, chain: &ChainName) -> Result<Option<RowChain<W>>, StateError> {
         let mut seen = Seen::default();
-        if self.policy(chain, &mut seen).is_none() {
-            return Ok(false);
-        }
-        let Some(row) = self.state().row(chain).await? else { return Ok(false) };
+        let Some(policy) = self.policy(chain, &mut seen) else { return Ok(None) };
+        let Some(row) = self.state().row(chain).await? else { return Ok(None) };
         self.show(row, &mut seen);
+        self.standing(&policy, &mut seen);
         if let (Some(record), Some(grant)) = (&seen.record, &seen.grant) {
             self.0.parts.snapshots.publish(record, grant);
         }
-        Ok(true)
+        let report = Some(seen.report(chain, self.world().now()));
+        let found = Some(Last { record: seen.record, report, clock_offset_secs: None });
+        Ok(Some(RowChain { keeper: self.clone(), chain: chain.clone(), policy, found }))
     }
 }
 
@@ -103,6 +109,11 @@ impl<W: World<State: VaultState>> RowChain<W> {
     /// The keeper of all chains of this vault.
     pub fn keeper(&self) -> &RowKeeper<W> {
         &self.keeper
+    }
+
+    /// What its provider is reached through.
+    pub fn world(&self) -> &W {
+        &self.policy.world
     }
 
     /// Looks at it now.
@@ -113,7 +124,7 @@ impl<W: World<State: VaultState>> RowChain<W> {
     /// Shows readers what the database holds, and looks whenever somebody asks. What is due is not waited for here: the
     /// keeper of all chains claims it.
     pub async fn run(&self, mut wakes: mpsc::UnboundedReceiver<Wake>) {
-        if let Err(error) = self.keeper.load(&self.chain).await {
+        if let Err(error) = self.keeper.find(&self.chain).await {
             tracing::warn!(chain = %self.chain, %error, "the chain is not served before the database can be read");
         }
         let mut report = self.look(Look::Due).await;
@@ -153,7 +164,8 @@ impl<W: World<State: VaultState>> RowChain<W> {
     }
 
     fn last(&self) -> Last {
-        self.keeper.watched(|watched| watched.get(&self.chain).cloned()).unwrap_or_default()
+        let watched = self.keeper.watched(|watched| watched.get(&self.chain).cloned());
+        watched.or_else(|| self.found.clone()).unwrap_or_default()
     }
 
     /// The chain as it stands, without changing anything, and its grant.

@@ -83,7 +83,7 @@ impl Server {
         let callers = Callers::load(world.state()).await.unwrap();
         let chains = Chains::default();
         let named = |name: &str| api_key_chain(&world, &callers, name);
-        chains.set(vec![named("claude"), named("team")], None);
+        chains.set(vec![named("claude"), named("team")], None, None);
         let admin = Admin { world: world.clone(), metrics: Metrics::default(), callers, chains };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -53,7 +53,7 @@ impl Server {
         let renewal = Renewal::Keeper(fixture.keeper.clone());
         let kept = Chain { renewal, kind: Kind::RefreshToken, world: world.clone() };
         let chains = Chains::default();
-        chains.set(vec![admin_chain(kept, fixture.scratch.snapshots.clone(), &callers)], None);
+        chains.set(vec![admin_chain(kept, fixture.scratch.snapshots.clone(), &callers)], None, None);
         let metrics = fixture.scratch.metrics.clone();
         let admin = Admin { world: world.clone(), metrics, callers, chains: chains.clone() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

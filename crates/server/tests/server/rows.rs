@@ -204,7 +204,7 @@ async fn a_row_is_renewed_when_it_is_due_and_not_before() {
     let report = replica.import(0, rig.grant()).await;
     assert_eq!((report.ok, report.reason), (true, Reason::Imported));
     assert!(replica.keeper.tick().await.unwrap().is_empty());
-    assert!(replica.keeper.load(&chain(0)).await.unwrap());
+    assert!(replica.keeper.find(&chain(0)).await.unwrap().is_some());
     let before = replica.snapshots.current(&chain(0)).unwrap();
 
     rig.pass(SignedDuration::from_mins(50));
@@ -423,7 +423,7 @@ async fn others_see_a_commit_when_they_follow() {
     let (one, two) = (rig.replica("one"), rig.replica("two"));
     one.import(0, rig.grant()).await;
     one.import(1, rig.grant()).await;
-    assert!(two.keeper.load(&chain(0)).await.unwrap());
+    assert!(two.keeper.find(&chain(0)).await.unwrap().is_some());
     let mut cursor = None;
     assert!(!two.keeper.follow(&mut cursor).await.unwrap());
     for number in [0, 1] {
