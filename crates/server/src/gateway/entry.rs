@@ -110,7 +110,8 @@ impl Entry {
         };
         let caller = self.caller.as_ref().map(|known| &known.caller);
         let name = caller.map_or("", |caller| caller.name.as_str());
-        thread.requests.count(chain, route, name, self.status, self.source);
+        let (counted, by) = self.chain.as_ref().map_or(("", name), |chain| chain.labels(name));
+        thread.requests.count(counted, route, by, self.status, self.source);
         if self.source != Source::None {
             thread.shared.measures.request(overhead, first_byte);
         }

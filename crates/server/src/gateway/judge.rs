@@ -71,7 +71,7 @@ impl Flight<'_> {
                 Next::PassOn => return Ok(None),
                 Next::PassOnAndTell => {
                     if let Some(renewer) = &chain.renewer {
-                        thread.shared.measures.forced(&chain.name);
+                        thread.shared.measures.forced(chain.labels("").0);
                         drop(renewer.refused(used));
                     }
                     return Ok(None);
@@ -79,19 +79,19 @@ impl Flight<'_> {
                 Next::Ask => {
                     tried.asked = true;
                     let Some(renewer) = &chain.renewer else { continue };
-                    thread.shared.measures.forced(&chain.name);
+                    thread.shared.measures.forced(chain.labels("").0);
                     if client.unless_gone(thread, renewer.refused(used)).await.is_none() {
                         return Err(Fault::ClientGone);
                     }
                 }
                 Next::Replay => {
                     tried.replayed = true;
-                    thread.shared.measures.replayed(&chain.name);
+                    thread.shared.measures.replayed(chain.labels("").0);
                     return Ok(live.map(With::Chain));
                 }
                 Next::FallBack => {
                     if spend_fallback(chain, &serving.caller, now).is_ok() {
-                        thread.shared.measures.fell_back(&chain.name);
+                        thread.shared.measures.fell_back(chain.labels("").0);
                         return Ok(Some(With::Fallback));
                     }
                 }

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evergrant_core::ChainName;
 use evergrant_core::gateway::Source;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -107,15 +106,15 @@ impl Measures {
         self.0.log_dropped.inc();
     }
 
-    pub(super) fn forced(&self, chain: &ChainName) {
+    pub(super) fn forced(&self, chain: &str) {
         self.0.forced.get_or_create(&OfChain { chain: chain.into() }).inc();
     }
 
-    pub(super) fn fell_back(&self, chain: &ChainName) {
+    pub(super) fn fell_back(&self, chain: &str) {
         self.0.fallbacks.get_or_create(&OfChain { chain: chain.into() }).inc();
     }
 
-    pub(super) fn replayed(&self, chain: &ChainName) {
+    pub(super) fn replayed(&self, chain: &str) {
         self.0.replays.get_or_create(&OfChain { chain: chain.into() }).inc();
     }
 

@@ -107,6 +107,8 @@ impl Default for Limits {
 /// One chain of the plane.
 pub(super) struct Chain {
     pub(super) name: ChainName,
+    /// What it is counted as with all that no configuration names, for they may be very many.
+    like: Option<String>,
     pub(super) rules: Rules,
     pub(super) upstream: Upstream,
     pub(super) source: Source,
@@ -226,7 +228,7 @@ impl Plane {
         if self.number(name).is_some() {
             return None;
         }
-        let (_, like) = self.templates.iter().find(|template| begins(template))?;
+        let (prefix, like) = self.templates.iter().find(|template| begins(template))?;
         let finder = self.finder.as_ref()?;
         let now = clock::age();
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,11 +241,12 @@ impl Plane {
             }
         }
         found.let_go(finder.as_ref(), now);
-        let upstream = like.upstream.id;
+        let (upstream, like) = (like.upstream.id, format!("{prefix}*"));
         let chain = finder.find(name).map(move |settings| {
             let mut chain = Chain::new(settings?);
             // They share the connections.
             chain.upstream.id = upstream;
+            chain.like = Some(like);
             Some(Arc::new(chain))
         });
         let chain = chain.boxed().shared();
@@ -300,7 +303,15 @@ impl Chain {
             shown: key.key.shown(key.prefix.as_deref()),
             key,
         });
-        Self { name, rules, upstream, source, shown_prefix, fallback, renewer, terms }
+        Self { name, like: None, rules, upstream, source, shown_prefix, fallback, renewer, terms }
+    }
+
+    /// What it is counted as, and from whom: a label for each of a million chains would drown the others.
+    pub(super) fn labels<'a>(&'a self, caller: &'a str) -> (&'a str, &'a str) {
+        match &self.like {
+            Some(like) => (like, "*"),
+            None => (self.name.as_str(), caller),
+        }
     }
 
     /// How its own secret is injected.
@@ -389,10 +400,11 @@ mod tests {
     }
 
     #[test]
-    fn chains_that_are_found_share_connections() {
+    fn chains_that_are_found_share_connections_and_counters() {
         let (plane, _) = plane();
         let (one, two) = (find(&plane, &name("team-1")), find(&plane, &name("team-2")));
         assert_eq!(one.upstream.id, two.upstream.id);
+        assert_eq!(one.labels("somebody"), ("team-*", "*"), "and are counted together");
         assert!(plane.find(&name("other-1")).is_none(), "nobody could find it");
     }
 
