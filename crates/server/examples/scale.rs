@@ -41,6 +41,8 @@ const DUE: usize = 12_000;
 const SMALL: usize = 1_000;
 const AT_ONCE: usize = 48;
 const TICKS: usize = 21;
+/// Rotations that take longer have come to an end.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 type World = TokioWorld<PostgresState>;
 
@@ -168,6 +170,7 @@ impl Rig {
         let since = now();
         let goal = before + DUE as u64 * 9 / 10;
         while rotations() < goal {
+            assert!(since.elapsed() < PATIENCE, "{} of {DUE} rotations were done", rotations() - before);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let rate = (rotations() - before) as f64 / since.elapsed().as_secs_f64();
@@ -219,7 +222,7 @@ async fn main() {
         .with("checkpoint_timeout", "30min")
         .start()
         .unwrap();
-    let standin = StandIn::start(Settings { log_kept: 4, ..Settings::default() }).await.unwrap();
+    let standin = StandIn::start(Settings { log_kept: 4, families_kept: 3 * DUE, ..Settings::default() }).await.unwrap();
     let settings = Settings::default();
     let base = standin.url().to_string();
     let profile = Profile {
