@@ -5,8 +5,8 @@ use std::sync::Arc;
 use evergrant_core::ChainName;
 use evergrant_core::gateway::Source;
 use evergrant_server::gateway::{
-    Act, Bound, ChainRenewer, ChainSettings as GatewayChain, FallbackKey, FallbackUses, Finder, Plane,
-    Renewer, note_grant_refused,
+    Act, Bound, ChainRenewer, ChainSettings as GatewayChain, DayCount, FallbackKey, FallbackUses, Finder,
+    Plane, Renewer, note_grant_refused,
 };
 use evergrant_server::http::HttpClient;
 use evergrant_server::{Renewable, tls};
@@ -116,12 +116,22 @@ pub(crate) fn fallback_key(
     chain: &ChainSettings,
     uses: &FallbackUses,
 ) -> Option<FallbackKey> {
+    chain.fallback_key.as_ref()?;
+    fallback_key_counted(settings, chain, uses.of(&chain.name))
+}
+
+/// The same, where its uses are counted elsewhere.
+pub(crate) fn fallback_key_counted(
+    settings: &Settings,
+    chain: &ChainSettings,
+    uses: Arc<DayCount>,
+) -> Option<FallbackKey> {
     Some(FallbackKey {
         key: chain.fallback_key.clone()?,
         prefix: chain.policy.profile.api_key_prefix.clone(),
         on: settings.gateway.fallback_on,
         max_requests_per_day: settings.gateway.max_fallbacks_per_day,
-        uses: uses.of(&chain.name),
+        uses,
     })
 }
 

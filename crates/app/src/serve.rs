@@ -8,13 +8,14 @@ use evergrant_core::alert::Alert;
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::admin::{self, Admin, Chains};
 use evergrant_server::alert::sink::TIMEOUT;
-use evergrant_server::alert::{Alerter, Courier, repost};
+use evergrant_server::alert::{Alerter, Courier, repost, repost_all};
 use evergrant_server::gateway::{FallbackUses, Gateway, Parts, check_fallback_key};
-use evergrant_server::health::{Alerting, Monitor, WatchedChain};
+use evergrant_server::health::{Alerting, EpisodeKeeper, Monitor, WatchedChain};
 use evergrant_server::http::HttpClient;
+use evergrant_server::rows::{RowMonitor, RowWatch};
 use evergrant_server::{Callers, Renewable, Renewal, Wake, World as _, probe, watchdog};
 use evergrant_store::{AnyState, State, watch};
-use futures_channel::mpsc::{self, UnboundedSender};
+use futures_channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -308,6 +309,10 @@ impl Running {
             .telling(move |alerts| drop(open.unbounded_send(alerts)));
         others.push(tokio::spawn(monitor.run(pokes)));
         others.push(tokio::spawn(repost(courier.clone(), reposted)));
+        if let Some((monitor, open)) = row_monitor(common, settings) {
+            others.push(tokio::spawn(monitor.run()));
+            others.push(tokio::spawn(repost_all(courier.clone(), open)));
+        }
         let (deliver, delivering) = mpsc::unbounded();
         let alerter = alerter(host, settings, courier);
         // Nobody cuts a delivery short: it ends with its sender, and a shutdown waits for it.
@@ -327,7 +332,7 @@ impl Running {
         others.push(tokio::spawn(poke_after_first_look(watched.clone(), poke.clone())));
         common.chains.set(watched, Some(poke));
         let retention = (settings.retention.events, settings.retention.rotations);
-        others.push(tokio::spawn(housekeeping(host.state.clone(), chains.clone(), retention)));
+        others.push(tokio::spawn(housekeeping(host.world.clone(), chains.clone(), retention)));
         let watch = watch_files(&chains, wakes.clone());
         Ok(Self { chains, wakes, others, _watch: watch, _deliver: deliver })
     }
@@ -365,6 +370,28 @@ fn watched_chain(
         token_read: one.token_read,
         callers: common.callers.clone(),
     }
+}
+
+/// What watches the database's chains that no section names, and what it says of open episodes.
+fn row_monitor(
+    common: &Common<'_>,
+    settings: &Settings,
+) -> Option<(RowMonitor<World>, UnboundedReceiver<Vec<Alert>>)> {
+    let host = common.host;
+    let rows = host.rows.as_ref()?;
+    if settings.templates.is_empty() {
+        return None;
+    }
+    let (open, told) = mpsc::unbounded();
+    let episodes = EpisodeKeeper::new(host.world.clone(), alerting(settings))
+        .telling(move |alerts| drop(open.unbounded_send(alerts)));
+    let (settings, uses) = (settings.clone(), common.uses.clone());
+    let watches = move |name: &ChainName| {
+        let template = settings.template(name).filter(|_| known(&settings, name).is_none())?;
+        let fallback = gateway::fallback_key_counted(&settings, template.common(), uses.known(name));
+        Some(RowWatch { fallback })
+    };
+    Some((RowMonitor::new(rows.keeper.clone(), Arc::new(watches), episodes), told))
 }
 
 fn alerting(settings: &Settings) -> Alerting {
@@ -425,11 +452,11 @@ async fn probe_loop(chain: Chain, snapshots: evergrant_server::Snapshots, settin
     }
 }
 
-async fn housekeeping(state: AnyState, chains: Vec<Chain>, (events, rotations): (Duration, Duration)) {
+async fn housekeeping(world: World, chains: Vec<Chain>, (events, rotations): (Duration, Duration)) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
-        let Some(now) = chains.first().map(|chain| chain.world.now()) else { continue };
-        match state.prune(now - events, now - rotations).await {
+        let now = world.now();
+        match world.state().prune(now - events, now - rotations).await {
             Ok(0) => {}
             Ok(forgotten) => tracing::info!(forgotten, "old events were forgotten"),
             Err(error) => tracing::warn!(%error, "old events could not be forgotten"),

@@ -97,7 +97,7 @@ impl Health {
         let expected = tracked.then(|| settings.expected.clone());
         let failed = |error: StateError| error.to_string();
         let standing = health::standing(&host.state, name, expected, now).await.map_err(failed)?;
-        let mut open = host.state.book(now).await.map_err(failed)?.of(name);
+        let mut open = host.state.book(std::slice::from_ref(name), now).await.map_err(failed)?.episodes;
         open.retain(Episode::is_open);
         Ok(Self { standing, open })
     }

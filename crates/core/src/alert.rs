@@ -17,7 +17,7 @@ pub mod sink;
 
 pub use action::{ActionContext, action};
 pub use compose::{Links, Told, compose};
-pub use episode::{Acknowledgement, Advance, Episode, Quiet, Reminding, advance, gathering};
+pub use episode::{Acknowledgement, Advance, Episode, GATHER, Quiet, Reminding, advance, gathering};
 pub use outcome::Outcome;
 pub use sample::{largest, samples};
 pub use sink::{Sink, SinkKind};
@@ -343,7 +343,7 @@ pub struct BookChange {
     pub alerts: Vec<(Alert, Vec<String>)>,
 }
 
-/// The book of episodes as the monitor reads it.
+/// The book of episodes as the monitor reads it, of some chains.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Book {
     /// Rises with every change, whoever makes it.
@@ -352,17 +352,14 @@ pub struct Book {
     pub episodes: Vec<Episode>,
     /// Maintenance windows that have not ended, by chain.
     pub mutes: Vec<Mute>,
+    /// What was told of any chain since [`GATHER`] ago.
+    pub lately: Vec<Alert>,
 }
 
 impl Book {
     /// Whether alerts about this chain are held back.
     pub fn is_muted(&self, chain: &ChainName, now: Timestamp) -> bool {
         self.mutes.iter().any(|mute| mute.chain == *chain && now < mute.until)
-    }
-
-    /// The episodes of a chain.
-    pub fn of(&self, chain: &ChainName) -> Vec<Episode> {
-        self.episodes.iter().filter(|episode| episode.chain == *chain).cloned().collect()
     }
 }
 

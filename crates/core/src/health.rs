@@ -15,7 +15,10 @@ mod deadman;
 mod tests;
 mod track;
 
-pub use conditions::{FallbackFacts, GrantFacts, MOST_SKEW_SECS, Probing, Serving, conditions};
+pub use conditions::{
+    FallbackFacts, GRANT_REFUSED_FOR, GrantFacts, MOST_SKEW_SECS, Probing, Serving, conditions,
+    shows_trouble, well_until,
+};
 pub use deadman::{Expected, Hours, NotHours, Span, silence};
 pub use track::{AgentSeen, Outcome, PushFacts, PushSeen, Streak};
 

@@ -225,9 +225,10 @@ impl Run {
         let now = self.executor.now();
         let watched_for = self.watched_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
         let epoch = jiff::Timestamp::UNIX_EPOCH;
-        let episodes =
-            futures_now(self.state.book(epoch)).expect("a state in memory always answers").episodes;
         let truth = locked(&self.truth);
+        let chains: Vec<_> = truth.chains().cloned().collect();
+        let book = futures_now(self.state.book(&chains, epoch));
+        let episodes = book.expect("a state in memory always answers").episodes;
         for chain in truth.chains() {
             let open: Vec<_> = episodes.iter().filter(|one| one.chain == *chain && one.is_open()).collect();
             let conditions: BTreeSet<_> = open.iter().map(|episode| episode.condition).collect();

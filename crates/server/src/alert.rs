@@ -5,7 +5,7 @@ mod repost;
 pub mod sink;
 
 pub use evergrant_core::alert::Outcome;
-pub use repost::repost;
+pub use repost::{repost, repost_all};
 pub use sink::Courier;
 
 use std::future::Future;

@@ -1,13 +1,8 @@
 //! The health monitor with the dead-man: looks every minute and after every event, and brings the book of episodes
 //! up to what it finds, with the alerts that tell of it (SPEC §6). What is decided is decided in `core`.
 
-use std::sync::Arc;
-
 use evergrant_core::ChainName;
-use evergrant_core::alert::{
-    Action, Alert, AlertState, Book, BookChange, Condition, Episode, Links, Quiet, Reminding, Told, advance,
-    compose, gathering,
-};
+use evergrant_core::alert::{Alert, Condition};
 use evergrant_core::event::EventKind;
 use evergrant_core::health::{
     Expected, FallbackFacts, Finding, GrantFacts, PushFacts, PushStatus, PushTrack, Serving, Span, TICK,
@@ -23,9 +18,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::world::World;
 
+mod book;
 mod watched;
 
-pub use watched::{WatchedChain, serving};
+pub use book::{Alerting, Brought, Described, EpisodeKeeper, Gathered, Wanted};
+pub use watched::{WatchedChain, serving, serving_of};
 
 /// A server that has not said for so long that it listens did not.
 const LISTENS: SignedDuration = SignedDuration::from_secs(150);
@@ -53,37 +50,11 @@ pub struct Live {
 }
 
 /// A chain that is watched.
-pub trait Watched: Clone + Send + Sync + 'static {
-    /// Its name.
-    fn chain(&self) -> &ChainName;
-    /// Its provider's name.
-    fn provider(&self) -> &str;
+pub trait Watched: Described {
     /// What this process knows of it; nothing before the first look.
     fn live(&self, now: Timestamp) -> Option<Live>;
     /// When push events are expected; nothing if the chain has no push track.
     fn expected(&self, now: Timestamp) -> Option<Expected>;
-    /// What an operator does about an episode.
-    fn action(&self, episode: &Episode) -> Option<Action>;
-}
-
-/// Names the sinks that want an alert.
-pub type Wanted = Arc<dyn Fn(&Alert) -> Vec<String> + Send + Sync>;
-
-/// What an operator set.
-#[derive(Clone)]
-pub struct Alerting {
-    /// Where alerts point to.
-    pub links: Links,
-    /// When reminders come.
-    pub reminding: Reminding,
-    /// The names of the sinks that want an alert.
-    pub sinks: Wanted,
-}
-
-impl std::fmt::Debug for Alerting {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Alerting").field("links", &self.links).finish_non_exhaustive()
-    }
 }
 
 /// The monitor of some chains.
@@ -91,26 +62,7 @@ impl std::fmt::Debug for Alerting {
 pub struct Monitor<W, C> {
     world: W,
     chains: Vec<C>,
-    alerting: Alerting,
-    open: Option<Open>,
-}
-
-/// Hears at every look of the episodes that are open, for sinks that forget them otherwise.
-#[derive(Clone)]
-pub struct Open(Arc<dyn Fn(Vec<Alert>) + Send + Sync>);
-
-impl std::fmt::Debug for Open {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Open(…)")
-    }
-}
-
-/// What was gathered of one chain.
-struct Gathered<C> {
-    chain: C,
-    grant: Option<GrantFacts>,
-    push: Option<PushFacts>,
-    found: Vec<Finding>,
+    episodes: EpisodeKeeper<W>,
 }
 
 /// How a chain stands, for those who ask.
@@ -131,14 +83,13 @@ where
 {
     /// A monitor that has not looked yet.
     pub fn new(world: W, chains: Vec<C>, alerting: Alerting) -> Self {
-        Self { world, chains, alerting, open: None }
+        Self { world: world.clone(), chains, episodes: EpisodeKeeper::new(world, alerting) }
     }
 
     /// Tells at every look of the episodes that were announced and are open.
     #[must_use]
-    pub fn telling(mut self, open: impl Fn(Vec<Alert>) + Send + Sync + 'static) -> Self {
-        self.open = Some(Open(Arc::new(open)));
-        self
+    pub fn telling(self, open: impl Fn(Vec<Alert>) + Send + Sync + 'static) -> Self {
+        Self { episodes: self.episodes.telling(open), ..self }
     }
 
     /// Looks every minute and whenever it is poked, until `pokes` ends.
@@ -168,24 +119,17 @@ where
         let state = self.world.state();
         state.listen(self.world.now(), LISTENS).await?;
         let listened = state.listened().await?;
+        let names: Vec<_> = self.chains.iter().map(|chain| chain.chain().clone()).collect();
         for _ in 0..TRIES {
             let now = self.world.now();
             // Before the facts: what is written after it was read makes this look try again.
-            let book = state.book(now).await?;
+            let book = state.book(&names, now).await?;
             let mut gathered = Vec::new();
             for chain in &self.chains {
                 gathered.push(self.gather(chain, &listened, now).await?);
             }
-            let change = self.bring_up(&book, &gathered, now);
-            if change == BookChange::default() {
-                self.tell_open(&book, &change, &gathered, now);
-                return Ok(Vec::new());
-            }
-            if state.keep_book(book.version, &change).await? {
-                self.tell_open(&book, &change, &gathered, now);
-                let alerts: Vec<_> = change.alerts.into_iter().map(|(alert, _)| alert).collect();
-                alerts.iter().for_each(log);
-                return Ok(alerts);
+            if let Some(brought) = self.episodes.bring_up(&book, &gathered, now).await? {
+                return Ok(brought.alerts);
             }
         }
         tracing::debug!("others keep writing the book of episodes; the next look tries again");
@@ -250,73 +194,6 @@ where
             blind_since: push.agents.iter().filter_map(|agent| agent.blind_since).min(),
         })
     }
-
-    fn tell_open(&self, book: &Book, change: &BookChange, gathered: &[Gathered<C>], now: Timestamp) {
-        let Some(Open(tell)) = &self.open else { return };
-        let old = book.episodes.iter().filter(|old| !change.episodes.iter().any(|new| new.id == old.id));
-        let open = old.chain(&change.episodes).filter(|one| one.is_open() && one.announced_at.is_some());
-        let place = |episode: &Episode| gathered.iter().position(|one| *one.chain.chain() == episode.chain);
-        let say = open.filter_map(|open| Some((place(open)?, open.clone(), AlertState::Open))).collect();
-        tell(self.compose(gathered, say, now).into_iter().map(|(alert, _)| alert).collect());
-    }
-
-    /// What the book has to say now.
-    fn bring_up(&self, book: &Book, gathered: &[Gathered<C>], now: Timestamp) -> BookChange {
-        let mut change = BookChange::default();
-        let mut say: Vec<(usize, Episode, AlertState)> = Vec::new();
-        for (index, one) in gathered.iter().enumerate() {
-            let name = one.chain.chain();
-            let same_provider = |other: &&Gathered<C>| {
-                other.chain.provider() == one.chain.provider() && other.chain.chain() != name
-            };
-            let others: Vec<_> = gathered
-                .iter()
-                .filter(same_provider)
-                .flat_map(|other| book.of(other.chain.chain()))
-                .collect();
-            let gathering = gathering(&others, now);
-            let quiet = Quiet { muted: book.is_muted(name, now), gathering: &gathering };
-            let advance = advance(name, &book.of(name), &one.found, quiet, self.alerting.reminding, now);
-            change.episodes.extend(advance.changed);
-            say.extend(advance.say.into_iter().map(|(episode, state)| (index, episode, state)));
-        }
-        change.alerts = self.compose(gathered, say, now);
-        change
-    }
-
-    /// Episodes of one condition and provider that come to the same are told in one alert.
-    fn compose(
-        &self,
-        gathered: &[Gathered<C>],
-        mut say: Vec<(usize, Episode, AlertState)>,
-        now: Timestamp,
-    ) -> Vec<(Alert, Vec<String>)> {
-        let mut alerts = Vec::new();
-        while let Some((index, first, state)) = say.first().cloned() {
-            let provider = gathered[index].chain.provider().to_owned();
-            let (together, rest): (Vec<_>, Vec<_>) = say.into_iter().partition(|(other, episode, said)| {
-                gathered[*other].chain.provider() == provider
-                    && episode.condition == first.condition
-                    && *said == state
-            });
-            say = rest;
-            let told: Vec<_> = together
-                .iter()
-                .map(|(index, episode, _)| Told {
-                    episode,
-                    provider: &provider,
-                    grant: gathered[*index].grant.as_ref(),
-                    push: gathered[*index].push.as_ref(),
-                    action: gathered[*index].chain.action(episode),
-                })
-                .collect();
-            if let Some(alert) = compose(&told, state, &self.alerting.links, now) {
-                let sinks = (self.alerting.sinks)(&alert);
-                alerts.push((alert, sinks));
-            }
-        }
-        alerts
-    }
 }
 
 /// How the push track of a chain stands.
@@ -334,15 +211,4 @@ pub async fn standing<S: HealthState>(
     let listened = state.listened().await?;
     let track = PushTrack { facts, tracked_since, listened, expected };
     Ok(Standing { push: push_status(&track, now), facts: track.facts, tracked: true })
-}
-
-fn log(alert: &Alert) {
-    let Alert { id, status, state, summary, .. } = alert;
-    let (state, chains) = (state.as_str(), alert.chains());
-    match alert.state {
-        AlertState::Open | AlertState::Reminder => {
-            tracing::warn!(%id, %status, state, %chains, %summary, "alert");
-        }
-        AlertState::Closed => tracing::info!(%id, %status, state, %chains, %summary, "alert"),
-    }
 }

@@ -4,6 +4,7 @@
 mod answer;
 mod follow;
 mod found;
+mod health;
 mod import;
 mod look;
 mod work;
@@ -27,6 +28,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{Either, join_all, select};
 use serde_json::Value;
 
+pub use health::{RowMonitor, RowWatch, RowWatches, Ticked};
 pub use look::RowChain;
 
 use crate::metrics::Metrics;

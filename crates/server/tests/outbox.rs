@@ -19,7 +19,7 @@ use evergrant_core::health::{Expected, FallbackFacts, Serving};
 use evergrant_core::keeper::Report;
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::alert::{Alerter, Deliver};
-use evergrant_server::health::{Alerting, Live, Monitor, Watched};
+use evergrant_server::health::{Alerting, Described, Live, Monitor, Watched};
 use evergrant_server::http::HttpClient;
 use evergrant_server::{Moved, TokioWorld, World as _};
 use evergrant_store::{HealthState as _, SqliteState};
@@ -61,7 +61,7 @@ impl Troubled {
     }
 }
 
-impl Watched for Troubled {
+impl Described for Troubled {
     fn chain(&self) -> &ChainName {
         &self.name
     }
@@ -69,6 +69,12 @@ impl Watched for Troubled {
     fn provider(&self) -> &str {
         self.name.as_str()
     }
+    fn action(&self, _episode: &Episode) -> Option<Action> {
+        None
+    }
+}
+
+impl Watched for Troubled {
     fn live(&self, now: Timestamp) -> Option<Live> {
         let error = self.is_in_trouble(now).then_some(Reason::ProviderBlocked);
         let report = Report {
@@ -86,9 +92,6 @@ impl Watched for Troubled {
         })
     }
     fn expected(&self, _now: Timestamp) -> Option<Expected> {
-        None
-    }
-    fn action(&self, _episode: &Episode) -> Option<Action> {
         None
     }
 }
@@ -206,10 +209,11 @@ async fn every_opening_and_closing_is_told_once_over_200_kills() {
         processes.start();
     }
     let chains = chains(begun);
+    let names: Vec<_> = chains.iter().map(|chain| chain.name.clone()).collect();
     let calm = async {
         loop {
             let now = world.now();
-            let book = state.book(now).await.unwrap();
+            let book = state.book(&names, now).await.unwrap();
             let sinks = state.sink_states().await.unwrap();
             let troubled = chains.iter().any(|chain| chain.is_in_trouble(now)) || now < begun + TROUBLE;
             let open = book.episodes.iter().any(|episode| episode.is_open() || episode.owed);

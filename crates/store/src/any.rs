@@ -20,7 +20,10 @@ use crate::postgres::PostgresState;
 use crate::seal::Sealed;
 use crate::sqlite::SqliteState;
 use crate::state::{Numbered, State, StateError};
-use crate::vault::{Changes, ChangesCursor, Claim, Claimed, Holder, NewRow, NextRow, Row, VaultState};
+use crate::vault::{
+    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, NewRow, NextRow, Row,
+    VaultState,
+};
 
 /// The state of a server: of this machine alone, or of many.
 #[derive(Debug, Clone)]
@@ -72,7 +75,7 @@ impl HealthState for AnyState {
         identity(chain: &ChainName) -> Result<Option<Identity>, StateError>;
         listen(now: Timestamp, pause: SignedDuration) -> Result<(), StateError>;
         listened() -> Result<Vec<Span>, StateError>;
-        book(now: Timestamp) -> Result<Book, StateError>;
+        book(chains: &[ChainName], now: Timestamp) -> Result<Book, StateError>;
         keep_book(version: i64, change: &BookChange) -> Result<bool, StateError>;
         episodes(chain: Option<&ChainName>, most: usize) -> Result<Vec<Episode>, StateError>;
         acknowledge(id: &EpisodeId, acknowledgement: Option<&Acknowledgement>, at: Timestamp, who: &Actor) -> Result<Option<Episode>, StateError>;
@@ -97,6 +100,10 @@ impl VaultState for AnyState {
         row(chain: &ChainName) -> Result<Option<Row>, StateError>;
         rows_after(after: Option<&ChainName>, most: usize) -> Result<Vec<Row>, StateError>;
         reseal(chain: &ChainName, old: &Sealed, new: &Sealed) -> Result<bool, StateError>;
+        claim_health(lease: Duration, most: usize) -> Result<Vec<HealthClaim>, StateError>;
+        settle_health(looked: &[HealthLooked]) -> Result<(), StateError>;
+        wake_health(chain: &ChainName) -> Result<(), StateError>;
+        events_since(chains: &[ChainName], since: Timestamp) -> Result<Vec<Event>, StateError>;
         changes(cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, StateError>;
     }
 }

@@ -61,8 +61,12 @@ pub trait HealthState: State {
     /// When any server listened, in order and apart, as far as it is remembered.
     fn listened(&self) -> impl Future<Output = Result<Vec<Span>, StateError>> + Send;
 
-    /// The book of episodes.
-    fn book(&self, now: Timestamp) -> impl Future<Output = Result<Book, StateError>> + Send;
+    /// The book of episodes, of some chains.
+    fn book(
+        &self,
+        chains: &[ChainName],
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Book, StateError>> + Send;
 
     /// Writes into the book, with the alerts that tell of it, if it is still at `version`. Says whether it was.
     fn keep_book(

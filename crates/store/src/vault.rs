@@ -79,9 +79,34 @@ pub struct NewRow {
     pub wakes_at: Option<Timestamp>,
 }
 
+/// A row whose health is to be looked at. What is found counts only where nobody has written the row since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthClaim {
+    /// The row as it stands.
+    pub row: Row,
+    /// Nobody else looks at it before then, unless somebody writes it.
+    pub until: Timestamp,
+}
+
+/// What a look at the health of a row came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthLooked {
+    /// Its chain.
+    pub chain: ChainName,
+    /// The claim under which it was looked at.
+    pub until: Timestamp,
+    /// When it is to be looked at next, if nobody writes it; nothing: not before somebody does.
+    pub next_at: Option<Timestamp>,
+    /// An episode of it is open: whoever writes the row lets it be looked at at once.
+    pub open: bool,
+}
+
 /// So many rows are made in one transaction, and so many changes are read at once, at most: readers who follow see all
 /// of a transaction in one page.
 pub const MOST_AT_ONCE: usize = 10_000;
+
+/// So many of the last events of a chain tell of its health.
+pub const LATEST: usize = 20;
 
 /// A place in the order of changes of one database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -180,6 +205,28 @@ pub trait VaultState: State {
         old: &Sealed,
         new: &Sealed,
     ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
+    /// Claims up to `most` rows whose health is to be looked at now, longest due first. Such a claim is no right to
+    /// rotate them.
+    fn claim_health(
+        &self,
+        lease: Duration,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<HealthClaim>, StateError>> + Send;
+
+    /// Says when rows are looked at next; not of those that somebody wrote after they were claimed, and to whose health
+    /// that may matter: they are looked at at once.
+    fn settle_health(&self, looked: &[HealthLooked]) -> impl Future<Output = Result<(), StateError>> + Send;
+
+    /// Lets the health of a chain be looked at now: something happened to it that is not in its row.
+    fn wake_health(&self, chain: &ChainName) -> impl Future<Output = Result<(), StateError>> + Send;
+
+    /// What the ledger has of some chains since then, by chain and in order; of each the last [`LATEST`] at most.
+    fn events_since(
+        &self,
+        chains: &[ChainName],
+        since: Timestamp,
+    ) -> impl Future<Output = Result<Vec<Event>, StateError>> + Send;
 
     /// The rows that changed since `cursor`, some `most` at a time; none are passed over, whatever order their
     /// transactions end in. Without a cursor: where to begin.

@@ -11,7 +11,7 @@ use evergrant_core::health::{AgentSeen, Expected, FallbackFacts, Outcome, PushSe
 use evergrant_core::keeper::Report;
 use evergrant_core::push::PushKind;
 use evergrant_core::{ChainName, Generation, Lineage, Reason};
-use evergrant_server::health::{Alerting, Live, Monitor, Watched};
+use evergrant_server::health::{Alerting, Described, Live, Monitor, Watched};
 use evergrant_server::http::HttpClient;
 use evergrant_server::{Moved, TokioWorld, World as _};
 use evergrant_store::{HealthState as _, SqliteState};
@@ -26,13 +26,19 @@ type Day = Moved<TokioWorld<SqliteState>>;
 #[derive(Clone)]
 struct Claude(ChainName, Arc<Mutex<Option<Reason>>>);
 
-impl Watched for Claude {
+impl Described for Claude {
     fn chain(&self) -> &ChainName {
         &self.0
     }
     fn provider(&self) -> &str {
         "stand-in"
     }
+    fn action(&self, _episode: &Episode) -> Option<Action> {
+        None
+    }
+}
+
+impl Watched for Claude {
     fn live(&self, now: Timestamp) -> Option<Live> {
         let error = *self.1.lock().unwrap();
         let report = Report {
@@ -52,9 +58,6 @@ impl Watched for Claude {
     }
     fn expected(&self, _now: Timestamp) -> Option<Expected> {
         Some(Expected::Always)
-    }
-    fn action(&self, _episode: &Episode) -> Option<Action> {
-        None
     }
 }
 

@@ -8,6 +8,9 @@ use crate::gateway::Source;
 use crate::health::{FallbackFacts, GrantFacts, MOST_SKEW_SECS, PushFacts, Serving};
 use crate::reason::Reason;
 
+/// So many chains of one alert are named in its text, with their evidence.
+const MOST_SHOWN: usize = 20;
+
 /// Where an alert points to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Links {
@@ -66,7 +69,7 @@ pub fn compose(told: &[Told<'_>], state: AlertState, links: &Links, now: Timesta
         summary: summary(told, &concerned, state, now),
         since,
         ended_at,
-        evidence: told.iter().flat_map(|one| evidence(one, told.len() > 1, now)).collect(),
+        evidence: told.iter().take(MOST_SHOWN).flat_map(|one| evidence(one, told.len() > 1, now)).collect(),
         serving: serving(told, now),
         action: first.action.clone().filter(|_| !ended),
         runbook_url: links.runbook(status),
@@ -86,10 +89,13 @@ fn concerned(episode: &Episode) -> Concerned {
 }
 
 fn summary(told: &[Told<'_>], concerned: &[Concerned], state: AlertState, now: Timestamp) -> String {
-    let names: Vec<_> = concerned.iter().map(|concerned| concerned.chain.as_str()).collect();
+    let mut names: Vec<_> = concerned.iter().take(MOST_SHOWN).map(|one| one.chain.to_string()).collect();
+    if concerned.len() > MOST_SHOWN {
+        names.push(format!("and {} more", concerned.len() - MOST_SHOWN));
+    }
     let chains = match names.as_slice() {
         [one] => format!("Chain {one}"),
-        several => format!("{} chains ({})", several.len(), several.join(", ")),
+        several => format!("{} chains ({})", concerned.len(), several.join(", ")),
     };
     let Some(first) = told.first() else { return chains };
     let lasted = span(first.episode.lasts(now).as_secs());
@@ -185,6 +191,7 @@ fn serving(told: &[Told<'_>], now: Timestamp) -> String {
         [only] => one(only),
         several => several
             .iter()
+            .take(MOST_SHOWN)
             .map(|told| format!("{}: {}", told.episode.chain, one(told)))
             .collect::<Vec<_>>()
             .join("; "),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{AlertState, Condition, EpisodeId, Group, Level};
+use super::{Alert, AlertState, Condition, EpisodeId, Group, Level};
 use crate::audit::Actor;
 use crate::chain::ChainName;
 use crate::health::Finding;
@@ -18,7 +18,7 @@ const LONGEST_HOLD: SignedDuration = SignedDuration::from_hours(6);
 /// A condition that comes back sooner than this after its episode closed flaps.
 const FLAPS_WITHIN: SignedDuration = SignedDuration::from_hours(6);
 /// Openings of one condition on several chains of a provider are told together for so long.
-const GATHER: SignedDuration = SignedDuration::from_mins(10);
+pub const GATHER: SignedDuration = SignedDuration::from_mins(10);
 /// Reminders are so far apart at most.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(24);
 
@@ -162,12 +162,18 @@ pub struct Quiet<'c> {
     pub gathering: &'c [Condition],
 }
 
-/// The conditions that an alert told within the last 10 min to hold for other chains of a provider. `others`: the
-/// episodes of its other chains.
-pub fn gathering<'e>(others: impl IntoIterator<Item = &'e Episode>, now: Timestamp) -> Vec<Condition> {
-    let lately = |at: Timestamp| at < now && now.duration_since(at) < GATHER;
-    let told = others.into_iter().filter(|episode| episode.announced_at.is_some_and(lately));
-    told.map(|episode| episode.condition).collect()
+/// The conditions that an alert told within the last 10 min to hold for other chains of the chain's provider.
+/// `lately`: the alerts of that time.
+pub fn gathering(lately: &[Alert], provider: &str, chain: &ChainName, now: Timestamp) -> Vec<Condition> {
+    let told = lately.iter().filter(|alert| {
+        !alert.test
+            && alert.state == AlertState::Open
+            && alert.provider == provider
+            && alert.at < now
+            && now.duration_since(alert.at) < GATHER
+            && alert.concerned.iter().any(|concerned| concerned.chain != *chain)
+    });
+    told.map(|alert| alert.condition).collect()
 }
 
 /// Brings the episodes of one chain up to what was found. `known`: those that are open, those that owe their closing

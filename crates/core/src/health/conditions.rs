@@ -11,7 +11,7 @@ use crate::reason::Reason;
 
 const BLIND_AFTER: SignedDuration = SignedDuration::from_hours(12);
 /// A grant that was refused lately counts as refused; the gateway says so once a minute while it goes on.
-const GRANT_REFUSED_FOR: SignedDuration = SignedDuration::from_mins(10);
+pub const GRANT_REFUSED_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// Our clock and the provider's may differ by so much, in seconds.
 pub const MOST_SKEW_SECS: i64 = 120;
 const PROBES_IN_A_ROW: usize = 3;
@@ -183,23 +183,49 @@ fn renewal_failing(facts: &GrantFacts, now: Timestamp) -> Option<Reason> {
 
 /// Less than half of the time between the renewal and the end is left.
 fn half_of_the_reserve_is_gone(report: &Report, now: Timestamp) -> bool {
-    match (report.renew_at, report.expires_at) {
-        (Some(renew_at), Some(end)) => end.duration_since(now) < end.duration_since(renew_at) / 2,
-        (None, _) | (_, None) => true,
-    }
+    half_of_the_reserve_at(report).is_none_or(|at| now > at)
+}
+
+fn half_of_the_reserve_at(report: &Report) -> Option<Timestamp> {
+    let end = report.expires_at?;
+    Some(end - end.duration_since(report.renew_at?) / 2)
 }
 
 fn login_expiring(facts: &GrantFacts, now: Timestamp) -> bool {
-    let Some(record) = &facts.record else { return false };
-    let (end, soon) = match record.kind {
-        Kind::Static => (record.grant_expires_at.unwrap_or(record.expires_at), STATIC_ENDS_SOON),
+    facts.record.as_ref().and_then(login_ends_soon_at).is_some_and(|at| now > at)
+}
+
+/// After this the end of the login is near.
+fn login_ends_soon_at(record: &Record) -> Option<Timestamp> {
+    match record.kind {
+        Kind::Static => Some(record.grant_expires_at.unwrap_or(record.expires_at) - STATIC_ENDS_SOON),
         Kind::RefreshToken => {
-            let Some(end) = record.grant_expires_at else { return false };
-            (end, LOGIN_ENDS_SOON.min(end.duration_since(record.granted_at) / 4))
+            let end = record.grant_expires_at?;
+            Some(end - LOGIN_ENDS_SOON.min(end.duration_since(record.granted_at) / 4))
         }
-        Kind::JwtBearer | Kind::ClientCredentials | Kind::ApiKey => return false,
-    };
-    end.duration_since(now) < soon
+        Kind::JwtBearer | Kind::ClientCredentials | Kind::ApiKey => None,
+    }
+}
+
+/// How long a chain of which no condition holds stays so by itself: until then only what somebody writes changes that.
+pub fn well_until(facts: &GrantFacts, now: Timestamp) -> Option<Timestamp> {
+    let record = facts.record.as_ref();
+    // Of the millisecond in which something begins, the end is looked at.
+    let after = |at: Timestamp| at + SignedDuration::from_millis(1);
+    let failing = facts.report.error.and_then(|_| half_of_the_reserve_at(&facts.report)).map(after);
+    let grant_ends = record.and_then(|record| record.grant_expires_at);
+    let soon = record.and_then(login_ends_soon_at).map(after);
+    let turns = [facts.report.expires_at, failing, grant_ends, soon];
+    turns.into_iter().flatten().filter(|at| *at > now).min()
+}
+
+/// Whether a record by itself may show that a condition holds, whatever the time.
+pub fn shows_trouble(record: &Record) -> bool {
+    record.standing != Standing::Live
+        || record.access_refused
+        || record.failures.is_some()
+        || record.quarantined.is_some()
+        || record.adoptions.len() > 1
 }
 
 fn probe_failing(facts: &GrantFacts) -> Option<Reason> {

@@ -155,10 +155,13 @@ proptest! {
 /// Two tables that SPEC §6 gives: which facts hold which condition.
 mod table {
     use super::*;
-    use crate::chain::{AttemptId, ChainName, Failures, Generation, Kind, Lineage, Record, Standing};
+    use crate::chain::{
+        AttemptId, ChainName, Failures, Generation, Kind, Lineage, Quarantine, Record, Standing,
+    };
     use crate::gateway::Source;
     use crate::grant::PairId;
-    use crate::keeper::Report;
+    use crate::keeper::{Decision, Look, Policy, Report, decide};
+    use crate::provider::Profile;
     use crate::secret::Fingerprint;
 
     fn record() -> Record {
@@ -383,6 +386,97 @@ mod table {
         ] {
             let facts = GrantFacts { probes: probes.clone(), ..facts(record(), None, now) };
             assert_eq!(found(&facts, now) == [Condition::ProbeFailing], fails, "{probes:?}");
+        }
+    }
+
+    /// A chain whose settings, provider and keepers do nothing: its error is what its record says.
+    fn by_itself(record: &Record, now: Timestamp) -> GrantFacts {
+        let policy = Policy::new(Profile::claude());
+        let error = match decide(record, &policy, Look::Due, now) {
+            Decision::Rest { error, .. } => error,
+            Decision::Exchange(_) => record.failures.map(|failures| failures.reason),
+        };
+        facts(record.clone(), error, now)
+    }
+
+    fn some_record() -> impl Strategy<Value = Record> {
+        let kinds = prop_oneof![Just(Kind::RefreshToken), Just(Kind::Static)];
+        let grant_ends = prop::option::of(1_i64..40 * 1440);
+        let failures = prop::option::of(Just(Failures {
+            count: 1,
+            since: at(10),
+            reason: Reason::ProviderUnavailable,
+            not_before: at(90),
+            asked_by_provider: false,
+        }));
+        (kinds, 2_i64..60 * 1440, grant_ends, failures).prop_map(|(kind, ends, grant_ends, failures)| {
+            Record {
+                kind,
+                expires_at: at(ends),
+                renew_at: (kind == Kind::RefreshToken).then(|| at(ends - (ends / 2).min(60))),
+                grant_expires_at: grant_ends.map(at),
+                failures,
+                ..record()
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_chain_that_is_well_stays_so_until_it_is_said(
+            record in some_record(),
+            minute in 0_i64..50 * 1440,
+            on_the_way in 0.0_f64..1.0,
+        ) {
+            let now = at(minute);
+            let first = by_itself(&record, now);
+            prop_assume!(conditions(&first, now).is_empty());
+            let until = well_until(&first, now);
+            let last = until.map_or(at(400 * 1440), |until| until - SignedDuration::from_millis(1));
+            let between = now + last.duration_since(now).mul_f64(on_the_way);
+            for later in [between, last] {
+                prop_assert_eq!(found(&by_itself(&record, later), later), [], "at {}", later);
+            }
+        }
+
+        /// And what begins then is seen then.
+        #[test]
+        fn nothing_begins_that_no_look_sees(record in some_record(), minute in 0_i64..50 * 1440) {
+            let mut now = at(minute);
+            let end = record.expires_at + SignedDuration::from_mins(1);
+            let mut looks = 0;
+            while conditions(&by_itself(&record, now), now).is_empty() && now < end {
+                let next = well_until(&by_itself(&record, now), now);
+                prop_assert!(next.is_some_and(|next| next > now), "the end of its access token is seen");
+                now = next.unwrap_or(end);
+                looks += 1;
+            }
+            prop_assert!(looks < 6, "{} looks", looks);
+        }
+    }
+
+    #[test]
+    fn what_a_record_says_of_trouble_is_trouble() {
+        assert!(!shows_trouble(&record()));
+        let doubt = Standing::InDoubt { sent_at: at(1), since: at(2), presented_again: 0 };
+        let troubled: [&dyn Fn(&mut Record); 5] = [
+            &|record| record.standing = doubt,
+            &|record| record.access_refused = true,
+            &|record| record.adoptions = vec![at(1), at(2)],
+            &|record| record.quarantined = Some(Quarantine { since: at(1), behind: record.mark() }),
+            &|record| {
+                let (since, reason) = (at(1), Reason::ProviderBlocked);
+                let asked_by_provider = false;
+                record.failures =
+                    Some(Failures { count: 1, since, reason, not_before: at(2), asked_by_provider });
+            },
+        ];
+        for change in troubled {
+            let mut record = record();
+            change(&mut record);
+            assert!(shows_trouble(&record), "{record:?}");
+            let now = at(8 * 60 - 1);
+            assert_ne!(found(&by_itself(&record, now), now), [], "{record:?}");
         }
     }
 }

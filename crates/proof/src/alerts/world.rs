@@ -24,7 +24,7 @@ use evergrant_core::secret::Fingerprint;
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::World;
 use evergrant_server::alert::Deliver;
-use evergrant_server::health::{Live, Watched};
+use evergrant_server::health::{Described, Live, Watched};
 use evergrant_store::state::{Numbered, State, StateError};
 use evergrant_store::{HealthState, MemoryState, OsDisk};
 use jiff::{SignedDuration, Timestamp};
@@ -155,7 +155,7 @@ impl HealthState for Shaky {
         identity(chain: &ChainName) -> Option<Identity>;
         listen(now: Timestamp, pause: SignedDuration) -> ();
         listened() -> Vec<Span>;
-        book(now: Timestamp) -> Book;
+        book(chains: &[ChainName], now: Timestamp) -> Book;
         episodes(chain: Option<&ChainName>, most: usize) -> Vec<Episode>;
         acknowledge(id: &EpisodeId, acknowledgement: Option<&Acknowledgement>, at: Timestamp, who: &Actor)
             -> Option<Episode>;
@@ -334,21 +334,24 @@ impl Told {
     }
 }
 
-impl Watched for Told {
+impl Described for Told {
     fn chain(&self) -> &ChainName {
         &self.name
     }
     fn provider(&self) -> &str {
         "simulated"
     }
+    fn action(&self, _episode: &Episode) -> Option<Action> {
+        None
+    }
+}
+
+impl Watched for Told {
     fn live(&self, _now: Timestamp) -> Option<Live> {
         locked(&self.truth).live(&self.name)
     }
     fn expected(&self, _now: Timestamp) -> Option<Expected> {
         Some(Expected::Always)
-    }
-    fn action(&self, _episode: &Episode) -> Option<Action> {
-        None
     }
 }
 

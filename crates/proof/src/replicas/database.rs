@@ -14,7 +14,8 @@ use evergrant_store::MemoryState;
 use evergrant_store::seal::Sealed;
 use evergrant_store::state::{Numbered, State, StateError};
 use evergrant_store::vault::{
-    Changes, ChangesCursor, Claim, Claimed, Holder, NewRow, NextRow, Row, VaultState,
+    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, NewRow, NextRow, Row,
+    VaultState,
 };
 use jiff::Timestamp;
 use rand::RngExt;
@@ -286,6 +287,22 @@ impl VaultState for Database {
 
     async fn reseal(&self, chain: &ChainName, old: &Sealed, new: &Sealed) -> Result<bool, StateError> {
         self.arrive().await?.reseal(chain, old, new).await
+    }
+
+    async fn claim_health(&self, lease: Duration, most: usize) -> Result<Vec<HealthClaim>, StateError> {
+        self.call(async |tables| tables.claim_health(lease, most).await).await
+    }
+
+    async fn settle_health(&self, looked: &[HealthLooked]) -> Result<(), StateError> {
+        self.call(async |tables| tables.settle_health(looked).await).await
+    }
+
+    async fn wake_health(&self, chain: &ChainName) -> Result<(), StateError> {
+        self.call(async |tables| tables.wake_health(chain).await).await
+    }
+
+    async fn events_since(&self, chains: &[ChainName], since: Timestamp) -> Result<Vec<Event>, StateError> {
+        self.call(async |tables| tables.events_since(chains, since).await).await
     }
 
     async fn changes(&self, cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, StateError> {

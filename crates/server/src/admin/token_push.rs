@@ -256,7 +256,7 @@ pub(super) async fn open_episodes<S: HealthState + VaultState>(
     admin: &Admin<S>,
     chain: &ChainName,
 ) -> Result<Vec<Episode>, Problem> {
-    let mut open = admin.world.state().book(admin.world.now()).await?.of(chain);
+    let mut open = admin.world.state().book(std::slice::from_ref(chain), admin.world.now()).await?.episodes;
     open.retain(Episode::is_open);
     open.reverse();
     Ok(open)

@@ -3,12 +3,32 @@
 
 use std::collections::BTreeMap;
 
-use evergrant_core::alert::{Alert, Outcome};
+use evergrant_core::alert::{Alert, Outcome, Sink};
 use futures_channel::mpsc::UnboundedReceiver;
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::Courier;
+
+/// Posts whatever `open` brings at once, until it ends: whoever brings it does so at the pace that sinks want.
+pub async fn repost_all(courier: Courier, mut open: UnboundedReceiver<Vec<Alert>>) {
+    let sinks: Vec<_> = courier.sinks().iter().filter(|sink| sink.repost_every().is_some()).collect();
+    while let Some(alerts) = open.next().await {
+        for sink in &sinks {
+            post(&courier, sink, &alerts).await;
+        }
+    }
+}
+
+async fn post(courier: &Courier, sink: &Sink, alerts: &[Alert]) {
+    for alert in alerts.iter().filter(|alert| sink.wants(alert)) {
+        if let Outcome::Unavailable { detail, .. } | Outcome::Refused { detail } =
+            courier.send(sink, alert).await
+        {
+            tracing::warn!(sink = sink.name, detail, "an open episode could not be posted again");
+        }
+    }
+}
 
 /// Posts what `open` brings, each sink at its own pace, until it ends.
 pub async fn repost(courier: Courier, mut open: UnboundedReceiver<Vec<Alert>>) {
@@ -27,13 +47,7 @@ pub async fn repost(courier: Courier, mut open: UnboundedReceiver<Vec<Alert>>) {
                 continue;
             }
             posted.insert(&sink.name, now);
-            for alert in alerts.iter().filter(|alert| sink.wants(alert)) {
-                if let Outcome::Unavailable { detail, .. } | Outcome::Refused { detail } =
-                    courier.send(sink, alert).await
-                {
-                    tracing::warn!(sink = sink.name, detail, "an open episode could not be posted again");
-                }
-            }
+            post(&courier, sink, &alerts).await;
         }
     }
 }

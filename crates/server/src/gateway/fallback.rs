@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use evergrant_core::gateway::{FallbackOn, Spent, spend};
+use evergrant_core::health::FallbackFacts;
 use evergrant_core::provider::Profile;
 use evergrant_core::{ApiKey, ChainName, Reason};
 use evergrant_store::State;
@@ -35,6 +36,18 @@ pub struct FallbackKey {
     pub max_requests_per_day: Option<u64>,
     /// How many it has served today.
     pub uses: Arc<DayCount>,
+}
+
+impl FallbackKey {
+    /// What is known of it.
+    pub fn facts(&self, now: Timestamp) -> FallbackFacts {
+        FallbackFacts {
+            there: true,
+            usable: self.uses.usable(),
+            uses_today: self.uses.used(day_of(now)),
+            most_a_day: self.max_requests_per_day,
+        }
+    }
 }
 
 /// How many requests a fallback key has served on a day (UTC), and whether it works.
@@ -119,6 +132,12 @@ impl FallbackUses {
     /// What the key of this chain has served.
     pub fn of(&self, chain: &ChainName) -> Arc<DayCount> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(chain.clone()).or_default().clone()
+    }
+
+    /// The same, of a chain whose key has served something; without one, nothing is remembered of the chain.
+    pub fn known(&self, chain: &ChainName) -> Arc<DayCount> {
+        let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(chain).cloned();
+        counted.unwrap_or_default()
     }
 
     fn all(&self) -> BTreeMap<ChainName, Arc<DayCount>> {

@@ -11,7 +11,7 @@ use evergrant_core::gateway::Position;
 use evergrant_core::probe::Verdict;
 use evergrant_core::provider::Profile;
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::State;
+use evergrant_store::{State as _, VaultState};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use serde_json::json;
@@ -113,7 +113,7 @@ impl Inner {
 }
 
 /// Writes down in log and ledger that a grant may not do what was asked of it.
-pub fn note_grant_refused<W: World>(world: W, chain: ChainName) -> Act {
+pub fn note_grant_refused<W: World<State: VaultState>>(world: W, chain: ChainName) -> Act {
     let last: Arc<Mutex<Option<(Position, Duration)>>> = Arc::default();
     Box::new(move |position| {
         let (last, world, chain) = (last.clone(), world.clone(), chain.clone());
@@ -132,8 +132,14 @@ pub fn note_grant_refused<W: World>(world: W, chain: ChainName) -> Act {
             tracing::warn!(%reason, %chain, %lineage, %generation, "the grant may not do what a request asked of it");
             let (at, kind, attempt) = (world.now(), EventKind::Found, None);
             let detail = json!({ "by": "gateway" });
-            let event = Event { chain, at, kind, reason, lineage, generation, attempt, detail };
-            if let Err(error) = world.state().add_events(&[event]).await {
+            let event =
+                Event { chain: chain.clone(), at, kind, reason, lineage, generation, attempt, detail };
+            let state = world.state();
+            let written = match state.add_events(&[event]).await {
+                Ok(()) => state.wake_health(&chain).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = written {
                 tracing::warn!(%error, "that could not be written to the ledger");
             }
         }

@@ -5,12 +5,12 @@ use std::fmt;
 use evergrant_core::ChainName;
 use evergrant_core::alert::{Action, ActionContext, Episode, action};
 use evergrant_core::caller::Scope;
-use evergrant_core::gateway::{Choice, Fallback, Source, choose};
+use evergrant_core::gateway::{Choice, Fallback, Position, Source, choose};
 use evergrant_core::health::{Expected, FallbackFacts, Serving};
 use evergrant_store::VaultState;
 use jiff::Timestamp;
 
-use super::{Live, Watched};
+use super::{Described, Live, Watched};
 use crate::caller::Callers;
 use crate::chain::Chain;
 use crate::gateway::{FallbackKey, day_of};
@@ -43,43 +43,13 @@ impl<W: World<State: VaultState>> fmt::Debug for WatchedChain<W> {
     }
 }
 
-impl<W: World<State: VaultState>> WatchedChain<W> {
-    fn fallback_facts(&self, now: Timestamp) -> FallbackFacts {
-        let Some(key) = &self.fallback else { return FallbackFacts::default() };
-        FallbackFacts {
-            there: true,
-            usable: key.uses.usable(),
-            uses_today: key.uses.used(day_of(now)),
-            most_a_day: key.max_requests_per_day,
-        }
-    }
-}
-
-impl<W: World<State: VaultState>> Watched for WatchedChain<W> {
+impl<W: World<State: VaultState>> Described for WatchedChain<W> {
     fn chain(&self) -> &ChainName {
         self.chain.chain()
     }
 
     fn provider(&self) -> &str {
         &self.chain.profile().name
-    }
-
-    fn live(&self, now: Timestamp) -> Option<Live> {
-        let report = self.chain.last_report()?;
-        let record = self.chain.record();
-        Some(Live {
-            kind: record.as_ref().map_or(self.chain.kind, |record| record.kind),
-            report,
-            record,
-            clock_offset_secs: self.chain.clock_offset_secs(),
-            serving: serving(&self.chain, &self.snapshots, self.fallback.as_ref(), now),
-            fallback: self.fallback_facts(now),
-        })
-    }
-
-    fn expected(&self, now: Timestamp) -> Option<Expected> {
-        let name = self.chain.chain();
-        (self.push || self.callers.table().any_may(Scope::Push, name, now)).then(|| self.expected.clone())
     }
 
     fn action(&self, episode: &Episode) -> Option<Action> {
@@ -94,6 +64,26 @@ impl<W: World<State: VaultState>> Watched for WatchedChain<W> {
     }
 }
 
+impl<W: World<State: VaultState>> Watched for WatchedChain<W> {
+    fn live(&self, now: Timestamp) -> Option<Live> {
+        let report = self.chain.last_report()?;
+        let record = self.chain.record();
+        Some(Live {
+            kind: record.as_ref().map_or(self.chain.kind, |record| record.kind),
+            report,
+            record,
+            clock_offset_secs: self.chain.clock_offset_secs(),
+            serving: serving(&self.chain, &self.snapshots, self.fallback.as_ref(), now),
+            fallback: self.fallback.as_ref().map_or_else(FallbackFacts::default, |key| key.facts(now)),
+        })
+    }
+
+    fn expected(&self, now: Timestamp) -> Option<Expected> {
+        let name = self.chain.chain();
+        (self.push || self.callers.table().any_may(Scope::Push, name, now)).then(|| self.expected.clone())
+    }
+}
+
 /// What would serve a request for this chain now, from a caller whom the fallback key may serve.
 pub fn serving(
     chain: &impl Renewable,
@@ -102,17 +92,27 @@ pub fn serving(
     now: Timestamp,
 ) -> Serving {
     let live = snapshots.current(chain.chain()).filter(|current| current.usable(now));
+    let own = if chain.is_api_key() { Source::ApiKey } else { Source::Oauth };
+    serving_of(live.map(|current| (current.position, current.expires_at)), own, fallback, now)
+}
+
+/// What would serve a request now, where an access token or key (`own`) is `live` until then.
+pub fn serving_of(
+    live: Option<(Position, Timestamp)>,
+    own: Source,
+    fallback: Option<&FallbackKey>,
+    now: Timestamp,
+) -> Serving {
     let works = |key: &FallbackKey| key.uses.usable() != Some(false);
     let left = |key: &FallbackKey| key.uses.left(day_of(now), key.max_requests_per_day);
     let reserve = Fallback::of(fallback.is_some_and(works), true, fallback.is_some_and(left));
     let on = fallback.map(|key| key.on).unwrap_or_default();
-    let source = match choose(live.as_ref().map(|current| current.position), reserve, on) {
-        Choice::Oauth(_) if chain.is_api_key() => Source::ApiKey,
-        Choice::Oauth(_) => Source::Oauth,
+    let source = match choose(live.map(|(position, _)| position), reserve, on) {
+        Choice::Oauth(_) => own,
         Choice::Fallback => Source::Fallback,
         Choice::None(_) => Source::None,
     };
     // An API key has no end that is known.
-    let until = live.map(|current| current.expires_at).filter(|_| source == Source::Oauth);
+    let until = live.map(|(_, until)| until).filter(|_| source == Source::Oauth);
     Serving { source, until }
 }

@@ -268,6 +268,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 Ok(grant) => grant,
                 Err(why) => {
                     seen.fail(Reason::SealBroken, why);
+                    self.state().wake_health(chain).await?;
                     return Ok(Settled::Stop(Some(self.world().now() + TICK)));
                 }
             };

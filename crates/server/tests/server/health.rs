@@ -12,7 +12,7 @@ use evergrant_core::push::PushKind;
 use evergrant_core::{ChainName, Generation, Lineage, Reason};
 use evergrant_server::World;
 use evergrant_server::alert::{Alerter, Deliver, Outcome as Delivered};
-use evergrant_server::health::{Alerting, Live, Monitor, Watched};
+use evergrant_server::health::{Alerting, Described, Live, Monitor, Watched};
 use evergrant_store::{HealthState, MemoryState};
 use futures_channel::mpsc;
 use jiff::civil::{Weekday, time};
@@ -59,21 +59,24 @@ impl Told {
     }
 }
 
-impl Watched for Told {
+impl Described for Told {
     fn chain(&self) -> &ChainName {
         &self.name
     }
     fn provider(&self) -> &str {
         "claude"
     }
+    fn action(&self, episode: &evergrant_core::alert::Episode) -> Option<Action> {
+        Some(Action { text: episode.condition.sentence().into(), commands: vec!["evergrant status".into()] })
+    }
+}
+
+impl Watched for Told {
     fn live(&self, _now: Timestamp) -> Option<Live> {
         Some(self.live.lock().unwrap().clone())
     }
     fn expected(&self, _now: Timestamp) -> Option<Expected> {
         Some(self.expected.clone())
-    }
-    fn action(&self, episode: &evergrant_core::alert::Episode) -> Option<Action> {
-        Some(Action { text: episode.condition.sentence().into(), commands: vec!["evergrant status".into()] })
     }
 }
 

@@ -17,6 +17,7 @@ mod network;
 mod openapi;
 mod pushes;
 mod rotation;
+mod row_health;
 mod rows;
 mod simulated_time;
 mod sinks;

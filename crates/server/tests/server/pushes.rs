@@ -330,7 +330,7 @@ async fn chains_are_shown_refreshed_probed_muted_and_lent() {
     assert_eq!(post("chains/claude/probe", "").await["reason"], json!("probe_ok"));
     let muted = post("chains/claude/mute", r#"{"for_secs":7200}"#).await;
     assert!(muted["muted_until"].is_string());
-    let book = server.fixture.world.state().book(server.fixture.world.now()).await.unwrap();
+    let book = server.fixture.world.state().book(&[chain()], server.fixture.world.now()).await.unwrap();
     assert!(book.is_muted(&chain(), server.fixture.world.now()));
     let (status, problem) =
         server.send(Method::GET, "chains/nobody", Some(&server.admin_key), Vec::new()).await;

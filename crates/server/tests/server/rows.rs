@@ -27,28 +27,28 @@ use tempfile::TempDir;
 
 use crate::fixture::{policy, profile, settings};
 
-type ReplicaWorld = Moved<TokioWorld<MemoryState>>;
+pub(super) type ReplicaWorld = Moved<TokioWorld<MemoryState>>;
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// The provider, the state, and the time that all share.
-struct Rig {
-    standin: StandIn,
-    state: MemoryState,
+pub(super) struct Rig {
+    pub(super) standin: StandIn,
+    pub(super) state: MemoryState,
     later_secs: Arc<AtomicI64>,
     policy: Policy,
 }
 
 /// One machine.
-struct Replica {
+pub(super) struct Replica {
     folder: TempDir,
-    world: ReplicaWorld,
+    pub(super) world: ReplicaWorld,
     marks: Marks,
     snapshots: Snapshots,
-    keeper: RowKeeper<ReplicaWorld>,
+    pub(super) keeper: RowKeeper<ReplicaWorld>,
 }
 
-fn chain(number: usize) -> ChainName {
+pub(super) fn chain(number: usize) -> ChainName {
     format!("chain-{number}").parse().unwrap()
 }
 
@@ -57,7 +57,7 @@ fn real_now() -> Timestamp {
 }
 
 impl Rig {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let settings = settings();
         let standin = StandIn::start(settings.clone()).await.unwrap();
         let later_secs = Arc::new(AtomicI64::new(0));
@@ -66,11 +66,11 @@ impl Rig {
         Self { standin, state, later_secs, policy }
     }
 
-    fn pass(&self, time: SignedDuration) {
+    pub(super) fn pass(&self, time: SignedDuration) {
         self.later_secs.fetch_add(time.as_secs(), Ordering::SeqCst);
     }
 
-    fn replica(&self, machine: &str) -> Replica {
+    pub(super) fn replica(&self, machine: &str) -> Replica {
         self.replica_on(machine, tempfile::tempdir().unwrap(), self.state.clone())
     }
 
@@ -103,7 +103,7 @@ impl Rig {
     }
 
     /// A new login.
-    fn grant(&self) -> Grant {
+    pub(super) fn grant(&self) -> Grant {
         let file = self.standin.engine().login(LoginOptions::default()).auth_file();
         match authfile::read(file.to_string().as_bytes(), &self.policy.profile) {
             Reading::Grant(grant) => grant,
@@ -111,7 +111,7 @@ impl Rig {
         }
     }
 
-    async fn row(&self, number: usize) -> Row {
+    pub(super) async fn row(&self, number: usize) -> Row {
         self.state.row(&chain(number)).await.unwrap().unwrap()
     }
 
@@ -130,7 +130,7 @@ impl Rig {
         assert_eq!(self.standin.engine().counters().families_revoked_by_reuse, 0);
     }
 
-    fn exchanges(&self) -> usize {
+    pub(super) fn exchanges(&self) -> usize {
         self.standin.engine().exchanges().len()
     }
 
@@ -145,14 +145,14 @@ fn state(later_secs: Arc<AtomicI64>) -> MemoryState {
 }
 
 impl Replica {
-    async fn import(&self, number: usize, grant: Grant) -> Report {
+    pub(super) async fn import(&self, number: usize, grant: Grant) -> Report {
         match self.keeper.import(&chain(number), grant).await {
             Import::Taken(report) => report,
             Import::Refused(refused) => panic!("{refused:?}"),
         }
     }
 
-    async fn force(&self, number: usize) -> Report {
+    pub(super) async fn force(&self, number: usize) -> Report {
         self.keeper.look(&chain(number), Look::Forced, None).await
     }
 
@@ -195,7 +195,7 @@ impl Replica {
 }
 
 /// The life of an access token there.
-const LIFE: SignedDuration = SignedDuration::from_hours(1);
+pub(super) const LIFE: SignedDuration = SignedDuration::from_hours(1);
 
 #[tokio::test]
 async fn a_row_is_renewed_when_it_is_due_and_not_before() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use evergrant_core::ChainName;
 use evergrant_core::alert::{
-    Acknowledgement, Alert, Book, BookChange, Delivery, Episode, EpisodeId, Mute, Settled, SinkState,
+    Acknowledgement, Alert, Book, BookChange, Delivery, Episode, EpisodeId, GATHER, Mute, Settled, SinkState,
 };
 use evergrant_core::audit::{Act, Actor, AuditEntry};
 use evergrant_core::event::Event;
@@ -123,14 +123,18 @@ impl HealthState for MemoryState {
         Ok(self.tables().health.listened.clone())
     }
 
-    async fn book(&self, now: Timestamp) -> Result<Book, StateError> {
+    async fn book(&self, chains: &[ChainName], now: Timestamp) -> Result<Book, StateError> {
         let tables = &self.tables().health;
-        let wanted = |episode: &&Episode| episode.is_open() || episode.owed || tables.is_last(episode);
+        let wanted = |episode: &&Episode| {
+            let matters = episode.is_open() || episode.owed || tables.is_last(episode);
+            matters && chains.contains(&episode.chain)
+        };
         let mut episodes: Vec<_> = tables.episodes.iter().filter(wanted).cloned().collect();
         episodes.sort_by(|one, two| (one.opened_at, &one.id).cmp(&(two.opened_at, &two.id)));
-        let mutes = tables.mutes.iter().filter(|(_, until)| **until > now);
+        let mutes = tables.mutes.iter().filter(|(chain, until)| **until > now && chains.contains(chain));
         let mutes = mutes.map(|(chain, until)| Mute { chain: chain.clone(), until: *until }).collect();
-        Ok(Book { version: tables.version, episodes, mutes })
+        let lately = tables.outbox.iter().filter(|alert| alert.at > now - GATHER).cloned().collect();
+        Ok(Book { version: tables.version, episodes, mutes, lately })
     }
 
     async fn keep_book(&self, version: i64, change: &BookChange) -> Result<bool, StateError> {
@@ -182,6 +186,7 @@ impl HealthState for MemoryState {
         episode.acknowledged = acknowledgement.cloned();
         let episode = episode.clone();
         tables.health.version += 1;
+        tables.wake_health(&episode.chain, at);
         tables.audit(at, who, Act::EpisodeAcknowledged, id.to_string());
         Ok(Some(episode))
     }
@@ -196,6 +201,7 @@ impl HealthState for MemoryState {
         let mut tables = self.tables();
         tables.health.mutes.insert(chain.clone(), until);
         tables.health.version += 1;
+        tables.wake_health(chain, at);
         tables.audit(at, who, Act::ChainMuted, chain.to_string());
         Ok(())
     }

@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use evergrant_core::ChainName;
 use evergrant_core::chain::{Epoch, Mark};
+use evergrant_core::event::Event;
+use evergrant_core::health::shows_trouble;
 use jiff::Timestamp;
 
 use super::MemoryState;
 use crate::seal::Sealed;
 use crate::state::StateError;
-use crate::vault::{Changes, ChangesCursor, Claim, Claimed, Holder, NewRow, NextRow, Row, VaultState};
+use crate::vault::{
+    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, LATEST, NewRow, NextRow, Row,
+    VaultState,
+};
 
 #[derive(Debug, Clone)]
 struct Stored {
@@ -19,6 +24,8 @@ struct Stored {
     lease: Option<(String, Timestamp)>,
     wakes_at: Option<Timestamp>,
     changed: u64,
+    /// When its health is looked at next, and whether an episode of it is open.
+    health: (Option<Timestamp>, bool),
 }
 
 #[derive(Debug, Default, Clone)]
@@ -40,6 +47,10 @@ impl Stored {
         Claim { row: self.row.clone(), process: holder.process.clone() }
     }
 
+    fn wake_health(&mut self, now: Timestamp) {
+        self.health.0 = Some(self.health.0.map_or(now, |at| at.min(now)));
+    }
+
     fn is_of(&self, claim: &Claim) -> bool {
         let held = self.lease.as_ref().is_some_and(|(process, _)| *process == claim.process);
         held && self.row.epoch == claim.row.epoch
@@ -47,8 +58,14 @@ impl Stored {
 }
 
 impl super::Tables {
+    pub(super) fn wake_health(&mut self, chain: &ChainName, now: Timestamp) {
+        if let Some(stored) = self.vault.rows.get_mut(chain) {
+            stored.wake_health(now);
+        }
+    }
+
     /// Writes into a row that is there.
-    fn write_row(&mut self, next: NextRow<'_>, lease: Option<(String, Timestamp)>) {
+    fn write_row(&mut self, next: NextRow<'_>, lease: Option<(String, Timestamp)>, now: Timestamp) {
         let NextRow { record, sealed, replaced, events, wakes_at } = next;
         self.vault.changes += 1;
         let changed = self.vault.changes;
@@ -59,6 +76,9 @@ impl super::Tables {
             }
             stored.wakes_at = lease.as_ref().map_or(wakes_at, |(_, until)| Some(*until));
             (stored.lease, stored.changed) = (lease, changed);
+            if stored.health.1 || shows_trouble(record) {
+                stored.wake_health(now);
+            }
         }
         for (fingerprint, at) in replaced {
             self.replaced.entry((record.chain.clone(), *fingerprint)).or_insert(*at);
@@ -66,11 +86,11 @@ impl super::Tables {
         self.add(events);
     }
 
-    fn write_at(&mut self, before: Mark, next: NextRow<'_>) -> bool {
+    fn write_at(&mut self, before: Mark, next: NextRow<'_>, now: Timestamp) -> bool {
         let stored = self.vault.rows.get(&next.record.chain);
         let stands = stored.is_some_and(|stored| stored.row.record.mark() == before);
         if stands {
-            self.write_row(next, None);
+            self.write_row(next, None, now);
         }
         stands
     }
@@ -130,17 +150,19 @@ impl VaultState for MemoryState {
         next: NextRow<'_>,
         lease: Duration,
     ) -> Result<bool, StateError> {
-        let until = self.now() + lease;
+        let now = self.now();
+        let until = now + lease;
         let mut tables = self.tables();
         let ours = tables.vault.rows.get(&next.record.chain).is_some_and(|stored| stored.is_of(claim));
         if ours {
-            tables.write_row(next, Some((claim.process.clone(), until)));
+            tables.write_row(next, Some((claim.process.clone(), until)), now);
         }
         Ok(ours)
     }
 
     async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
-        Ok(self.tables().write_at(before, next))
+        let now = self.now();
+        Ok(self.tables().write_at(before, next, now))
     }
 
     async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
@@ -153,6 +175,7 @@ impl VaultState for MemoryState {
     }
 
     async fn take_in(&self, before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError> {
+        let now = self.now();
         let mut tables = self.tables();
         let Some(before) = before else {
             let chain = &next.record.chain;
@@ -160,12 +183,12 @@ impl VaultState for MemoryState {
                 return Ok(false);
             };
             let row = Row { record: next.record.clone(), sealed: sealed.clone(), epoch: Epoch(0) };
-            let stored = Stored { row, lease: None, wakes_at: None, changed: 0 };
+            let stored = Stored { row, lease: None, wakes_at: None, changed: 0, health: (Some(now), false) };
             tables.vault.rows.insert(chain.clone(), stored);
-            tables.write_row(next, None);
+            tables.write_row(next, None, now);
             return Ok(true);
         };
-        Ok(tables.write_at(before, next))
+        Ok(tables.write_at(before, next, now))
     }
 
     async fn take_in_new(&self, rows: &[NewRow]) -> Result<u64, StateError> {
@@ -193,6 +216,50 @@ impl VaultState for MemoryState {
         let mut tables = self.tables();
         let stored = tables.vault.rows.get_mut(chain).filter(|stored| stored.row.sealed == *old);
         Ok(stored.map(|stored| stored.row.sealed = new.clone()).is_some())
+    }
+
+    async fn claim_health(&self, lease: Duration, most: usize) -> Result<Vec<HealthClaim>, StateError> {
+        let now = self.now();
+        let mut tables = self.tables();
+        let rows = tables.vault.rows.values_mut();
+        let mut due: Vec<_> = rows.filter(|stored| stored.health.0.is_some_and(|at| at <= now)).collect();
+        due.sort_by_key(|stored| stored.health.0);
+        let claim = |stored: &mut Stored| {
+            let until = now + lease;
+            stored.health = (Some(until), true);
+            HealthClaim { row: stored.row.clone(), until }
+        };
+        Ok(due.into_iter().take(most).map(claim).collect())
+    }
+
+    async fn settle_health(&self, looked: &[HealthLooked]) -> Result<(), StateError> {
+        let mut tables = self.tables();
+        for HealthLooked { chain, until, next_at, open } in looked {
+            let stored = tables.vault.rows.get_mut(chain);
+            if let Some(stored) = stored.filter(|stored| stored.health.0 == Some(*until)) {
+                stored.health = (*next_at, *open);
+            }
+        }
+        Ok(())
+    }
+
+    async fn wake_health(&self, chain: &ChainName) -> Result<(), StateError> {
+        let now = self.now();
+        self.tables().wake_health(chain, now);
+        Ok(())
+    }
+
+    async fn events_since(&self, chains: &[ChainName], since: Timestamp) -> Result<Vec<Event>, StateError> {
+        let tables = self.tables();
+        let mut found = Vec::new();
+        for chain in chains {
+            let of_it =
+                tables.events.iter().map(|numbered| &numbered.event).filter(|event| event.chain == *chain);
+            let of_it: Vec<_> = of_it.collect();
+            let latest = &of_it[of_it.len().saturating_sub(LATEST)..];
+            found.extend(latest.iter().filter(|event| event.at >= since).copied().cloned());
+        }
+        Ok(found)
     }
 
     async fn changes(&self, cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, StateError> {

@@ -49,8 +49,8 @@ impl HealthState for PostgresState {
         run!(self, Repeat::Fine, |client| pushes::listened(client))
     }
 
-    async fn book(&self, now: Timestamp) -> Result<Book, StateError> {
-        run!(self, Repeat::Fine, |client| book::read(client, now))
+    async fn book(&self, chains: &[ChainName], now: Timestamp) -> Result<Book, StateError> {
+        run!(self, Repeat::Fine, |client| book::read(client, chains, now))
     }
 
     async fn keep_book(&self, version: i64, change: &BookChange) -> Result<bool, StateError> {

@@ -11,11 +11,12 @@ use super::session::{Repeat, begin, commit, run};
 use crate::state::{StateError, day_of};
 
 /// The steps from an empty database to today's, in order; never changed once released.
-pub(super) const MIGRATIONS: [&str; 4] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     include_str!("../../migrations/postgres/0001_chains_and_ledger.sql"),
     include_str!("../../migrations/postgres/0002_callers.sql"),
     include_str!("../../migrations/postgres/0003_pushes_and_episodes.sql"),
     include_str!("../../migrations/postgres/0004_rows.sql"),
+    include_str!("../../migrations/postgres/0005_health_looks.sql"),
 ];
 /// A step may rewrite a large table.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -6,6 +6,8 @@ use std::time::Duration;
 use deadpool_postgres::Client;
 use evergrant_core::ChainName;
 use evergrant_core::chain::{AttemptId, Epoch, Generation, Lineage, Mark, Record};
+use evergrant_core::event::Event;
+use evergrant_core::health::shows_trouble;
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
@@ -13,10 +15,14 @@ use super::PostgresState;
 use super::callers::{read, write};
 use super::fault::Fault;
 use super::ledger::{Columns, add_events};
+use super::pushes::instant;
 use super::session::{Repeat, change_alone, row, rows, run, signed, the_row};
 use crate::seal::Sealed;
 use crate::state::StateError;
-use crate::vault::{Changes, ChangesCursor, Claim, Claimed, Holder, NewRow, NextRow, Row, VaultState};
+use crate::vault::{
+    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, LATEST, NewRow, NextRow, Row,
+    VaultState,
+};
 
 /// Now, in milliseconds since the epoch.
 macro_rules! now_ms {
@@ -46,7 +52,7 @@ macro_rules! claim_rows {
 }
 
 /// Writes the row of the parameters $6 to $16, with its events and replaced pairs, if it stands as `$where` says by the
-/// parameters from $17 on.
+/// parameters from $18 on. Its health is looked at at once if it shows trouble ($17), or did.
 macro_rules! write_row {
     ($where:literal) => {
         add_events!(
@@ -68,6 +74,10 @@ macro_rules! write_row {
                FROM unnest($13::text[], $14::bigint[]) AS spent (fingerprint, at_ms)
                WHERE EXISTS (SELECT FROM moved)
                ON CONFLICT DO NOTHING
+             ), woken AS (
+               UPDATE health_looks SET next_ms = (extract(epoch FROM now()) * 1000)::bigint
+               WHERE chain = $6::text AND (open OR $17) AND EXISTS (SELECT FROM moved)
+                 AND (next_ms IS NULL OR next_ms > (extract(epoch FROM now()) * 1000)::bigint)
              ), "
             ),
             "WHERE EXISTS (SELECT FROM moved)",
@@ -118,6 +128,7 @@ async fn write_where(
     let spent: Vec<_> = replaced.iter().map(|(fingerprint, _)| fingerprint.to_string()).collect();
     let spent_ms: Vec<_> = replaced.iter().map(|(_, at)| at.as_millisecond()).collect();
     let (wakes_ms, lease_ms) = (millis(wakes_at), lease.map(length_ms));
+    let troubled = shows_trouble(record);
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![
         &chains,
         &behind,
@@ -135,6 +146,7 @@ async fn write_where(
         &spent_ms,
         &wakes_ms,
         &lease_ms,
+        &troubled,
     ];
     params.extend(stands);
     Ok(change_alone(client, query, &params).await?.is_some_and(|row| row.get(0)))
@@ -146,6 +158,8 @@ async fn insert(client: &Client, next: NextRow<'_>) -> Result<bool, Fault> {
            INSERT INTO vault_rows (chain, lineage, generation, attempt, epoch, record, sealed, wakes_ms, changed)
            VALUES ($6::text, $7, $8, $9, 0, $10, $11, $12, pg_current_xact_id())
            ON CONFLICT DO NOTHING RETURNING chain
+         ), looked_at AS (
+           INSERT INTO health_looks SELECT chain, 0, FALSE FROM moved ON CONFLICT DO NOTHING
          ), ",
         "WHERE EXISTS (SELECT FROM moved)",
         "SELECT EXISTS (SELECT FROM moved)"
@@ -179,7 +193,9 @@ async fn insert_many(client: &Client, new: &[NewRow]) -> Result<u64, Fault> {
            SELECT chain, lineage, generation, attempt, 0, record, sealed, wakes_ms, pg_current_xact_id()
            FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[], $7::bigint[])
              AS new (chain, lineage, generation, attempt, record, sealed, wakes_ms)
-           ON CONFLICT DO NOTHING RETURNING 1
+           ON CONFLICT DO NOTHING RETURNING chain, wakes_ms
+         ), looked_at AS (
+           INSERT INTO health_looks SELECT chain, coalesce(wakes_ms, 0), FALSE FROM made ON CONFLICT DO NOTHING
          ) SELECT count(*) FROM made";
     let column = |of: fn(&Record) -> u64| new.iter().map(|new| signed(of(&new.record))).collect::<Vec<_>>();
     let chains: Vec<_> = new.iter().map(|new| new.record.chain.as_str()).collect();
@@ -198,6 +214,58 @@ async fn insert_many(client: &Client, new: &[NewRow]) -> Result<u64, Fault> {
 async fn one(client: &Client, chain: &ChainName) -> Result<Option<Row>, Fault> {
     let query = "SELECT record, sealed, epoch FROM vault_rows WHERE chain = $1";
     row(client, query, &[&chain.as_str()]).await?.as_ref().map(row_of).transpose()
+}
+
+/// Lets the health of the chain $1 be looked at now.
+pub(super) const WAKE_HEALTH: &str = concat!(
+    "UPDATE health_looks SET next_ms = ",
+    now_ms!(),
+    " WHERE chain = $1 AND (next_ms IS NULL OR next_ms > ",
+    now_ms!(),
+    ")"
+);
+
+async fn claim_health(client: &Client, lease: Duration, most: usize) -> Result<Vec<HealthClaim>, Fault> {
+    let query = concat!(
+        "UPDATE health_looks AS claimed SET next_ms = ",
+        now_ms!(),
+        " + $1, open = TRUE
+         FROM (SELECT chain FROM health_looks WHERE next_ms <= ",
+        now_ms!(),
+        " ORDER BY next_ms LIMIT $2 FOR UPDATE SKIP LOCKED) AS due
+         WHERE claimed.chain = due.chain RETURNING claimed.chain, claimed.next_ms"
+    );
+    let statement = client.prepare_cached(query).await?;
+    let params: [&(dyn ToSql + Sync); 2] = [&length_ms(lease), &signed(most)];
+    let claimed = client.query(&statement, &params).await.map_err(Fault::in_doubt)?;
+    let Some(until) = claimed.first().map(|row| row.try_get(1)).transpose()? else { return Ok(Vec::new()) };
+    let chains = claimed.iter().map(|row| row.try_get(0)).collect::<Result<Vec<&str>, _>>()?;
+    // A statement of its own: rows that were written while the claim was made are read as they are now.
+    let query = "SELECT record, sealed, epoch FROM vault_rows WHERE chain = ANY ($1)";
+    let found = rows(client, query, &[&chains]).await?;
+    let claim = |found| Ok(HealthClaim { row: row_of(found)?, until: instant(until) });
+    found.iter().map(claim).collect()
+}
+
+async fn settle_health(client: &Client, looked: &[HealthLooked]) -> Result<(), Fault> {
+    let query = "UPDATE health_looks AS known SET next_ms = looked.next_ms, open = looked.open
+         FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bool[]) AS looked (chain, until_ms, next_ms, open)
+         WHERE known.chain = looked.chain AND known.next_ms = looked.until_ms";
+    let chains: Vec<_> = looked.iter().map(|one| one.chain.as_str()).collect();
+    let until_ms: Vec<_> = looked.iter().map(|one| one.until.as_millisecond()).collect();
+    let next_ms: Vec<_> = looked.iter().map(|one| millis(one.next_at)).collect();
+    let open: Vec<_> = looked.iter().map(|one| one.open).collect();
+    change_alone(client, query, &[&chains, &until_ms, &next_ms, &open]).await?;
+    Ok(())
+}
+
+async fn events_since(client: &Client, chains: &[ChainName], since: Timestamp) -> Result<Vec<Event>, Fault> {
+    let query = "SELECT latest.event FROM unnest($1::text[]) AS asked (chain), LATERAL (
+           SELECT seq, at_ms, event FROM events WHERE chain = asked.chain ORDER BY seq DESC LIMIT $3) AS latest
+         WHERE latest.at_ms >= $2 ORDER BY asked.chain, latest.seq";
+    let chains: Vec<_> = chains.iter().map(ChainName::as_str).collect();
+    let found = rows(client, query, &[&chains, &since.as_millisecond(), &signed(LATEST)]).await?;
+    found.iter().map(|row| read("an event", row.try_get(0)?)).collect()
 }
 
 async fn changes(client: &Client, cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, Fault> {
@@ -291,7 +359,7 @@ impl VaultState for PostgresState {
         next: NextRow<'_>,
         lease: Duration,
     ) -> Result<bool, StateError> {
-        let query = write_row!("holder = $17 AND epoch = $18");
+        let query = write_row!("holder = $18 AND epoch = $19");
         let epoch = signed(claim.row.epoch.0);
         run!(self, Repeat::Wrong, |client| write_where(
             client,
@@ -358,6 +426,24 @@ impl VaultState for PostgresState {
         Ok(done?.is_some())
     }
 
+    async fn claim_health(&self, lease: Duration, most: usize) -> Result<Vec<HealthClaim>, StateError> {
+        run!(self, Repeat::Wrong, |client| claim_health(client, lease, most))
+    }
+
+    async fn settle_health(&self, looked: &[HealthLooked]) -> Result<(), StateError> {
+        run!(self, Repeat::Fine, |client| settle_health(client, looked))
+    }
+
+    async fn wake_health(&self, chain: &ChainName) -> Result<(), StateError> {
+        let woken: Result<_, StateError> =
+            run!(self, Repeat::Fine, |client| change_alone(client, WAKE_HEALTH, &[&chain.as_str()]));
+        woken.map(|_| ())
+    }
+
+    async fn events_since(&self, chains: &[ChainName], since: Timestamp) -> Result<Vec<Event>, StateError> {
+        run!(self, Repeat::Fine, |client| events_since(client, chains, since))
+    }
+
     async fn changes(&self, cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, StateError> {
         run!(self, Repeat::Fine, |client| changes(client, cursor, most))
     }
@@ -365,7 +451,7 @@ impl VaultState for PostgresState {
 
 impl PostgresState {
     async fn write_at(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
-        let query = write_row!("lineage = $17 AND generation = $18 AND attempt = $19");
+        let query = write_row!("lineage = $18 AND generation = $19 AND attempt = $20");
         let (lineage, generation) = (signed(before.lineage.0), signed(before.generation.0));
         let attempt = signed(before.attempt.0);
         run!(self, Repeat::Wrong, |client| write_where(

@@ -1,7 +1,7 @@
 //! The book of episodes, and the alerts that tell of it (SPEC §6), in SQL.
 
 use evergrant_core::ChainName;
-use evergrant_core::alert::{Acknowledgement, Alert, Book, BookChange, Episode, EpisodeId, Mute};
+use evergrant_core::alert::{Acknowledgement, Alert, Book, BookChange, Episode, EpisodeId, GATHER, Mute};
 use evergrant_core::audit::{Act, Actor, AuditEntry};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -10,24 +10,32 @@ use super::callers::{audit, begin, read as parse, write};
 use super::pushes::instant;
 use super::{Fault, signed};
 
-pub(super) fn read(connection: &mut Connection, now: Timestamp) -> Result<Book, Fault> {
+pub(super) fn read(connection: &mut Connection, chains: &[ChainName], now: Timestamp) -> Result<Book, Fault> {
     // One instant of it.
     let transaction = connection.transaction()?;
     let version = transaction.query_row("SELECT version FROM book", [], |row| row.get(0))?;
     let query = "SELECT id, episode FROM episodes AS one
-         WHERE closed_ms IS NULL OR owed = 1 OR opened_ms = (
-           SELECT max(opened_ms) FROM episodes WHERE chain = one.chain AND condition = one.condition)
+         WHERE chain IN (SELECT value FROM json_each(?1)) AND (closed_ms IS NULL OR owed = 1 OR opened_ms = (
+           SELECT max(opened_ms) FROM episodes WHERE chain = one.chain AND condition = one.condition))
          ORDER BY opened_ms, id";
-    let episodes = select(&transaction, query, [])?;
-    let mut select = transaction.prepare_cached("SELECT chain, until_ms FROM mutes WHERE until_ms > ?1")?;
-    let rows = select.query_map([now.as_millisecond()], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
+    let chains = write(&chains)?;
+    let episodes = select(&transaction, query, [&chains])?;
+    let query = "SELECT chain, until_ms FROM mutes
+         WHERE until_ms > ?1 AND chain IN (SELECT value FROM json_each(?2))";
+    let mut mutes_of = transaction.prepare_cached(query)?;
+    let rows = mutes_of.query_map(params![now.as_millisecond(), chains], |row| {
+        Ok((row.get::<_, String>(0)?, row.get(1)?))
+    })?;
     let mut mutes = Vec::new();
     for row in rows {
         let (chain, until) = row?;
         let chain = chain.parse().map_err(|error| Fault::Unreadable(format!("a mute: {error}")))?;
         mutes.push(Mute { chain, until: instant(until) });
     }
-    Ok(Book { version, episodes, mutes })
+    let mut told = transaction.prepare_cached("SELECT alert FROM outbox WHERE at_ms > ?1 ORDER BY seq")?;
+    let rows = told.query_map([(now - GATHER).as_millisecond()], |row| row.get::<_, String>(0))?;
+    let lately = rows.map(|json| parse("an alert", &json?)).collect::<Result<_, _>>()?;
+    Ok(Book { version, episodes, mutes, lately })
 }
 
 fn select(

@@ -53,8 +53,9 @@ impl HealthState for SqliteState {
         self.with(|connection| pushes::listened(connection)).await
     }
 
-    async fn book(&self, now: Timestamp) -> Result<Book, StateError> {
-        self.with(move |connection| book::read(connection, now)).await
+    async fn book(&self, chains: &[ChainName], now: Timestamp) -> Result<Book, StateError> {
+        let chains = chains.to_vec();
+        self.with(move |connection| book::read(connection, &chains, now)).await
     }
 
     async fn keep_book(&self, version: i64, change: &BookChange) -> Result<bool, StateError> {

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use evergrant_core::ChainName;
 use evergrant_core::chain::Mark;
+use evergrant_core::event::Event;
 use jiff::Timestamp;
 
 use super::SqliteState;
 use crate::seal::Sealed;
 use crate::state::StateError;
-use crate::vault::{Changes, ChangesCursor, Claim, Claimed, Holder, NewRow, NextRow, Row, VaultState};
+use crate::vault::{
+    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, NewRow, NextRow, Row,
+    VaultState,
+};
 
 impl VaultState for SqliteState {
     async fn claim_due(&self, _: &Holder, _: Duration, _: usize) -> Result<Vec<Claim>, StateError> {
@@ -53,6 +57,23 @@ impl VaultState for SqliteState {
     }
 
     async fn reseal(&self, _: &ChainName, _: &Sealed, _: &Sealed) -> Result<bool, StateError> {
+        Err(StateError::NoVault)
+    }
+
+    async fn claim_health(&self, _: Duration, _: usize) -> Result<Vec<HealthClaim>, StateError> {
+        Err(StateError::NoVault)
+    }
+
+    async fn settle_health(&self, _: &[HealthLooked]) -> Result<(), StateError> {
+        Err(StateError::NoVault)
+    }
+
+    /// The chains of one machine are looked at every minute.
+    async fn wake_health(&self, _: &ChainName) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    async fn events_since(&self, _: &[ChainName], _: Timestamp) -> Result<Vec<Event>, StateError> {
         Err(StateError::NoVault)
     }
 

@@ -123,7 +123,7 @@ async fn a_verb_that_is_dropped_leaves_no_transaction_open() {
         assert!(tokio::time::timeout(Duration::from_millis(100), keeping).await.is_err());
     }
     lock.rollback().await.unwrap();
-    let book = state.book(second(0)).await.unwrap();
+    let book = state.book(&[], second(0)).await.unwrap();
     assert!(state.keep_book(book.version, &BookChange::default()).await.unwrap());
 }
 
@@ -143,12 +143,12 @@ async fn transactions_that_met_are_tried_again() {
              CREATE OR REPLACE TRIGGER meet BEFORE INSERT ON mutes FOR EACH ROW EXECUTE FUNCTION meet()"
         );
         database.client().await.batch_execute(&make).await.unwrap();
-        let version = state.book(second(0)).await.unwrap().version;
+        let version = state.book(&[], second(0)).await.unwrap().version;
         let done = state.mute(&chain(&format!("of-{times}")), second(9), second(1), &Actor::cli("me")).await;
         assert_eq!(done.is_ok(), works, "{done:?}");
         assert!(works || done.unwrap_err().is_transient());
         // What was undone left nothing.
-        assert_eq!(state.book(second(0)).await.unwrap().version, version + i64::from(works));
+        assert_eq!(state.book(&[], second(0)).await.unwrap().version, version + i64::from(works));
     }
     assert_eq!(state.audit(9).await.unwrap().len(), 2);
 }

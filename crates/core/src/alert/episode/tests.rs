@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::alert::{Links, Told, compose};
 
 fn chain() -> ChainName {
     "claude".parse().unwrap()
@@ -192,8 +193,13 @@ fn chains_of_one_provider_are_told_of_together() {
     let named = |name: &str| name.parse::<ChainName>().unwrap();
     let first = advance(&named("a"), &[], &found, Quiet::default(), Reminding::default(), at(0));
     assert_eq!(first.say.len(), 1);
+    let told = Told { episode: &first.say[0].0, provider: "p", grant: None, push: None, action: None };
+    let links = Links { runbook: "https://r.invalid".into(), server: "https://s.invalid".into() };
+    let lately = [compose(&[told], AlertState::Open, &links, at(0)).unwrap()];
+    assert_eq!(gathering(&lately, "p", &named("a"), at(3)), [], "it tells of no other chain");
+    assert_eq!(gathering(&lately, "q", &named("b"), at(3)), []);
     let look = |minute, known: &[Episode]| {
-        let gathering = gathering(&first.changed, at(minute));
+        let gathering = gathering(&lately, "p", &named("b"), at(minute));
         let quiet = Quiet { muted: false, gathering: &gathering };
         advance(&named("b"), known, &found, quiet, Reminding::default(), at(minute))
     };

@@ -32,7 +32,7 @@ conformance! {
     old_pushes_and_episodes_are_forgotten,
 }
 
-fn somebody() -> Actor {
+pub(super) fn somebody() -> Actor {
     Actor::cli("somebody")
 }
 
@@ -49,7 +49,7 @@ fn ledger(name: &str, at: i64) -> Event {
     event(name, at, EventKind::Beat, None)
 }
 
-fn episode(name: &str, condition: Condition, at: i64) -> Episode {
+pub(super) fn episode(name: &str, condition: Condition, at: i64) -> Episode {
     let finding = Finding::new(condition, None, Some(Reason::TokenAbsent));
     advance(&chain(name), &[], &[finding], Default::default(), Reminding::default(), second(at))
         .changed
@@ -67,7 +67,7 @@ fn closed(episode: &Episode, at: i64, owed: bool) -> Episode {
 }
 
 async fn keep<S: HealthState>(state: &S, episodes: Vec<Episode>, alerts: Vec<(Alert, Vec<String>)>) -> bool {
-    let version = state.book(second(0)).await.unwrap().version;
+    let version = state.book(&[chain("claude")], second(0)).await.unwrap().version;
     state.keep_book(version, &BookChange { episodes, alerts }).await.unwrap()
 }
 
@@ -142,7 +142,10 @@ async fn listening_is_spans<S: HealthState>(Two { one, other, .. }: Two<S>) {
 async fn the_book_is_written_by_one_at_a_time<S: HealthState>(Two { one, other, .. }: Two<S>) {
     let (first, second_one) =
         (episode("claude", Condition::Failed, 1), episode("claude", Condition::Failed, 2));
-    let (book, same) = (one.book(second(0)).await.unwrap(), other.book(second(0)).await.unwrap());
+    let (book, same) = (
+        one.book(&[chain("claude")], second(0)).await.unwrap(),
+        other.book(&[chain("claude")], second(0)).await.unwrap(),
+    );
     assert_eq!(book, same);
     let change = |episode: &Episode| BookChange {
         episodes: vec![episode.clone()],
@@ -150,7 +153,10 @@ async fn the_book_is_written_by_one_at_a_time<S: HealthState>(Two { one, other, 
     };
     assert!(one.keep_book(book.version, &change(&first)).await.unwrap());
     assert!(!other.keep_book(same.version, &change(&second_one)).await.unwrap(), "it has moved on");
-    assert_eq!(other.book(second(0)).await.unwrap().episodes, std::slice::from_ref(&first));
+    assert_eq!(
+        other.book(&[chain("claude")], second(0)).await.unwrap().episodes,
+        std::slice::from_ref(&first)
+    );
     // With the episode goes its alert, and without it none.
     let states = one.sink_states().await.unwrap();
     assert_eq!((states.len(), states[0].waiting), (1, 1));
@@ -165,20 +171,20 @@ async fn the_book_holds_what_is_open_owed_or_last<S: HealthState>(Two { one, oth
     let open = of(Condition::NotServing, 3);
     assert!(keep(&one, vec![old.clone(), owing.clone(), open.clone()], Vec::new()).await);
     assert!(keep(&other, vec![last.clone(), stale.clone()], Vec::new()).await);
-    let book = one.book(second(10)).await.unwrap();
+    let book = one.book(&[chain("claude")], second(10)).await.unwrap();
     assert_eq!(book.episodes, [owing.clone(), open.clone(), last.clone(), stale.clone()]);
     assert_eq!(other.episodes(None, 2).await.unwrap(), [stale.clone(), last.clone()]);
     assert_eq!(other.episodes(Some(&chain("other")), 9).await.unwrap(), []);
     // One closes and another opens in one change.
     let again = of(Condition::NotServing, 11);
     assert!(keep(&one, vec![again.clone(), closed(&open, 11, false)], Vec::new()).await);
-    assert_eq!(one.book(second(12)).await.unwrap().episodes, [owing, last, stale, again]);
+    assert_eq!(one.book(&[chain("claude")], second(12)).await.unwrap().episodes, [owing, last, stale, again]);
 }
 
 async fn an_acknowledgement_and_a_mute_turn_the_page<S: HealthState>(Two { one, other, .. }: Two<S>) {
     let open = episode("claude", Condition::NotServing, 1);
     assert!(keep(&one, vec![open.clone()], Vec::new()).await);
-    let version = one.book(second(2)).await.unwrap().version;
+    let version = one.book(&[chain("claude")], second(2)).await.unwrap().version;
     let ack = Acknowledgement { by: somebody(), at: second(3), until: None };
     let taken = other.acknowledge(&open.id, Some(&ack), second(3), &somebody()).await.unwrap().unwrap();
     assert_eq!(taken.acknowledged.as_ref(), Some(&ack));
@@ -188,10 +194,10 @@ async fn an_acknowledgement_and_a_mute_turn_the_page<S: HealthState>(Two { one, 
     );
     other.mute(&chain("claude"), second(90), second(4), &somebody()).await.unwrap();
     assert!(!one.keep_book(version, &BookChange::default()).await.unwrap(), "it was acknowledged meanwhile");
-    let book = one.book(second(5)).await.unwrap();
+    let book = one.book(&[chain("claude")], second(5)).await.unwrap();
     assert_eq!(book.mutes, [Mute { chain: chain("claude"), until: second(90) }]);
     assert!(book.is_muted(&chain("claude"), second(89)) && !book.is_muted(&chain("other"), second(89)));
-    assert_eq!(one.book(second(90)).await.unwrap().mutes, []);
+    assert_eq!(one.book(&[chain("claude")], second(90)).await.unwrap().mutes, []);
     let cleared = one.acknowledge(&open.id, None, second(6), &somebody()).await.unwrap().unwrap();
     assert_eq!(cleared, open);
     let audit: Vec<_> = one.audit(9).await.unwrap().into_iter().map(|entry| (entry.what, entry.to)).collect();

@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use evergrant_core::Reason;
+use evergrant_core::alert::{BookChange, Condition};
 use evergrant_core::chain::{AttemptId, Intent, Mark, Record, Standing};
 use evergrant_core::event::EventKind::{Committed, Intended};
 use evergrant_core::secret::Fingerprint;
+use evergrant_store::HealthState;
 use evergrant_store::seal::Sealed;
-use evergrant_store::vault::{Claim, Claimed, Holder, NewRow, NextRow, VaultState};
+use evergrant_store::vault::{
+    Claim, Claimed, HealthClaim, HealthLooked, Holder, LATEST, NewRow, NextRow, VaultState,
+};
 use jiff::Timestamp;
 
+use super::health::{episode, somebody};
 use super::{Kept, Two};
 use crate::fixture::{chain, event, second};
 
@@ -44,6 +50,12 @@ conformance_of_vaults! {
     a_seal_is_replaced_only_where_it_is_as_it_was,
     many_rows_are_made_at_once,
     claims_at_once_share_nothing,
+    health_is_looked_at_when_it_was_said,
+    trouble_is_looked_at_at_once,
+    what_is_written_during_a_look_is_looked_at_again,
+    a_look_at_health_ends_with_its_lease,
+    a_mute_and_an_acknowledgement_let_health_be_looked_at,
+    the_latest_events_of_some_chains_are_read_at_once,
 }
 
 fn memory() -> Two<evergrant_store::MemoryState> {
@@ -68,6 +80,7 @@ fn record(name: &str, generation: u64, attempt: u64) -> Record {
     Record {
         last_attempt: AttemptId(attempt),
         standing: Standing::Live,
+        access_refused: false,
         ..crate::fixture::record(name, 1, generation)
     }
 }
@@ -395,4 +408,101 @@ async fn claims_at_once_share_nothing<S: VaultState>(Two { one, other, .. }: Two
     }
     let distinct: std::collections::BTreeSet<_> = all.iter().cloned().collect();
     assert_eq!((all.len(), distinct.len()), (200, 200));
+}
+
+async fn looks<S: VaultState>(state: &S, lease: Duration) -> Vec<HealthClaim> {
+    state.claim_health(lease, 9).await.unwrap()
+}
+
+fn looked(claim: &HealthClaim, next_at: Option<Timestamp>, open: bool) -> HealthLooked {
+    HealthLooked { chain: claim.row.record.chain.clone(), until: claim.until, next_at, open }
+}
+
+/// Chain "a", whose health was looked at and found to be as `open` says.
+async fn looked_at<S: VaultState>(state: &S, open: bool) {
+    due(state, "a").await;
+    let [claim] = looks(state, LEASE).await.try_into().unwrap();
+    state.settle_health(&[looked(&claim, None, open)]).await.unwrap();
+    assert_eq!(looks(state, LEASE).await, []);
+}
+
+/// A rotation of chain "a" that went well.
+async fn rotated<S: VaultState>(state: &S, generation: u64) {
+    let (before, after) = (record("a", generation - 1, 0), record("a", generation, 0));
+    assert!(state.settle_rotation(before.mark(), next(&after, None, None)).await.unwrap());
+}
+
+async fn health_is_looked_at_when_it_was_said<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let [claim] = looks(&one, LEASE).await.try_into().unwrap();
+    assert_eq!(claim.row, one.row(&chain("a")).await.unwrap().unwrap());
+    assert_eq!(looks(&other, LEASE).await, [], "somebody looks at it");
+    let far = now() + Duration::from_secs(3600);
+    one.settle_health(&[looked(&claim, Some(far), false)]).await.unwrap();
+    assert_eq!(looks(&other, LEASE).await, []);
+    rotated(&one, 2).await;
+    assert_eq!(looks(&other, LEASE).await, [], "a chain that is well may be renewed without a look");
+    one.wake_health(&chain("a")).await.unwrap();
+    let [claim] = looks(&other, LEASE).await.try_into().unwrap();
+    other.settle_health(&[looked(&claim, Some(second(1)), false)]).await.unwrap();
+    assert_eq!(looks(&one, LEASE).await.len(), 1, "its time has come");
+}
+
+async fn trouble_is_looked_at_at_once<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    looked_at(&one, false).await;
+    let refused = Standing::Refused { reason: Reason::RefreshTokenRevoked, at: second(5), confirmed: true };
+    let dead = Record { standing: refused, ..record("a", 1, 0) };
+    assert!(one.settle_rotation(dead.mark(), next(&dead, None, None)).await.unwrap());
+    let [claim] = looks(&other, LEASE).await.try_into().unwrap();
+    assert_eq!(claim.row.record, dead);
+    other.settle_health(&[looked(&claim, None, true)]).await.unwrap();
+    // What ends it is looked at at once as well.
+    rotated(&one, 2).await;
+    assert_eq!(looks(&other, LEASE).await.len(), 1);
+}
+
+async fn what_is_written_during_a_look_is_looked_at_again<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    looked_at(&one, false).await;
+    one.wake_health(&chain("a")).await.unwrap();
+    let [claim] = looks(&one, LEASE).await.try_into().unwrap();
+    rotated(&other, 2).await;
+    one.settle_health(&[looked(&claim, None, true)]).await.unwrap();
+    let [again] = looks(&other, LEASE).await.try_into().unwrap();
+    assert_eq!(again.row.record, record("a", 2, 0));
+}
+
+async fn a_look_at_health_ends_with_its_lease<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let [claim] = looks(&one, NONE).await.try_into().unwrap();
+    assert_eq!(looks(&other, LEASE).await.len(), 1, "who looked may be dead");
+    one.settle_health(&[looked(&claim, Some(second(1)), false)]).await.unwrap();
+    assert_eq!(looks(&one, LEASE).await, [], "the late one has no say");
+}
+
+async fn a_mute_and_an_acknowledgement_let_health_be_looked_at<S: VaultState + HealthState>(
+    Two { one, other, .. }: Two<S>,
+) {
+    looked_at(&one, true).await;
+    let who = somebody();
+    other.mute(&chain("a"), second(9), second(5), &who).await.unwrap();
+    assert_eq!(looks(&one, NONE).await.len(), 1);
+    let [claim] = looks(&one, LEASE).await.try_into().unwrap();
+    let episode = episode("a", Condition::NotServing, 1);
+    let change = BookChange { episodes: vec![episode.clone()], alerts: Vec::new() };
+    let version = one.book(&[], second(1)).await.unwrap().version;
+    assert!(one.keep_book(version, &change).await.unwrap());
+    one.settle_health(&[looked(&claim, None, true)]).await.unwrap();
+    other.acknowledge(&episode.id, None, second(6), &who).await.unwrap();
+    assert_eq!(looks(&one, LEASE).await.len(), 1);
+}
+
+async fn the_latest_events_of_some_chains_are_read_at_once<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    let events = |name: &'static str| (0..30).map(move |at| event(name, at, Committed, None));
+    let all: Vec<_> = ["a", "b", "c"].into_iter().flat_map(events).collect();
+    one.add_events(&all).await.unwrap();
+    let read = other.events_since(&[chain("a"), chain("c"), chain("none")], second(25)).await.unwrap();
+    let expected: Vec<_> = ["a", "c"].into_iter().flat_map(|name| events(name).skip(25)).collect();
+    assert_eq!(read, expected);
+    let read = other.events_since(&[chain("b")], second(0)).await.unwrap();
+    assert_eq!(read, events("b").skip(30 - LATEST).collect::<Vec<_>>());
 }
