@@ -10,6 +10,7 @@
 //! each way by itself, and what it keeps comes late, as on a network.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod pace;
 mod readers;
 mod wire;
 
@@ -86,6 +87,7 @@ async fn replica(
     database: &str,
     base: &str,
     folder: &Path,
+    committed: Option<mpsc::UnboundedSender<()>>,
 ) -> (Keeper, Snapshots, TokioWorld<PostgresState>) {
     let url = database.parse().unwrap();
     // It may be away, or the way to it cut.
@@ -112,7 +114,7 @@ async fn replica(
         metrics: Metrics::default(),
         most_at_once: AT_ONCE,
         paces: PACES,
-        committed: None,
+        committed,
     });
     (keeper, snapshots, world)
 }
@@ -124,7 +126,7 @@ async fn one_of_the_processes() {
     let folder = Path::new(&folder);
     let (database, base) =
         (std::env::var("REPLICA_DATABASE").unwrap(), std::env::var("REPLICA_PROVIDER").unwrap());
-    let (keeper, snapshots, world) = replica(&database, &base, folder).await;
+    let (keeper, snapshots, world) = replica(&database, &base, folder, None).await;
     let (_wake, wakes) = mpsc::unbounded();
     let (_poke, pokes) = mpsc::unbounded();
     let forcing = async {
@@ -335,7 +337,7 @@ async fn nothing_is_lost_and_nothing_is_presented_twice() {
     }
     // One more, which nothing befalls.
     let apart = folder(MACHINES);
-    let (watcher, snapshots, world) = replica(&database, &base, &apart).await;
+    let (watcher, snapshots, world) = replica(&database, &base, &apart, None).await;
     for number in 0..CHAINS {
         let taken = watcher.import(&chain(number), log_in(&standin, &base)).await;
         assert!(matches!(taken, Import::Taken(_)), "{taken:?}");
@@ -360,7 +362,7 @@ async fn nothing_is_lost_and_nothing_is_presented_twice() {
     processes.clear();
     let mut again = Vec::new();
     for machine in &machines {
-        again.push(replica(&database, &base, &machine.folder).await.0);
+        again.push(replica(&database, &base, &machine.folder, None).await.0);
     }
     let state = world.state();
     let settled = async {
