@@ -437,6 +437,24 @@ async fn others_see_a_commit_when_they_follow() {
     assert_eq!(two.marks.of(&chain(1)).unwrap(), Some(rig.row(1).await.record.mark()));
 }
 
+#[tokio::test]
+async fn what_is_committed_between_the_first_reading_and_the_first_following_is_seen() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.replica("one"), rig.replica("two"));
+    let policy = RowPolicy { policy: rig.policy.clone(), accepted: true, world: two.world.clone() };
+    two.keeper.chain(chain(0), policy);
+    one.import(1, rig.grant()).await;
+    assert!(!two.keeper.load(&chain(0)).await.unwrap());
+    assert!(two.keeper.load(&chain(1)).await.unwrap());
+    one.import(0, rig.grant()).await;
+    assert!(one.force(1).await.refreshed);
+    assert!(!two.keeper.follow(&mut None).await.unwrap());
+    for number in [0, 1] {
+        let seen = two.snapshots.current(&chain(number)).unwrap();
+        assert_eq!(seen.access, rig.held(number).await.access);
+    }
+}
+
 /// The rows as they are now, in another database.
 async fn copy(rig: &Rig) -> MemoryState {
     let copy = state(rig.later_secs.clone());
