@@ -154,6 +154,9 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         &self,
         open: impl Fn(&Self, &ChainName) -> Result<bool, Stuck> + Clone + Send + 'static,
     ) {
+        if self.rests() {
+            return;
+        }
         let keeper = self.clone();
         let listed = self.world().offload(move || keeper.0.parts.receipts.chains()).await;
         let chains = listed.unwrap_or_else(|error: VaultError| {
