@@ -519,7 +519,7 @@ async fn a_copy_of_a_state_folder_is_told_from_the_original() {
     let state = |machine: &Machine| machine.folder.path().join(".local/state/evergrant");
     fs::create_dir_all(state(&copy)).unwrap();
     fs::copy(state(&one).join("machine-id"), state(&copy).join("machine-id")).unwrap();
-    for args in [&["serve"][..], &["refresh", "--force"]] {
+    for args in [&["refresh", "--force"][..], &["serve"]] {
         let output = copy.run(args);
         let said = shown(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
