@@ -47,6 +47,9 @@ impl Host {
         let world = TokioWorld::new(state.clone(), client);
         let (snapshots, metrics) = (Snapshots::default(), Metrics::default());
         let rows = Rows::open(settings, &world, &snapshots, &metrics)?.map(Arc::new);
+        if let (Some(rows), AnyState::Postgres(state)) = (&rows, &state) {
+            rows.take_name(state).await?;
+        }
         Ok(Self { state, snapshots, metrics, world, rows })
     }
 

@@ -108,6 +108,14 @@ fn action(error: Reason, report: &Report) -> Option<String> {
             "nothing at once; log in again before the access token ends, to be safe".to_owned(),
         ),
         (Reason::AuthFileMalformed, format!("repair the file, or: evergrant import FILE --chain {chain}")),
+        (
+            Reason::Quarantined,
+            format!(
+                "start every server that ran before the database was restored; else log in again, then: evergrant \
+                 import FILE --chain {chain} --move; or, where its pair was never renewed since the backup: evergrant \
+                 refresh --chain {chain} --force --accept-stale"
+            ),
+        ),
         (Reason::ClientRejected, "evergrant config check".to_owned()),
         (Reason::TermsNotAccepted, "evergrant config check".to_owned()),
         (Reason::IdentityTokenUnusable, "see that this workload's platform writes its JWT there".to_owned()),

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use evergrant_core::ChainName;
+use evergrant_core::{ChainName, Reason};
 use evergrant_server::metrics::Metrics;
 use evergrant_server::published::Published;
 use evergrant_server::rows::{Paces, RowParts, RowPolicy};
@@ -27,18 +27,35 @@ use tokio::task::JoinHandle;
 use crate::config::{ChainSettings, Settings};
 use crate::host::{World, reaching};
 
+/// The file in the state folder that holds the machine's id.
+const MACHINE_ID: &str = "machine-id";
 /// So many rows are in work at once at most.
 const MOST_AT_ONCE: usize = 64;
+/// For so long a machine's name is its server's, if that says nothing more.
+const NAME_LEASE: Duration = Duration::from_secs(10);
+const NAME_EVERY: Duration = Duration::from_millis(2500);
+/// How often a start looks whether the name is free.
+const NAME_AGAIN: Duration = Duration::from_millis(500);
 /// Other servers are told once in so long at most.
 const TELL_EVERY: Duration = Duration::from_millis(20);
 
 /// The keeper of the database's chains in this process.
 pub(crate) struct Rows {
     pub(crate) keeper: RowKeeper<World>,
+    name: Name,
     receipts: Receipts<OsDisk>,
     book: Arc<Published<Book>>,
     /// Something was committed that other servers were not told of.
     committed: Mutex<Option<UnboundedReceiver<()>>>,
+}
+
+/// What a machine is called, and what tells it from a copy that is called the same.
+#[derive(Debug, Clone)]
+struct Name {
+    machine: String,
+    /// Of the system that runs, and of the file that holds the machine's id.
+    instance: String,
+    state_dir: PathBuf,
 }
 
 impl std::fmt::Debug for Rows {
@@ -106,6 +123,11 @@ impl Rows {
         }
         let book = Arc::new(Published::new(Book::of(settings, world)?));
         let machine = format!("{}-{}", world.machine(), machine_id(&settings.state_dir)?);
+        let name = Name {
+            machine: machine.clone(),
+            instance: instance(&settings.state_dir),
+            state_dir: settings.state_dir.clone(),
+        };
         let process = format!("{machine}-{}-{}", std::process::id(), world.now().as_nanosecond());
         let receipts = Receipts::open(OsDisk, settings.state_dir.join("receipts"), seal.ring.clone());
         let receipts = receipts.map_err(|error| error.to_string())?;
@@ -123,7 +145,32 @@ impl Rows {
             paces: Paces::default(),
             committed: Some(committed),
         });
-        Ok(Some(Self { keeper, receipts, book, committed: Mutex::new(Some(tell)) }))
+        Ok(Some(Self { keeper, name, receipts, book, committed: Mutex::new(Some(tell)) }))
+    }
+
+    /// Takes this machine's name, or says that another one goes by it that lives. One that may have died is waited for.
+    pub(crate) async fn take_name(&self, state: &PostgresState) -> Result<(), String> {
+        let Name { machine, instance, state_dir } = &self.name;
+        let mut first = None;
+        loop {
+            let taken = state.hold_machine(machine, instance, NAME_LEASE).await;
+            let Some(taken) = taken.map_err(|error| error.to_string())? else { return Ok(()) };
+            let beats = *first.get_or_insert_with(|| {
+                let secs = taken.left.as_secs();
+                tracing::warn!(%machine, secs, "another one went by the name of this machine; waiting whether it lives");
+                taken.beats
+            });
+            if taken.beats != beats {
+                let id = state_dir.join(MACHINE_ID);
+                return Err(format!(
+                    "another server that runs now goes by the name of this machine, {machine}: is {} a copy of its state \
+                     folder? Two of one name would take each other's answers for lost. Where the copy is, remove {}",
+                    state_dir.display(),
+                    id.display()
+                ));
+            }
+            tokio::time::sleep(NAME_AGAIN).await;
+        }
     }
 
     /// Goes on with another configuration.
@@ -146,6 +193,7 @@ impl Rows {
         if let Some(committed) = committed {
             others.push(tokio::spawn(tell(state.clone(), committed)));
         }
+        others.push(tokio::spawn(stay(state.clone(), self.keeper.clone(), self.name.clone())));
         let receipts = self.receipts.clone();
         // Before anybody takes an older key out.
         tokio::task::spawn_blocking(move || match reseal(&receipts) {
@@ -210,6 +258,32 @@ async fn tell(state: PostgresState, mut committed: UnboundedReceiver<()>) {
     }
 }
 
+/// Keeps this machine's name. While another one has it, which was started when this one seemed to be dead, nothing is renewed
+/// here.
+async fn stay(state: PostgresState, keeper: RowKeeper<World>, name: Name) {
+    let mut rests = false;
+    loop {
+        tokio::time::sleep(NAME_EVERY).await;
+        match state.hold_machine(&name.machine, &name.instance, NAME_LEASE).await {
+            Ok(taken) => {
+                if taken.is_some() && !rests {
+                    let (reason, machine) = (Reason::VaultUnwritable, &name.machine);
+                    tracing::error!(%reason, %machine, "another server goes by the name of this machine: nothing is renewed here until that one ends; is its state folder a copy?");
+                } else if taken.is_none() && rests {
+                    tracing::info!(
+                        machine = name.machine,
+                        "nobody else goes by the name of this machine any more"
+                    );
+                }
+                rests = taken.is_some();
+                keeper.rest(rests);
+            }
+            // Nobody claims anything either.
+            Err(error) => tracing::debug!(%error, "the name of this machine was not kept"),
+        }
+    }
+}
+
 fn reseal(receipts: &Receipts<OsDisk>) -> (u64, u64) {
     let mut rng = rand::make_rng::<rand::rngs::StdRng>();
     let (mut resealed, mut failed) = (0, 0);
@@ -243,9 +317,18 @@ fn marks(file: &Path) -> Result<Marks, String> {
     Marks::open(file).map_err(|error| unusable(error.to_string()))
 }
 
+/// What tells this state folder from a copy of it: where the file lies that both have, and the start of the system that it lies
+/// on.
+fn instance(state_dir: &Path) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    let file = fs::metadata(state_dir.join(MACHINE_ID)).map_or((0, 0), |file| (file.dev(), file.ino()));
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    format!("{}-{:x}-{:x}", boot.trim(), file.0, file.1)
+}
+
 /// Tells this state folder, where receipts lie, from that of another machine of the same name.
 fn machine_id(state_dir: &Path) -> Result<String, String> {
-    let file = state_dir.join("machine-id");
+    let file = state_dir.join(MACHINE_ID);
     let failed = |error: std::io::Error| format!("{} cannot be used: {error}", file.display());
     let fits = |id: &str| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     for _ in 0..2 {

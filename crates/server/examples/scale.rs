@@ -222,7 +222,9 @@ async fn main() {
         .with("checkpoint_timeout", "30min")
         .start()
         .unwrap();
-    let standin = StandIn::start(Settings { log_kept: 4, families_kept: 3 * DUE, ..Settings::default() }).await.unwrap();
+    let standin = StandIn::start(Settings { log_kept: 4, families_kept: 3 * DUE, ..Settings::default() })
+        .await
+        .unwrap();
     let settings = Settings::default();
     let base = standin.url().to_string();
     let profile = Profile {

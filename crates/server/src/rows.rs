@@ -11,6 +11,7 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ impl Default for Paces {
 
 /// How often intents are looked for that a process of this machine left open.
 const LOOK_FOR_LEFT: Duration = Duration::from_secs(15);
+/// Why a keeper rests.
+const NAMESAKE: &str = "another server goes by the name of this machine; see the log of this one";
 /// How often the receipts that lie here are gone through.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
@@ -109,6 +112,8 @@ struct Inner<W: World> {
     parts: RowParts<W>,
     /// The chains that somebody here asks about, and what was last seen of them.
     watched: Mutex<BTreeMap<ChainName, Last>>,
+    /// Another one goes by this machine's name.
+    rests: AtomicBool,
 }
 
 /// What was last seen of a chain.
@@ -143,7 +148,7 @@ enum Stuck {
 impl<W: World<State: VaultState>> RowKeeper<W> {
     /// A keeper that has not looked yet.
     pub fn new(parts: RowParts<W>) -> Self {
-        Self(Arc::new(Inner { parts, watched: Mutex::default() }))
+        Self(Arc::new(Inner { parts, watched: Mutex::default(), rests: AtomicBool::new(false) }))
     }
 
     fn world(&self) -> &W {
@@ -158,14 +163,30 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         with(&mut self.0.watched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Touches no row any more while another one goes by the name of this machine: each would say of the other's answers that
+    /// they never came. What is in flight is let finish, and readers still see what others commit.
+    pub fn rest(&self, rests: bool) {
+        self.0.rests.store(rests, Ordering::Relaxed);
+    }
+
+    fn rests(&self) -> bool {
+        self.0.rests.load(Ordering::Relaxed)
+    }
+
     /// Claims what is due, as much as may be in work at once, and works it off. Gives the reports.
     pub async fn tick(&self) -> Result<Vec<Report>, StateError> {
+        if self.rests() {
+            return Ok(Vec::new());
+        }
         let RowParts { holder, paces, most_at_once, .. } = &self.0.parts;
         Ok(self.work_off(self.state().claim_due(holder, paces.lease, *most_at_once).await?).await)
     }
 
     /// Works off what a process of this machine left open: no other machine knows what became of it.
     pub async fn settle_left_open(&self) -> Result<Vec<Report>, StateError> {
+        if self.rests() {
+            return Ok(Vec::new());
+        }
         let RowParts { holder, paces, most_at_once, .. } = &self.0.parts;
         Ok(self.work_off(self.state().claim_left_open(holder, paces.lease, *most_at_once).await?).await)
     }
@@ -197,6 +218,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let room = self.0.parts.most_at_once - at_work;
             let claimed = match room {
                 0 => Ok(Vec::new()),
+                _ if self.rests() => Ok(Vec::new()),
                 room => self.state().claim_due(&self.0.parts.holder, self.0.parts.paces.lease, room).await,
             };
             let claims = claimed.unwrap_or_else(|error| {

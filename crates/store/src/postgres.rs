@@ -25,6 +25,7 @@ mod fault;
 mod health;
 mod ledger;
 mod listen;
+mod machines;
 mod pool;
 mod pushes;
 mod schema;
@@ -35,6 +36,7 @@ mod vault;
 
 pub use self::address::{BadDatabaseUrl, DatabaseUrl};
 pub use self::fault::PostgresError;
+pub use self::machines::NameTaken;
 
 /// Connections of one process at most, if nothing else is said.
 pub const MAX_CONNECTIONS: usize = 16;

@@ -4,6 +4,7 @@ mod faults;
 mod gateway;
 mod kinds;
 mod sinks;
+mod vault;
 
 use std::path::Path;
 

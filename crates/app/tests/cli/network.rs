@@ -15,14 +15,14 @@ use crate::serving::{Server, get};
 use crate::support::{Home, Running, standin, wait_until};
 
 /// A proxy that opens tunnels, and stands at their end with a certificate for the provider's name.
-struct Proxy {
-    address: String,
+pub(crate) struct Proxy {
+    pub(crate) address: String,
     heads: Arc<Mutex<Vec<String>>>,
-    certificate: String,
+    pub(crate) certificate: String,
 }
 
 impl Proxy {
-    async fn start(provider: String) -> Self {
+    pub(crate) async fn start(provider: String) -> Self {
         let certified = rcgen::generate_simple_self_signed(["provider.test".to_owned()]).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
         let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use evergrant_standin::{Fault, FaultTarget, Fingerprint, LoginOptions, StandIn};
+use evergrant_standin::{Fault, FaultTarget, Fingerprint, LoginOptions, Rotation, StandIn};
 use evergrant_store::postgres::scratch::SharedPostgres;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::alerts::Sinks;
 use crate::gateway::{curl, provider};
+use crate::network::Proxy;
 use crate::serving::Server;
 use crate::support::{Running, shown, wait_until};
 
@@ -33,9 +34,13 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
+        Self::with(provider().await)
+    }
+
+    fn with(standin: StandIn) -> Self {
         let postgres = SharedPostgres::join().unwrap();
         let database = postgres.new_database().unwrap();
-        Self { postgres, standin: provider().await, database }
+        Self { postgres, standin, database }
     }
 
     fn machine(&self, key: &str, more: &str) -> Machine {
@@ -54,11 +59,16 @@ impl Rig {
         Machine { folder, database: self.database.clone(), key: key.into() }
     }
 
-    /// Everything that the database holds, as text.
-    async fn dump(&self) -> String {
+    async fn sql(&self) -> tokio_postgres::Client {
         let (client, connection) =
             tokio_postgres::connect(&self.database, tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
+        client
+    }
+
+    /// Everything that the database holds, as text.
+    async fn dump(&self) -> String {
+        let client = self.sql().await;
         let tables = client
             .query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1", &[])
             .await
@@ -120,6 +130,12 @@ impl Machine {
         fs::write(&file, standin.engine().login(LoginOptions::default()).auth_file().to_string()).unwrap();
         let output = self.run(&["import", file.to_str().unwrap(), "--chain", chain, "--move"]);
         assert!(output.status.success(), "{}", shown(&output));
+    }
+
+    /// The login that the database holds, as an auth file.
+    fn held(&self) -> Value {
+        let output = self.run(&["export", "--include-refresh-token"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", shown(&output)))
     }
 
     fn token(&self) -> String {
@@ -262,7 +278,7 @@ async fn another_seal_key_takes_over_online() {
     let (server, base) = machine.serve();
     let (known, none) = (machine.key(&["--chain", "team-0"]), machine.key(&["--chain", "team-9"]));
     wait_until("a chain that no section names is served", 4 * SOON, || message(&base, &known) == "200");
-    assert_eq!(message(&base, &none), "403");
+    wait_until("that key is known, and its chain is not", 2 * SOON, || message(&base, &none) == "403");
     assert_eq!(machine.json(&["refresh", "--force", "--chain", "team-0"])["refreshed"], true);
     let output = machine.run(&["token", "--chain", "team-0"]);
     let newest = String::from_utf8(output.stdout).unwrap();
@@ -288,9 +304,7 @@ async fn neither_the_database_nor_an_output_holds_a_token() {
     let mut secrets = vec![machine.key.clone()];
     let mut seen = Vec::new();
     let mut held = |machine: &Machine| {
-        let output = machine.run(&["export", "--include-refresh-token"]);
-        let file: Value =
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", shown(&output)));
+        let file = machine.held();
         for member in ["accessToken", "refreshToken"] {
             secrets.push(file["claudeAiOauth"][member].as_str().unwrap().to_owned());
         }
@@ -398,4 +412,191 @@ async fn a_found_chain_whose_login_ends_is_told_once() {
     let nobody = call("GET", "chains/team-404", "");
     assert_eq!(nobody["reason"], "chain_unknown", "{nobody}");
     assert!(nobody["detail"].as_str().unwrap().contains("in the database"), "{nobody}");
+}
+
+/// The rows as they stand, in a table beside theirs: a backup.
+async fn back_up(sql: &tokio_postgres::Client) {
+    let copy = "CREATE TABLE saved_rows AS TABLE vault_rows; CREATE TABLE saved_replaced AS TABLE replaced";
+    sql.batch_execute(copy).await.unwrap();
+}
+
+/// The rows as they stood then.
+async fn restore_rows(sql: &tokio_postgres::Client) {
+    sql.batch_execute("TRUNCATE vault_rows; INSERT INTO vault_rows TABLE saved_rows").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_row_is_accepted_by_its_operator_only() {
+    // One whose refresh token lives on, so that its older rows are worth something.
+    let standin = provider().await;
+    standin.engine().change_settings(|settings| settings.rotation = Rotation::NeverRepeated);
+    let rig = Rig::with(standin);
+    let machine = rig.machine(&new_key(), "");
+    machine.import(&rig.standin, "claude");
+    let sql = rig.sql().await;
+    back_up(&sql).await;
+    for _ in 0..2 {
+        assert_eq!(machine.json(&["refresh", "--force"])["refreshed"], true);
+    }
+    let newest = machine.token();
+    // The receipt of this machine has the pair that the row has lost.
+    restore_rows(&sql).await;
+    let report = machine.json(&["refresh"]);
+    assert_eq!((&report["generation"], &report["error"]), (&3.into(), &Value::Null), "{report}");
+    assert_eq!(machine.token(), newest);
+    // Without it nobody has, and nothing is presented.
+    restore_rows(&sql).await;
+    fs::remove_dir_all(machine.folder.path().join(".local/state/evergrant/receipts")).unwrap();
+    let exchanges = rig.standin.engine().counters().exchanges;
+    for args in [&["refresh"][..], &["refresh", "--force"]] {
+        let output = machine.run(args);
+        assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+        let said = shown(&output);
+        for part in [
+            "claude  quarantined  ",
+            "the database was restored from a backup: this machine has seen lineage 1, generation 3",
+            "evergrant import FILE --chain claude --move",
+            "evergrant refresh --chain claude --force --accept-stale",
+        ] {
+            assert!(said.contains(part), "{part:?} is missing in {said}");
+        }
+        let report = machine.json(args);
+        assert_eq!((&report["ok"], &report["error"]), (&false.into(), &"quarantined".into()), "{report}");
+    }
+    assert_eq!(rig.standin.engine().counters().exchanges, exchanges, "a quarantined pair was presented");
+    // As it was told to.
+    let report = machine.json(&["refresh", "--chain", "claude", "--force", "--accept-stale"]);
+    let facts = (&report["refreshed"], &report["lineage"], &report["generation"], &report["error"]);
+    assert_eq!(facts, (&true.into(), &2.into(), &2.into(), &Value::Null), "{report}");
+    assert_eq!(rig.standin.engine().counters().exchanges, exchanges + 1);
+    // Once only.
+    let output = machine.run(&["refresh", "--force", "--accept-stale"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(shown(&output).contains("chain claude is not quarantined: there is nothing to accept"));
+    assert_eq!(machine.json(&["refresh", "--force"])["refreshed"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_that_is_known_to_be_spent_is_accepted_from_nobody() {
+    let rig = Rig::new().await;
+    let machine = rig.machine(&new_key(), "");
+    machine.import(&rig.standin, "claude");
+    let sql = rig.sql().await;
+    back_up(&sql).await;
+    assert_eq!(machine.json(&["refresh", "--force"])["refreshed"], true);
+    restore_rows(&sql).await;
+    fs::remove_dir_all(machine.folder.path().join(".local/state/evergrant/receipts")).unwrap();
+    assert_eq!(machine.json(&["refresh", "--force"])["error"], "quarantined");
+    let output = machine.run(&["refresh", "--force", "--accept-stale"]);
+    let said = shown(&output);
+    assert!(said.contains("nothing was accepted (grant_spent)") && said.contains("log in again"), "{said}");
+    assert_eq!(rig.standin.engine().counters().families_revoked_by_reuse, 0);
+    // A new login ends it.
+    machine.import(&rig.standin, "claude");
+    let report = machine.json(&["refresh", "--force"]);
+    assert_eq!((&report["refreshed"], &report["lineage"]), (&true.into(), &2.into()), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_holds_the_refresh_token_where_its_operator_insists() {
+    let rig = Rig::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let exported = folder.path().join("auth.json");
+    let more = format!("export = \"{}\"\nexport_refresh_token = true\n", exported.display());
+    let machine = rig.machine(&new_key(), &more);
+    let (_server, _) = machine.serve();
+    machine.import(&rig.standin, "claude");
+    for _ in 0..2 {
+        let held = machine.held();
+        let refresh = held["claudeAiOauth"]["refreshToken"].as_str().unwrap();
+        assert!(crate::support::lives(&rig.standin, refresh));
+        wait_until("the export is what the database holds", 4 * SOON, || {
+            fs::read(&exported).is_ok_and(|bytes| {
+                serde_json::from_slice::<Value>(&bytes).is_ok_and(|file| {
+                    ["accessToken", "refreshToken"]
+                        .iter()
+                        .all(|token| file["claudeAiOauth"][token] == held["claudeAiOauth"][token])
+                })
+            })
+        });
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(fs::metadata(&exported).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(machine.json(&["refresh", "--force"])["refreshed"], true);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_behind_a_certificate_of_its_own_is_reached_for_rows_too() {
+    let rig = Rig::new().await;
+    let proxy = Proxy::start(rig.standin.url().trim_start_matches("http://").to_owned()).await;
+    let more = "\n[chains.\"team-*\"]\nprovider = \"stand-in\"\naccept_provider_terms = true\nvault = \"database\"\n\
+                min_exchange_interval_secs = 0\n";
+    let machine = rig.machine(&new_key(), more);
+    for chain in ["claude", "team-1"] {
+        machine.import(&rig.standin, chain);
+    }
+    let config = machine.folder.path().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap().replace(&rig.standin.url(), "https://provider.test");
+    fs::write(&config, &text).unwrap();
+    let force = |chain| {
+        let mut command = machine.command(&["refresh", "--force", "--json", "--chain", chain]);
+        let output = command.env("HTTPS_PROXY", format!("http://{}", proxy.address)).output().unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|_| panic!("{}", shown(&output)))
+    };
+    for chain in ["claude", "team-1"] {
+        let report = force(chain);
+        assert_eq!(
+            report["error"], "provider_unavailable",
+            "a certificate that nobody vouches for: {report}"
+        );
+    }
+    assert_eq!(rig.standin.engine().counters().exchanges, 0);
+    fs::write(machine.folder.path().join("ca.pem"), &proxy.certificate).unwrap();
+    fs::write(
+        &config,
+        text.replace("extends = \"claude\"\n", "extends = \"claude\"\nca_file = \"ca.pem\"\n"),
+    )
+    .unwrap();
+    for chain in ["claude", "team-1"] {
+        let report = force(chain);
+        assert_eq!((&report["refreshed"], &report["error"]), (&true.into(), &Value::Null), "{report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_state_folder_is_told_from_the_original() {
+    let rig = Rig::new().await;
+    let seal = new_key();
+    let (one, copy) = (rig.machine(&seal, ""), rig.machine(&seal, ""));
+    let (mut server, _) = one.serve();
+    one.import(&rig.standin, "claude");
+    let state = |machine: &Machine| machine.folder.path().join(".local/state/evergrant");
+    fs::create_dir_all(state(&copy)).unwrap();
+    fs::copy(state(&one).join("machine-id"), state(&copy).join("machine-id")).unwrap();
+    for args in [&["refresh", "--force"][..], &["serve"]] {
+        let output = copy.run(args);
+        let said = shown(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let remove = format!("remove {}", state(&copy).join("machine-id").display());
+        assert!(said.contains("another server that runs now goes by the name of this machine"), "{said}");
+        assert!(said.contains(&remove), "{said}");
+    }
+    assert_eq!(rig.standin.engine().counters().exchanges, 0);
+    // Other processes beside the server are the same machine.
+    assert_eq!(one.json(&["refresh", "--force"])["refreshed"], true);
+    // Frozen for so long that it seems dead: its name is the copy's then, and it renews nothing when it thaws.
+    server.running.signal(Signal::STOP);
+    let (second, _) = copy.serve();
+    server.running.signal(Signal::CONT);
+    server.line("reason", "vault_unwritable");
+    drop(second);
+    // The copy as it was told to be.
+    fs::remove_file(state(&copy).join("machine-id")).unwrap();
+    let (_second, _) = copy.serve();
+    server.line("message", "nobody else goes by the name of this machine any more");
+    assert_eq!(one.json(&["refresh", "--force"])["refreshed"], true);
+    assert_eq!(copy.json(&["refresh", "--force"])["refreshed"], true);
+    assert_eq!(rig.standin.engine().counters().families_revoked_by_reuse, 0);
+    server.running.signal(Signal::TERM);
+    assert!(server.running.0.wait().unwrap().success());
 }

@@ -1,6 +1,8 @@
 //! Follows what other processes and machines commit: readers here see it within a second, and this machine remembers
 //! how far each chain has come.
 
+use std::collections::BTreeSet;
+
 use evergrant_core::keeper::{self, Look};
 use evergrant_core::{ChainName, Reason};
 use evergrant_store::vault::{ChangesCursor, MOST_AT_ONCE, VaultState};
@@ -52,6 +54,12 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             *cursor = self.world().offload(move || marks.followed()).await?;
         }
         let changes = self.state().changes(*cursor, MOST_AT_ONCE).await?;
+        if cursor.is_none() || changes.begins_anew {
+            // What was committed since they were read, and before this place in the order, is never told.
+            for chain in self.read_here() {
+                self.see(&chain).await?;
+            }
+        }
         if changes.begins_anew {
             let reason = Reason::Quarantined;
             tracing::error!(%reason, "the database is older than what this machine has seen of it: was it restored from a backup? Each chain is compared before its pair is presented");
@@ -77,6 +85,12 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         // Only now: what failed in between is seen again.
         *cursor = Some(next);
         Ok(changes.more)
+    }
+
+    /// The chains that somebody here asks about, or reads.
+    fn read_here(&self) -> BTreeSet<ChainName> {
+        let shown = self.0.parts.snapshots.published().current();
+        self.watched(|watched| watched.keys().chain(shown.keys()).cloned().collect())
     }
 
     /// Shows readers here where a chain stands that somebody has moved.
@@ -140,6 +154,9 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         &self,
         open: impl Fn(&Self, &ChainName) -> Result<bool, Stuck> + Clone + Send + 'static,
     ) {
+        if self.rests() {
+            return;
+        }
         let keeper = self.clone();
         let listed = self.world().offload(move || keeper.0.parts.receipts.chains()).await;
         let chains = listed.unwrap_or_else(|error: VaultError| {

@@ -52,6 +52,9 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
 
     async fn try_import(&self, chain: &ChainName, grant: &Grant) -> Result<Result<Seen, Refused>, Stuck> {
         let refused = |reason, detail: &str| Ok(Err(Refused { reason, detail: detail.into() }));
+        if self.rests() {
+            return refused(Reason::VaultUnwritable, super::NAMESAKE);
+        }
         let policy = match self.policy_or_refusal(chain) {
             Ok(policy) => policy,
             Err(refused) => return Ok(Err(refused)),

@@ -52,7 +52,9 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     pub async fn look(&self, chain: &ChainName, look: Look, refused: Option<Position>) -> Report {
         let begun = self.world().monotonic();
         let mut seen = Seen::default();
-        if self.policy(chain, &mut seen).is_some() {
+        if self.rests() {
+            seen.fail(Reason::VaultUnwritable, super::NAMESAKE);
+        } else if self.policy(chain, &mut seen).is_some() {
             match self.state().claim(chain, &self.0.parts.holder, self.0.parts.paces.lease).await {
                 Ok(Claimed::Ours(claim)) => {
                     if let Some(report) = self.begin(*claim, look, refused).await {

@@ -391,6 +391,28 @@ async fn an_answer_waits_while_another_machine_may_be_presenting_the_pair() {
     rig.assert_alive(0).await;
 }
 
+/// Why a machine's name is one instance's: an intent is matched to its receipt by attempt and machine.
+#[tokio::test]
+async fn two_that_go_by_one_name_lose_a_chain_unless_one_rests() {
+    for (name, rests, revoked) in [("two", false, 0), ("one", false, 1), ("one", true, 0)] {
+        let rig = Rig::new().await;
+        let (one, two) = (rig.replica("one"), rig.replica(name));
+        one.import(0, rig.grant()).await;
+        // The database did not take the intent of an attempt here.
+        let reservation = one.receipts().reserve(&rig.row(0).await.record).unwrap();
+        let not_sent = Answer::NotSent { why: "the database did not take the intent".into() };
+        let mut rng = one.world.rng();
+        one.receipts().write(&reservation, &chain(0), (one.world.now(), &not_sent), &mut rng).unwrap();
+        drop(reservation);
+        // There an attempt of the same number is made, and its answer is not of record yet.
+        two.presents_and_dies(&rig, name, true).await;
+        one.keeper.rest(rests);
+        one.keeper.sweep().await;
+        one.force(0).await;
+        assert_eq!(rig.standin.engine().counters().families_revoked_by_reuse, revoked, "{name}, {rests}");
+    }
+}
+
 #[tokio::test]
 async fn a_login_during_an_exchange_wins() {
     let rig = Rig::new().await;
@@ -435,6 +457,24 @@ async fn others_see_a_commit_when_they_follow() {
     // What nobody asks for here is not kept in memory, but it is remembered how far it has come.
     assert_eq!(two.snapshots.current(&chain(1)), None);
     assert_eq!(two.marks.of(&chain(1)).unwrap(), Some(rig.row(1).await.record.mark()));
+}
+
+#[tokio::test]
+async fn what_is_committed_between_the_first_reading_and_the_first_following_is_seen() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.replica("one"), rig.replica("two"));
+    let policy = RowPolicy { policy: rig.policy.clone(), accepted: true, world: two.world.clone() };
+    two.keeper.chain(chain(0), policy);
+    one.import(1, rig.grant()).await;
+    assert!(!two.keeper.find(&chain(0)).await.unwrap().is_some());
+    assert!(two.keeper.find(&chain(1)).await.unwrap().is_some());
+    one.import(0, rig.grant()).await;
+    assert!(one.force(1).await.refreshed);
+    assert!(!two.keeper.follow(&mut None).await.unwrap());
+    for number in [0, 1] {
+        let seen = two.snapshots.current(&chain(number)).unwrap();
+        assert_eq!(seen.access, rig.held(number).await.access);
+    }
 }
 
 /// The rows as they are now, in another database.

@@ -11,12 +11,13 @@ use super::session::{Repeat, begin, commit, run};
 use crate::state::{StateError, day_of};
 
 /// The steps from an empty database to today's, in order; never changed once released.
-pub(super) const MIGRATIONS: [&str; 5] = [
+pub(super) const MIGRATIONS: [&str; 6] = [
     include_str!("../../migrations/postgres/0001_chains_and_ledger.sql"),
     include_str!("../../migrations/postgres/0002_callers.sql"),
     include_str!("../../migrations/postgres/0003_pushes_and_episodes.sql"),
     include_str!("../../migrations/postgres/0004_rows.sql"),
     include_str!("../../migrations/postgres/0005_health_looks.sql"),
+    include_str!("../../migrations/postgres/0006_machines.sql"),
 ];
 /// A step may rewrite a large table.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(3600);

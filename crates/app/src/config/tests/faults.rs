@@ -4,8 +4,8 @@ use super::load_from;
 use crate::config::Severity;
 
 /// `LINE:COLUMN message | help` of each fault.
-fn faults_of(text: &str) -> Vec<String> {
-    let faults = match load_from(text, &[]) {
+pub(super) fn faults_of(text: &str, pairs: &[(&str, &str)]) -> Vec<String> {
+    let faults = match load_from(text, pairs) {
         Ok(loaded) => loaded.warnings,
         Err(faults) => faults,
     };
@@ -207,7 +207,7 @@ fn every_fault_has_its_place_and_says_what_to_do() {
             ],
         ),
     ] {
-        assert_eq!(faults_of(text), expected, "{text}");
+        assert_eq!(faults_of(text, &[]), expected, "{text}");
     }
 }
 
