@@ -35,8 +35,8 @@ use crate::rows::Keeping;
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 /// The first probe comes soon after the start, when the first look is over.
 const FIRST_PROBE: Duration = Duration::from_secs(2);
-/// It is asked so often whether each chain has been looked at once.
-const FIRST_LOOK: Duration = Duration::from_millis(100);
+/// How often it is asked whether a look came to something else than the one before.
+const NOTICE_CHANGE: Duration = Duration::from_millis(100);
 const HOUSEKEEPING: Duration = Duration::from_secs(24 * 3600);
 /// So much longer than a deadline an exchange may take to be settled at the end.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -335,7 +335,7 @@ impl Running {
         if !exports.is_empty() {
             others.push(tokio::spawn(export::keep_writing(exports, host.snapshots.clone())));
         }
-        others.push(tokio::spawn(poke_after_first_look(watched.clone(), poke.clone())));
+        others.push(tokio::spawn(poke_on_change(watched.clone(), poke.clone())));
         common.chains.set(watched, found_chains(common, settings), Some(poke));
         let retention = (settings.retention.events, settings.retention.rotations);
         others.push(tokio::spawn(housekeeping(host.world.clone(), chains.clone(), retention)));
@@ -353,12 +353,25 @@ impl Running {
     }
 }
 
-/// What a start finds is told at once, and not a minute later.
-async fn poke_after_first_look(watched: Vec<WatchedChain<World>>, poke: UnboundedSender<()>) {
-    while watched.iter().any(|one| one.chain.last_report().is_none()) {
-        tokio::time::sleep(FIRST_LOOK).await;
+/// What a look finds is told at once, and not a minute later.
+async fn poke_on_change(watched: Vec<WatchedChain<World>>, poke: UnboundedSender<()>) {
+    let stand = |one: &WatchedChain<World>| {
+        one.chain
+            .last_report()
+            .map(|report| (report.error, report.lineage, report.generation, report.token_valid))
+    };
+    let mut before = vec![None; watched.len()];
+    loop {
+        let now: Vec<_> = watched.iter().map(stand).collect();
+        // A start waits for the first look at each, so that one alert tells of all.
+        if now.iter().all(Option::is_some) && now != before {
+            if poke.unbounded_send(()).is_err() {
+                return;
+            }
+            before = now;
+        }
+        tokio::time::sleep(NOTICE_CHANGE).await;
     }
-    let _ = poke.unbounded_send(());
 }
 
 fn watched_chain(

@@ -57,9 +57,16 @@ pub enum RowFinding {
     Clean,
 }
 
+impl FoundRow<'_> {
+    /// Where the chain has stood: a machine that has heard of less learns from the row what another one knew.
+    pub fn known(&self) -> Option<Mark> {
+        self.mark.max(self.record.quarantined.map(|is| is.behind))
+    }
+}
+
 /// Says what a row calls for.
 pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
-    let FoundRow { record, receipts, mark, machine } = found;
+    let FoundRow { record, receipts, machine, .. } = found;
     if let Some(receipt) = receipts.iter().find(|receipt| is_outdated(receipt, record)) {
         return RowFinding::Outdated(receipt.attempt);
     }
@@ -73,11 +80,13 @@ pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
     if receipts.iter().any(reads) {
         return RowFinding::BeingRead;
     }
-    if let Some(mark) = mark.filter(|mark| *mark > record.mark()) {
+    if let Some(mark) = found.known().filter(|mark| *mark > record.mark()) {
+        if (mark.lineage, mark.generation) == record.position() {
+            return RowFinding::Forgotten(mark);
+        }
         let newest = receipts.iter().find(|receipt| makes(receipt, mark));
         return match newest {
             Some(receipt) => RowFinding::BringUp(receipt.attempt),
-            None if (mark.lineage, mark.generation) == record.position() => RowFinding::Forgotten(mark),
             None => RowFinding::Behind(mark),
         };
     }
@@ -128,6 +137,24 @@ pub fn forgotten(record: Record, mark: Mark, machine: &str, now: Timestamp, rng:
         machine: machine.to_owned(),
     };
     doubt(Record { intent: Some(intent), last_attempt: mark.attempt, ..record }, now, rng)
+}
+
+/// The record that a receipt's pair makes of a row that was restored from a backup, where it is known that the chain has stood
+/// further on since: nobody else needs to know it, then.
+pub fn as_known(
+    record: Record,
+    known: Option<Mark>,
+    machine: &str,
+    now: Timestamp,
+    rng: &mut impl Rng,
+) -> Record {
+    match known.filter(|known| *known > record.mark()) {
+        Some(known) if (known.lineage, known.generation) == record.position() => {
+            forgotten(record, known, machine, now, rng)
+        }
+        Some(known) => quarantine(record, known, now),
+        None => record,
+    }
 }
 
 /// The record of a row whose pair is known to have been replaced.

@@ -1,7 +1,7 @@
 //! What a row was found to call for, done: a receipt's pair or outcome goes into it, or what nobody can know (SPEC §4
 //! steps 2 and 7).
 
-use evergrant_core::chain::Record;
+use evergrant_core::chain::{Mark, Record};
 use evergrant_core::event::{Event, EventKind};
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{self, Look, Outcome, Receipt, ReceiptState, RowFinding, wakes_at};
@@ -36,6 +36,8 @@ pub(super) struct Session<'a, W: World> {
     pub(super) record: &'a Record,
     pub(super) grant: &'a Grant,
     pub(super) receipts: &'a [Receipt],
+    /// Where the chain has stood.
+    pub(super) known: Option<Mark>,
 }
 
 impl<W: World<State: VaultState>> Session<'_, W> {
@@ -119,6 +121,8 @@ impl<W: World<State: VaultState>> Session<'_, W> {
         }
         let mut rng = self.keeper.world().rng();
         let record = keeper::commit(&from, attempt, &grant, said, *at, &self.policy.policy, &mut rng);
+        let machine = &self.keeper.0.parts.holder.machine;
+        let record = keeper::as_known(record, self.known, machine, self.now(), &mut rng);
         let ring = self.keeper.0.parts.receipts.ring();
         let sealed = ring.seal_pair(chain, record.position(), &grant, &mut rng);
         let replaced = [self.record, &from].map(|old| old.pair.fingerprint());
@@ -140,9 +144,9 @@ impl<W: World<State: VaultState>> Session<'_, W> {
         crash::point("record_written");
         self.moved(&record).await;
         seen.reason = Some(reason);
-        seen.error = None;
         seen.refreshed = true;
-        (seen.record, seen.grant) = (Some(record), Some(grant));
+        seen.grant = Some(grant);
+        self.decided(record, seen);
         Ok(true)
     }
 

@@ -285,8 +285,9 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let found = FoundRow { record: &record, receipts: &receipts, mark, machine };
             let finding = keeper::recover_row(found, self.world().now());
             tracing::trace!(%chain, ?finding, "found");
+            let known = found.known();
             let session =
-                Session { keeper: self, policy, record: &record, grant: &grant, receipts: &receipts };
+                Session { keeper: self, policy, record: &record, grant: &grant, receipts: &receipts, known };
             match session.work_off(finding, leased, seen).await? {
                 Next::Clean => return Ok(Settled::Clean(record, grant)),
                 Next::Written => return Ok(Settled::Written),

@@ -531,6 +531,39 @@ async fn a_restored_database_is_recognised_and_brought_up_from_a_receipt() {
 }
 
 #[tokio::test]
+async fn a_pair_that_is_put_back_and_was_presented_since_is_in_doubt() {
+    for quarantined in [false, true] {
+        let rig = Rig::new().await;
+        let (one, two) = (rig.replica("one"), rig.replica("two"));
+        one.import(0, rig.grant()).await;
+        let backup = copy(&rig).await;
+        assert!(one.force(0).await.refreshed);
+        two.presents_and_dies(&rig, "two", false).await;
+        if !quarantined {
+            assert!(!one.keeper.follow(&mut None).await.unwrap());
+            one.marks.raise(&chain(0), rig.row(0).await.record.mark()).unwrap();
+        }
+        let newest = rig.held(0).await;
+        let exchanges = rig.exchanges();
+
+        let rig = Rig { state: backup.clone(), ..rig };
+        if quarantined {
+            // Only the one that presented it has heard of that.
+            let two = rig.replica_on("two", two.folder, backup.clone());
+            assert_eq!(two.force(0).await.error, Some(Reason::Quarantined));
+        }
+        let one = rig.replica_on("one", one.folder, backup.clone());
+        one.keeper.compare_all().await;
+        assert_eq!(rig.held(0).await.refresh, newest.refresh);
+        let standing = rig.row(0).await.record.standing;
+        assert!(matches!(standing, Standing::InDoubt { .. }), "quarantined {quarantined}: {standing:?}");
+        // One that knows nothing of it has to see that.
+        assert_eq!(rig.replica("three").force(0).await.error, Some(Reason::InDoubt));
+        assert_eq!(rig.exchanges(), exchanges);
+    }
+}
+
+#[tokio::test]
 async fn a_quarantine_ends_with_a_login_or_an_operator_s_word() {
     for login in [true, false] {
         let rig = Rig::new().await;

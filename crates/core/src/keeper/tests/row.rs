@@ -1,11 +1,15 @@
 //! Every row of the table over a database vault's rows, and what follows of a quarantine.
 
 use super::*;
-use crate::chain::Mark;
+use crate::chain::{Mark, Quarantine};
 
 /// Of the chain of `record()`: lineage 2, generation 3.
 fn mark(lineage: u64, generation: u64, attempt: u64) -> Option<Mark> {
     Some(Mark { lineage: Lineage(lineage), generation: Generation(generation), attempt: AttemptId(attempt) })
+}
+
+fn behind(lineage: u64, generation: u64, attempt: u64) -> Option<Quarantine> {
+    Some(Quarantine { since: at(100), behind: mark(lineage, generation, attempt).unwrap() })
 }
 
 fn row() -> Record {
@@ -103,6 +107,27 @@ fn every_row_of_the_table() {
             RowFinding::BringUp(AttemptId(12)),
         ),
         (
+            "the same, and the pair was presented since",
+            row(),
+            vec![receipt(12, 6, 7, gives(9))],
+            mark(2, 7, 13),
+            RowFinding::BringUp(AttemptId(12)),
+        ),
+        (
+            "the same, of which only another machine has heard",
+            Record { quarantined: behind(2, 7, 13), ..row() },
+            vec![receipt(12, 6, 7, gives(9))],
+            mark(2, 7, 12),
+            RowFinding::BringUp(AttemptId(12)),
+        ),
+        (
+            "brought up, and the pair was presented since",
+            Record { generation: Generation(7), last_attempt: AttemptId(12), ..row() },
+            vec![receipt(12, 6, 7, gives(9))],
+            mark(2, 7, 13),
+            RowFinding::Forgotten(mark(2, 7, 13).unwrap()),
+        ),
+        (
             "restored, and others went on from what is in reach",
             row(),
             vec![receipt(12, 6, 7, gives(9))],
@@ -191,4 +216,18 @@ fn a_quarantined_row_is_not_presented_until_something_newer_comes() {
     let brought = commit(&from, receipt.attempt, &grant(9), true, at(11), &policy, &mut rng());
     assert_eq!((brought.lineage, brought.generation), (Lineage(2), Generation(7)));
     assert_eq!((brought.quarantined, brought.pair), (None, grant(9).pair()));
+}
+
+#[test]
+fn a_pair_that_is_put_back_is_no_newer_than_what_is_known() {
+    let put = |known| as_known(row(), known, "here", at(200), &mut rng());
+    for known in [None, mark(2, 3, 8), mark(2, 2, 7), mark(1, 9, 4)] {
+        assert_eq!(put(known), row());
+    }
+    let presented = put(mark(2, 3, 9));
+    assert!(matches!(presented.standing, Standing::InDoubt { .. }), "{presented:?}");
+    assert_eq!(presented.mark(), mark(2, 3, 9).unwrap());
+    for known in [mark(2, 4, 9), mark(3, 1, 8)] {
+        assert_eq!(put(known).quarantined.map(|is| is.behind), known);
+    }
 }
