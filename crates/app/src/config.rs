@@ -16,6 +16,7 @@ mod settings;
 mod sink;
 mod source;
 mod structure;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod vault;

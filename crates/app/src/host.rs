@@ -9,7 +9,7 @@ use evergrant_core::ChainName;
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
 use evergrant_server::rows::RowPolicy;
-use evergrant_server::{ApiKeyChain, Keeper, Minter, Renewal, Snapshots, TokioWorld};
+use evergrant_server::{ApiKeyChain, Keeper, Minter, Renewal, Snapshots, TokioWorld, Traces};
 use evergrant_store::postgres::MAX_CONNECTIONS;
 use evergrant_store::{AnyState, AuthFile, OsDisk, PostgresState, SqliteState, StateError};
 
@@ -35,6 +35,15 @@ pub(crate) struct Host {
 impl Host {
     /// Opens the state, which is made if it is missing.
     pub(crate) async fn open(settings: &Settings) -> Result<Self, String> {
+        Self::traced(settings, Metrics::default(), Traces::default()).await
+    }
+
+    /// As [`Host::open`], with traces of exchanges.
+    pub(crate) async fn traced(
+        settings: &Settings,
+        metrics: Metrics,
+        traces: Traces,
+    ) -> Result<Self, String> {
         make_state_folder(&settings.state_dir)?;
         let state = match &settings.database {
             None => SqliteState::open(&settings.state_dir.join("state.db")).map(AnyState::Sqlite),
@@ -44,8 +53,8 @@ impl Host {
         };
         let state = state.map_err(|error| error.to_string())?;
         let client = HttpClient::new(None).map_err(|error| error.to_string())?;
-        let world = TokioWorld::new(state.clone(), client);
-        let (snapshots, metrics) = (Snapshots::default(), Metrics::default());
+        let world = TokioWorld::new(state.clone(), client).with_traces(traces);
+        let snapshots = Snapshots::default();
         let rows = Rows::open(settings, &world, &snapshots, &metrics)?.map(Arc::new);
         if let (Some(rows), AnyState::Postgres(state)) = (&rows, &state) {
             rows.take_name(state).await?;

@@ -18,6 +18,7 @@ mod serve;
 mod standin;
 mod status;
 mod timeline;
+mod traces;
 
 use std::process::ExitCode;
 

@@ -12,6 +12,7 @@ use evergrant_server::alert::{Alerter, Courier, repost, repost_all};
 use evergrant_server::gateway::{FallbackUses, Gateway, Parts, check_fallback_key};
 use evergrant_server::health::{Alerting, EpisodeKeeper, Monitor, WatchedChain};
 use evergrant_server::http::HttpClient;
+use evergrant_server::metrics::Metrics;
 use evergrant_server::rows::{RowMonitor, RowWatch};
 use evergrant_server::{Callers, Renewable, Renewal, Wake, World as _, probe, watchdog};
 use evergrant_store::{AnyState, State, watch};
@@ -30,6 +31,7 @@ use crate::gateway;
 use crate::host::{Chain, Host, World};
 use crate::output;
 use crate::rows::Keeping;
+use crate::traces::Exporting;
 
 /// The look behind the watch, for changes that it misses.
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
@@ -43,11 +45,16 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) -> ExitCode {
-    let host = match Host::open(&loaded.settings).await {
+    let settings = &loaded.settings;
+    let metrics = Metrics::default();
+    let (traces, exporting) = match Exporting::start(settings, &metrics) {
+        Ok(started) => started,
+        Err(why) => return output::failed(why),
+    };
+    let host = match Host::traced(settings, metrics, traces.clone()).await {
         Ok(host) => host,
         Err(why) => return output::failed(why),
     };
-    let settings = &loaded.settings;
     let ready = gateway::bind(settings).and_then(|bound| Ok((bound, gateway::acceptor(settings)?)));
     let (bound, tls) = match ready {
         Ok(ready) => ready,
@@ -80,6 +87,7 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
         callers: callers.clone(),
         metrics: host.metrics.clone(),
         access_log: loaded.settings.gateway.access_log.clone(),
+        traces,
         tls,
     };
     let (gateway, own_routes) = match Gateway::start(bound, parts) {
@@ -111,6 +119,7 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     if let Some(keeping) = keeping {
         keeping.end();
     }
+    exporting.end().await;
     tracing::info!("ended");
     ExitCode::SUCCESS
 }
@@ -225,17 +234,19 @@ fn reload(old: &Settings, global: &Global, env: &Environment) -> Option<Settings
             settings.listen,
             gateway.threads,
             gateway.access_log.clone(),
+            settings.traces.clone(),
         )
     };
     if fixed(&fresh) != fixed(old) {
         tracing::warn!(
-            "addresses, threads, the access log, the state and its seal keys change at the next start only"
+            "addresses, threads, the access log, traces, the state and its seal keys change at the next start only"
         );
         fresh.state_dir.clone_from(&old.state_dir);
         fresh.database.clone_from(&old.database);
         fresh.listen = old.listen;
         fresh.gateway.threads = old.gateway.threads;
         fresh.gateway.access_log.clone_from(&old.gateway.access_log);
+        fresh.traces.clone_from(&old.traces);
     }
     if fresh.tls.is_some() != old.tls.is_some() {
         tracing::warn!("TLS is switched on or off at the next start only");

@@ -21,6 +21,7 @@ use crate::caller::Callers;
 use crate::metrics::Metrics;
 use crate::published::Published;
 use crate::snapshot::Snapshots;
+use crate::traces::Traces;
 
 mod access_log;
 mod admission;
@@ -74,6 +75,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Where it logs.
     pub access_log: AccessLog,
+    /// Where spans of requests go.
+    pub traces: Traces,
     /// TLS, if it is served directly.
     pub tls: Option<TlsAcceptor>,
 }
@@ -110,6 +113,7 @@ impl Gateway {
             callers: parts.callers,
             measures: Measures::new(&parts.metrics),
             log,
+            traces: parts.traces,
             tls: Published::new(parts.tls),
             own,
         });

@@ -138,7 +138,7 @@ impl HttpClient {
         // The address itself may be a secret: only its host is ever named.
         let no_url = |error| not_sent(format!("the address at {} is no URL: {error}", host(url)));
         let uri: Uri = url.as_str().parse().map_err(no_url)?;
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(url, &uri));
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(url, &uri, CONNECT_TIMEOUT));
         let (stream, via_proxy) = match connecting.await {
             Ok(connected) => connected.map_err(not_sent)?,
             Err(_) => return Err(not_sent(format!("no connection to {} within 10 s", host(url)))),
@@ -166,7 +166,7 @@ impl HttpClient {
     /// A connection to the server of `url`, through a proxy where one is set, within `timeout`.
     pub async fn open(&self, url: &Url, timeout: Duration) -> Result<Stream, String> {
         let uri: Uri = url.as_str().parse().map_err(|error| format!("{url} is no URL: {error}"))?;
-        match tokio::time::timeout(timeout, self.connect(url, &uri)).await {
+        match tokio::time::timeout(timeout, self.connect(url, &uri, timeout)).await {
             Ok(Ok((stream, None))) => Ok(stream),
             Ok(Ok((_, Some(_)))) => Err(format!("{} is plain HTTP, and not for a proxy", host(url))),
             Ok(Err(why)) => Err(why),
@@ -176,14 +176,19 @@ impl HttpClient {
 
     /// A stream to the host, through a proxy where one is set; for plain HTTP through a proxy also what the
     /// proxy wants for authorization.
-    async fn connect(&self, url: &Url, uri: &Uri) -> Result<(Stream, Option<ViaProxy>), String> {
+    async fn connect(
+        &self,
+        url: &Url,
+        uri: &Uri,
+        limit: Duration,
+    ) -> Result<(Stream, Option<ViaProxy>), String> {
         let secure = url.scheme() == "https";
         let proxy = if is_loopback(url) { None } else { self.proxies.intercept(uri) };
         let public_only = self.public_only && proxy.is_none();
         if public_only && !is_loopback(url) && literal(url).is_some_and(|address| !is_public(address)) {
             return Err(format!("{} is a private address", host(url)));
         }
-        let mut connector = connector(public_only);
+        let mut connector = connector(Resolver::new(public_only), limit);
         let failed =
             |error: &dyn std::error::Error| format!("no connection to {}: {}", host(url), describe(error));
         let (tcp, via) = match proxy {
@@ -212,12 +217,15 @@ impl HttpClient {
     }
 }
 
-fn connector(public_only: bool) -> HttpConnector<Resolver> {
-    let mut connector = HttpConnector::new_with_resolver(Resolver::new(public_only));
+/// Connects within `limit`, if one of a name's addresses lives.
+fn connector<R>(resolver: R, limit: Duration) -> HttpConnector<R> {
+    let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_keepalive(Some(KEEPALIVE));
     connector.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
+    // The addresses of one family share it, each has its turn, and there is room left for TLS.
+    connector.set_connect_timeout(Some(limit * 4 / 5));
     connector
 }
 
@@ -300,4 +308,92 @@ fn describe(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Ready, ready};
+    use std::net::SocketAddr;
+    use std::task::{Context, Poll};
+
+    use hyper_util::client::legacy::connect::dns::Name;
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::gateway::Limits;
+
+    /// A name with these addresses.
+    #[derive(Clone)]
+    struct Named(Vec<SocketAddr>);
+
+    impl Service<Name> for Named {
+        type Response = std::vec::IntoIter<SocketAddr>;
+        type Error = std::io::Error;
+        type Future = Ready<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Name) -> Self::Future {
+            ready(Ok(self.0.clone().into_iter()))
+        }
+    }
+
+    /// An address that takes nobody in and says nothing: its queue is full, which lasts as long as what is returned.
+    async fn black_hole(ip: &str) -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let at = SocketAddr::new(ip.parse().unwrap(), 0);
+        let socket = if at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
+        socket.bind(at).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(connected) =
+            tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(at)).await
+        {
+            queued.push(connected.unwrap());
+        }
+        (at, listener, queued)
+    }
+
+    async fn refusing(ip: &str) -> SocketAddr {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        listener.local_addr().unwrap()
+    }
+
+    /// How long it takes to connect.
+    async fn connecting(addresses: &[SocketAddr]) -> Duration {
+        let begun = Instant::now();
+        let mut connector = connector(Named(addresses.to_vec()), Limits::default().connect);
+        let connected = connector.call(Uri::from_static("http://provider/")).await.unwrap().into_inner();
+        assert_eq!(connected.peer_addr().unwrap(), *addresses.last().unwrap());
+        begun.elapsed()
+    }
+
+    /// SPEC §7, RFC 8305.
+    #[tokio::test]
+    async fn a_dead_address_costs_little_where_another_one_lives() {
+        let (v4, v6) = ("127.0.0.1", "::1");
+        for (dead, lives) in [(v6, v4), (v4, v6)] {
+            let living = TcpListener::bind((lives, 0)).await.unwrap();
+            let living = living.local_addr().map(|at| (at, living)).unwrap();
+            let took = connecting(&[refusing(dead).await, living.0]).await;
+            assert!(took < Duration::from_millis(100), "{took:?} behind {dead}, which refuses");
+            let hole = black_hole(dead).await;
+            let took = connecting(&[hole.0, living.0]).await;
+            assert!(took >= HAPPY_EYEBALLS, "{took:?}: {dead} is no black hole");
+            assert!(took < HAPPY_EYEBALLS * 2, "{took:?} behind {dead}, which says nothing");
+        }
+    }
+
+    /// Also where both are of one family.
+    #[tokio::test]
+    async fn a_dead_address_among_several_is_given_up_in_time() {
+        let living = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let hole = black_hole("127.0.0.1").await;
+        let limit = Limits::default().connect;
+        let took = tokio::time::timeout(limit, connecting(&[hole.0, living.local_addr().unwrap()])).await;
+        assert!(took.is_ok(), "no connection within {limit:?}");
+    }
 }

@@ -22,6 +22,7 @@ mod stream;
 pub mod tls;
 pub mod token;
 pub mod tokio_world;
+pub mod traces;
 pub mod watchdog;
 pub mod world;
 
@@ -37,4 +38,5 @@ pub use renewable::Renewable;
 pub use rows::RowKeeper;
 pub use snapshot::Snapshots;
 pub use tokio_world::TokioWorld;
+pub use traces::Traces;
 pub use world::World;

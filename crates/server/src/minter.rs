@@ -24,6 +24,7 @@ use crate::keeper::{Wake, clock_offset, log};
 use crate::metrics::Metrics;
 use crate::renewable::Renewable;
 use crate::snapshot::{Current, Snapshots};
+use crate::traces::Exchange;
 use crate::world::World;
 
 /// What access tokens are minted from.
@@ -198,7 +199,7 @@ impl<W: World> Minter<W> {
     async fn exchange(&self, why: Reason) -> Report {
         tracing::trace!(chain = %self.0.chain, %why, "minting");
         let (attempt, detail) = match self.request().await {
-            Ok(request) => self.send(request).await,
+            Ok(request) => self.send(request, why).await,
             Err(unusable) => {
                 let unspent = Unspent { reason: Reason::IdentityTokenUnusable, retry_after: None };
                 (Attempt::Failed(unspent), Some(unusable.to_string()))
@@ -254,7 +255,7 @@ impl<W: World> Minter<W> {
     }
 
     /// Sends it and waits until the deadline. What is given up on has spent nothing.
-    async fn send(&self, request: TokenRequest) -> (Attempt, Option<String>) {
+    async fn send(&self, request: TokenRequest, why: Reason) -> (Attempt, Option<String>) {
         let world = &self.0.world;
         let begun = world.monotonic();
         let (answer, limit) = (pin!(world.exchange(request)), pin!(world.sleep(self.0.policy.deadline)));
@@ -264,8 +265,17 @@ impl<W: World> Minter<W> {
                 Answer::Lost { why: format!("no answer within {} s", self.0.policy.deadline.as_secs()) }
             }
         };
-        self.0.metrics.exchanged(&self.0.chain, world.monotonic().saturating_sub(begun));
-        let now = world.now();
+        let (now, took) = (world.now(), world.monotonic().saturating_sub(begun));
+        self.0.metrics.exchanged(&self.0.chain, took);
+        let (chain, answered) = (&self.0.chain, Some(&answer));
+        world.traces().exchanged(&Exchange {
+            chain,
+            position: None,
+            why,
+            answer: answered,
+            ended: now,
+            took,
+        });
         if let Some(offset) = clock_offset(&self.0.chain, &answer, now) {
             self.last().clock_offset_secs = Some(offset);
         }

@@ -10,6 +10,7 @@ use evergrant_core::provider::TokenRequest;
 use jiff::Timestamp;
 use rand::rngs::SmallRng;
 
+use crate::traces::Traces;
 use crate::world::World;
 
 /// Says what time it is there, of the time here.
@@ -71,5 +72,8 @@ impl<W: World> World for Moved<W> {
     }
     fn machine(&self) -> &str {
         self.inner.machine()
+    }
+    fn traces(&self) -> Traces {
+        self.inner.traces()
     }
 }

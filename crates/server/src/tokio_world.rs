@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::http::HttpClient;
 use crate::token;
+use crate::traces::Traces;
 use crate::world::World;
 
 /// The real world, with a state behind it.
@@ -23,6 +24,7 @@ pub struct TokioWorld<S> {
     client: HttpClient,
     machine: Arc<str>,
     begun: Instant,
+    traces: Traces,
     /// How many tasks run that nobody may cancel.
     running: Arc<watch::Sender<usize>>,
 }
@@ -31,13 +33,20 @@ impl<S: State> TokioWorld<S> {
     /// The world of this process.
     pub fn new(state: S, client: HttpClient) -> Self {
         let machine = rustix_hostname();
-        Self { state, client, machine, begun: monotonic_now(), running: Arc::new(watch::Sender::new(0)) }
+        let running = Arc::new(watch::Sender::new(0));
+        Self { state, client, machine, begun: monotonic_now(), traces: Traces::default(), running }
     }
 
     /// The same world with another client, for a chain whose provider needs its own certificates.
     #[must_use]
     pub fn with_client(&self, client: HttpClient) -> Self {
         Self { client, ..self.clone() }
+    }
+
+    /// The same world, whose exchanges are traced.
+    #[must_use]
+    pub fn with_traces(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     /// The client that this world calls with.
@@ -113,6 +122,10 @@ impl<S: State> World for TokioWorld<S> {
 
     fn machine(&self) -> &str {
         &self.machine
+    }
+
+    fn traces(&self) -> Traces {
+        self.traces.clone()
     }
 }
 

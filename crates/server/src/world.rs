@@ -10,6 +10,8 @@ use evergrant_store::{Disk, State};
 use jiff::Timestamp;
 use rand::rngs::SmallRng;
 
+use crate::traces::Traces;
+
 /// Everything that the keeper needs and does not decide.
 pub trait World: Clone + Send + Sync + 'static {
     /// Where auth files lie.
@@ -38,4 +40,8 @@ pub trait World: Clone + Send + Sync + 'static {
     fn state(&self) -> &Self::State;
     /// The name of this machine, for the intent.
     fn machine(&self) -> &str;
+    /// Where the spans of exchanges go.
+    fn traces(&self) -> Traces {
+        Traces::default()
+    }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) seal: Seal,
     /// What is logged, and how.
     pub(crate) log: Log,
+    /// Traces of requests and exchanges, exported over OTLP, by a build with the feature `otel`. A change needs a restart.
+    pub(crate) telemetry: Telemetry,
     /// Where Evergrant listens.
     pub(crate) http: Http,
     /// Requests to providers' APIs, with the chains' access tokens.
@@ -121,6 +123,29 @@ impl LogLevel {
             Self::Debug => "debug",
             Self::Trace => "trace",
         }
+    }
+}
+
+/// Traces of requests and exchanges, exported over OTLP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Telemetry {
+    /// The collector, such as `http://127.0.0.1:4318`: spans go to `/v1/traces` below it, as protobuf over HTTP. Headers
+    /// that it wants, such as a key, are read from the variable `OTEL_EXPORTER_OTLP_HEADERS`. Without it: nothing is
+    /// exported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) otlp_endpoint: Option<String>,
+    /// Of the requests that come without a `traceparent`, so many in a hundred are exported. For the others the
+    /// caller has decided. Exchanges are few, and all are.
+    #[schemars(range(min = 0, max = 100))]
+    pub(crate) sample_percent: u64,
+    /// Plain HTTP to another machine is accepted. Loopback needs no such word.
+    pub(crate) allow_insecure: bool,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_percent: 100, allow_insecure: false }
     }
 }
 

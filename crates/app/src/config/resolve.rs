@@ -16,7 +16,7 @@ use super::file::{Chain, Config};
 use super::profile::{self, Resolved};
 use super::settings::{ChainSettings, LogSettings, ProbeSettings, RetentionSettings, Settings, Template};
 use super::structure::Places;
-use super::{Environment, agent, alerts, gateway, kind, sink, source, vault};
+use super::{Environment, agent, alerts, gateway, kind, sink, source, telemetry, vault};
 
 const DAY_SECS: u64 = 24 * 3600;
 
@@ -114,6 +114,7 @@ pub(crate) fn resolve(
     let tls = gateway::tls(raw, &mut resolve);
     let listen = listen(raw, &mut resolve);
     let gateway = gateway::settings(raw, &mut resolve);
+    let traces = telemetry::settings(raw, &mut resolve);
     let profiles = profile::resolve_all(&mut raw.providers, &mut resolve);
     let agent = agent::settings(raw, &mut resolve);
     let mut chains = Some((Vec::new(), Vec::new()));
@@ -155,6 +156,7 @@ pub(crate) fn resolve(
         tls: tls?,
         gateway: gateway?,
         log: LogSettings { format: raw.log.format, level: raw.log.level },
+        traces: traces?,
         chains,
         templates,
         probe: ProbeSettings {

@@ -13,6 +13,7 @@ use evergrant_core::{ApiKey, ChainName};
 use evergrant_server::gateway::{AccessLog, Limits};
 use evergrant_server::minter::Grounds;
 use evergrant_server::probe::MessageProbe;
+use evergrant_server::traces::Settings as TraceSettings;
 use evergrant_store::authfile::TakeClientLocks;
 use url::Url;
 
@@ -37,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) gateway: GatewaySettings,
     /// What is logged, and how.
     pub(crate) log: LogSettings,
+    /// Where traces are exported to, if they are.
+    pub(crate) traces: Option<TraceSettings>,
     /// The chains that are enabled, by name.
     pub(crate) chains: Vec<ChainSettings>,
     /// What holds for all other chains of the database whose names begin so, the longest beginning first.

@@ -4,6 +4,8 @@ mod faults;
 mod gateway;
 mod kinds;
 mod sinks;
+#[cfg(feature = "otel")]
+mod telemetry;
 mod vault;
 
 use std::path::Path;

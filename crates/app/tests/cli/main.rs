@@ -18,4 +18,5 @@ mod secrets;
 mod serving;
 mod support;
 mod timeline;
+mod traces;
 mod writers;

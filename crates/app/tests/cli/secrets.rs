@@ -81,6 +81,8 @@ fn serve_output(home: &Home, key: &str) -> Vec<u8> {
     drop(listener);
     command.env("EVERGRANT_LOG__LEVEL", "trace").env("EVERGRANT_HTTP__LISTEN", address.to_string());
     command.env("EVERGRANT_GATEWAY__ACCESS_LOG", "-").env("ANTHROPIC_FALLBACK_KEY", FALLBACK);
+    #[cfg(feature = "otel")]
+    let collector = crate::traces::Collector::of(&mut command);
     let mut server = Running::start(&mut command);
     let (stdout, stderr) = (server.0.stdout.take().unwrap(), server.0.stderr.take().unwrap());
     let readers = [to_end(stdout), to_end(stderr)];
@@ -126,6 +128,11 @@ fn serve_output(home: &Home, key: &str) -> Vec<u8> {
     home.force();
     server.signal(Signal::TERM);
     server.0.wait().unwrap();
+    #[cfg(feature = "otel")]
+    {
+        seen.push(collector.got());
+        assert!(!seen.last().unwrap().is_empty(), "the traces are read");
+    }
     let printed = readers.map(|reader| reader.join().unwrap());
     assert!(
         String::from_utf8_lossy(&printed[0]).contains(r#""source":"fallback""#),

@@ -7,10 +7,10 @@ use std::time::Duration;
 use evergrant_core::audit::Actor;
 use evergrant_core::caller::{NewCaller, Scopes};
 use evergrant_core::gateway::Source;
-use evergrant_server::World as _;
 use evergrant_server::gateway::{
     AccessLog, Act, Bound, ChainRenewer, ChainSettings, Gateway, Limits, Parts, Plane, note_grant_refused,
 };
+use evergrant_server::{Traces, World as _};
 use evergrant_store::State as _;
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
@@ -134,6 +134,7 @@ fn start_gateway(stage: &Stage, access_log: AccessLog) -> Result<Gateway, String
         callers: stage.callers.clone(),
         metrics: stage.metrics.clone(),
         access_log,
+        traces: Traces::default(),
         tls: None,
     };
     let bound = Bound::bind(([127, 0, 0, 1], 0).into(), 1).map_err(|error| error.to_string())?;

@@ -19,6 +19,7 @@ use super::plane::Chain;
 use super::request::{Asker, Injected, own_head, provider_head};
 use super::thread::{Live, Seen, Thread};
 use crate::caller::{KnownCaller, Permit};
+use crate::traces::Context;
 
 /// A request that goes to somebody.
 pub(super) struct Job {
@@ -87,19 +88,20 @@ impl Serving {
     }
 
     /// Writes the head for the provider anew, from the client's own.
-    pub(super) fn head(&self, out: &mut Vec<u8>, client_head: &[u8]) {
+    pub(super) fn head(&self, out: &mut Vec<u8>, client_head: &[u8], trace: Option<&Context>) {
         let mut room = empty_room();
         if let Ok(Some(head)) = parse_request(client_head, &mut room) {
-            self.write_head(out, &head);
+            self.write_head(out, &head, trace);
         }
     }
 
-    fn write_head(&self, out: &mut Vec<u8>, head: &Request<'_, '_>) {
+    fn write_head(&self, out: &mut Vec<u8>, head: &Request<'_, '_>, trace: Option<&Context>) {
         let (path, query) = split(head.target);
         let Chain { rules, upstream, .. } = &*self.chain;
         // Its path is one that is forwarded, or it would not be served.
         if let (Some(path), Some(injected)) = (rules.below_route(path), self.injected()) {
-            provider_head(out, head, (path, query), &upstream.target, injected, rules, self.rule());
+            let rules = (rules, self.rule());
+            provider_head(out, head, (path, query), &upstream.target, injected, rules, trace);
         }
     }
 }
@@ -133,6 +135,10 @@ pub(super) fn admit(thread: &Thread, bytes: &[u8], entry: &mut Entry) -> Option<
         own_head(&mut out, &head);
         return Some(Ok(Job { asked, out, serving: None }));
     };
+    if entry.trace.is_none() {
+        let parents = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("traceparent"));
+        entry.trace = thread.shared.traces.begin(parents.map(|header| header.value)).map(Box::new);
+    }
     let served = serve(seen, &head, asker.presented.key(), entry).and_then(|serving| {
         asked.limit = serving.rule().body_limit;
         match head.framing {
@@ -143,7 +149,7 @@ pub(super) fn admit(thread: &Thread, bytes: &[u8], entry: &mut Entry) -> Option<
     Some(match served {
         Ok(serving) => {
             let mut out = thread.buffer();
-            serving.write_head(&mut out, &head);
+            serving.write_head(&mut out, &head, entry.trace.as_deref());
             Ok(Job { asked, out, serving: Some(serving) })
         }
         Err(error) => Err(Refusal { asked: Some(asked), shape, error }),

@@ -12,6 +12,7 @@ use super::clock;
 use super::plane::Chain;
 use super::thread::Thread;
 use crate::caller::KnownCaller;
+use crate::traces::{Context, Span, SpanKind, Value, number};
 
 /// One request, as it goes along.
 pub(super) struct Entry {
@@ -34,6 +35,10 @@ pub(super) struct Entry {
     pub(super) answered: Option<(Instant, Instant)>,
     /// It is for Evergrant's own routes.
     pub(super) own: bool,
+    /// It was sent again with a newer token.
+    pub(super) replayed: bool,
+    /// Where it stands among spans, if there are traces.
+    pub(super) trace: Option<Box<Context>>,
 }
 
 /// What nginx made the custom for a client that went away before its answer.
@@ -57,6 +62,8 @@ impl Entry {
             ready: None,
             answered: None,
             own: false,
+            replayed: false,
+            trace: None,
         }
     }
 
@@ -115,6 +122,9 @@ impl Entry {
         if self.source != Source::None {
             thread.shared.measures.request(overhead, first_byte);
         }
+        if let Some(context) = self.trace.as_deref().filter(|context| context.sampled) {
+            thread.shared.traces.end(self.span(*context, ended.duration_since(self.begun), (chain, route)));
+        }
         thread.log(&Line {
             at: clock::wall(),
             request_id: &self.request_id,
@@ -133,6 +143,32 @@ impl Entry {
             took_us: micros(ended.duration_since(self.begun)),
             overhead_us: micros(overhead),
         });
+    }
+
+    fn span(&self, context: Context, took: Duration, (chain, route): (&str, &str)) -> Span {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let mut attributes = vec![
+            ("http.request.method", text(self.method)),
+            ("http.response.status_code", number(self.status)),
+            ("evergrant.source", text(self.source.as_str())),
+            ("evergrant.replayed", Value::Truth(self.replayed)),
+            ("evergrant.request_id", text(&self.request_id)),
+        ];
+        if self.answered.is_some() {
+            attributes.push(("evergrant.upstream_status", number(self.status)));
+        }
+        let caller = self.caller.as_ref().map(|known| known.caller.id.text());
+        let known = [
+            ("http.route", route),
+            ("evergrant.chain", chain),
+            ("evergrant.key_id", caller.as_ref().map_or("", |id| id.as_str())),
+            ("evergrant.reason", self.reason.map_or("", Reason::as_str)),
+        ];
+        let known = known.into_iter().filter(|(_, value)| !value.is_empty());
+        attributes.extend(known.map(|(name, value)| (name, text(value))));
+        let name = if route.is_empty() { self.method.to_owned() } else { format!("{} {route}", self.method) };
+        let (kind, failed) = (SpanKind::Request, self.status >= 500);
+        Span { context, kind, name, ended: clock::wall(), took, failed, attributes }
     }
 }
 

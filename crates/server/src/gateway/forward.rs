@@ -81,7 +81,7 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, job: &mut Job,
             Err(Fault::Closed { silent: true }) if flight.reused && flight.up.kept.bytes().is_some() => {
                 tried.fresh = true;
                 thread.give_back(flight.got);
-                up.again(serving.as_ref(), asked.head_len);
+                up.again(serving.as_ref(), asked.head_len, entry);
                 continue;
             }
             Err(fault) => return fault.before_answer(asked, entry),
@@ -93,7 +93,7 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, job: &mut Job,
                     serving.with = with;
                     entry.serve(&serving.chain, &serving.with);
                     flight.leave(thread, serving);
-                    up.again(Some(serving), asked.head_len);
+                    up.again(Some(serving), asked.head_len, entry);
                     continue;
                 }
                 Err(fault) => return fault.before_answer(asked, entry),
@@ -433,11 +433,11 @@ impl<T: PartialEq> Progress<T> {
 
 impl Upward {
     /// From its beginning, for another connection or another source.
-    fn again(&mut self, serving: Option<&Serving>, head_len: usize) {
+    fn again(&mut self, serving: Option<&Serving>, head_len: usize, entry: &Entry) {
         self.out.clear();
         (self.at, self.sent, self.refused) = (0, false, false);
         if let (Some(kept), Some(serving)) = (self.kept.bytes(), serving) {
-            serving.head(&mut self.out, &kept[..head_len]);
+            serving.head(&mut self.out, &kept[..head_len], entry.trace.as_deref());
             self.out.extend_from_slice(&kept[head_len..]);
         }
     }

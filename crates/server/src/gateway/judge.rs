@@ -86,6 +86,7 @@ impl Flight<'_> {
                 }
                 Next::Replay => {
                     tried.replayed = true;
+                    entry.replayed = true;
                     thread.shared.measures.replayed(chain.labels("").0);
                     return Ok(live.map(With::Chain));
                 }

@@ -6,6 +6,7 @@ use evergrant_core::gateway::{Injection, PathRule, Rules};
 use httparse::Header;
 
 use super::http1::{Framing, Request, Version};
+use crate::traces::Context;
 
 /// The longest request id that is taken from a client, in bytes.
 const MAX_REQUEST_ID: usize = 128;
@@ -140,8 +141,8 @@ pub(super) fn provider_head(
     path_and_query: (&str, &str),
     target: &Target,
     injected: &Injected,
-    rules: &Rules,
-    rule: &PathRule,
+    (rules, rule): (&Rules, &PathRule),
+    trace: Option<&Context>,
 ) {
     let (path, query) = path_and_query;
     line(out, &[head.method.as_bytes(), b" ", target.base.as_bytes(), path.as_bytes(), query.as_bytes()]);
@@ -157,6 +158,7 @@ pub(super) fn provider_head(
             Field::Hop | Field::Host | Field::Key(_) | Field::Private => continue,
             Field::TransferEncoding => {}
             Field::Other if nominated.holds(header.name) => continue,
+            Field::Other if trace.is_some_and(|trace| trace.replaces(header.name)) => continue,
             Field::ContentType if replaces(rule, header.value) => continue,
             Field::ContentType => typed = true,
             Field::RequestId | Field::Other => {
@@ -188,6 +190,9 @@ pub(super) fn provider_head(
     if let Some(content_type) = rule.content_type.as_ref().filter(|_| !typed && head.framing != Framing::None)
     {
         line(out, &[b"content-type: ", content_type.0.as_bytes()]);
+    }
+    if let Some(trace) = trace {
+        line(out, &[b"traceparent: ", trace.traceparent().as_bytes()]);
     }
     out.extend_from_slice(&injected.line);
     out.extend_from_slice(b"\r\n");

@@ -25,6 +25,7 @@ use super::{clock, connection, text};
 use crate::caller::{CallerTable, Callers};
 use crate::published::Published;
 use crate::snapshot::{Snapshots, Tokens};
+use crate::traces::Traces;
 
 /// One read takes so much at most, in bytes.
 const SCRATCH: usize = 64 * 1024;
@@ -42,6 +43,7 @@ pub(super) struct Shared {
     pub(super) callers: Callers,
     pub(super) measures: Measures,
     pub(super) log: Log,
+    pub(super) traces: Traces,
     pub(super) tls: Published<Option<TlsAcceptor>>,
     /// Connections for Evergrant's own routes.
     pub(super) own: mpsc::UnboundedSender<DuplexStream>,

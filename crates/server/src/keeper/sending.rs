@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use super::Keeper;
 use super::looked::Looked;
 use super::step::{self, Sending};
+use crate::traces::Exchange;
 use crate::world::World;
 
 /// How long a task waits for the lock before it tries again to commit an answer that it could not write down.
@@ -38,7 +39,7 @@ pub(super) struct Reading<W: World> {
 
 impl<W: World> Keeper<W> {
     pub(super) async fn send(&self, sending: Sending<W>) -> Sent<W> {
-        let Sending { held, reservation, request, record, looked, begun } = sending;
+        let Sending { held, reservation, request, record, why, looked, begun } = sending;
         let world = &self.0.world;
         let receipt = Receipt::reserved(reservation.attempt(), &record);
         // Step 5. A process that slept through its deadline, or lost the client's locks, sends nothing.
@@ -53,6 +54,12 @@ impl<W: World> Keeper<W> {
             let answer = Answer::NotSent { why: why.into() };
             return Sent::Settled(self.settle_answer(held, reservation, receipt, answer, looked).await);
         }
+        let exchanged = |answer: Option<&Answer>| {
+            let took = world.monotonic().saturating_sub(sent_at);
+            let (chain, position, ended) = (&self.0.chain, Some(record.position()), world.now());
+            world.traces().exchanged(&Exchange { chain, position, why, answer, ended, took });
+            took
+        };
         let world_of_answer = world.clone();
         let mut answer: Pin<Box<dyn Future<Output = Answer> + Send>> =
             Box::pin(async move { world_of_answer.exchange(request).await });
@@ -61,13 +68,14 @@ impl<W: World> Keeper<W> {
             if left.is_zero() {
                 // The lock goes, the receipt's lock stays: others see that an answer is still being read.
                 drop(held);
+                exchanged(None);
                 let looked = self.late(looked);
                 return Sent::Late { looked, reading: Reading { reservation, receipt, answer } };
             }
             let pause = pin!(world.sleep(left.min(CLIENT_LOCK_TOUCH)));
             match select(answer, pause).await {
                 Either::Left((answer, _)) => {
-                    self.0.metrics.exchanged(&self.0.chain, world.monotonic().saturating_sub(sent_at));
+                    self.0.metrics.exchanged(&self.0.chain, exchanged(Some(&answer)));
                     return Sent::Settled(
                         self.settle_answer(held, reservation, receipt, answer, looked).await,
                     );

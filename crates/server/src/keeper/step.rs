@@ -28,6 +28,7 @@ pub(super) struct Sending<W: World> {
     pub(super) reservation: Reservation<W::Disk>,
     pub(super) request: TokenRequest,
     pub(super) record: Record,
+    pub(super) why: Reason,
     pub(super) looked: Looked,
     /// The age of the process when the look began: the deadline counts from here.
     pub(super) begun: Duration,
@@ -61,8 +62,8 @@ pub(super) fn prepare<W: World>(
         Some((record, grant)) => intend(keeper, &held, (record, grant), (look, refused), &mut looked),
         None => Ok(None),
     }) {
-        Ok(Some((record, reservation, request))) => {
-            Prepared::Send(Box::new(Sending { held, reservation, request, record, looked, begun }))
+        Ok(Some((record, why, reservation, request))) => {
+            Prepared::Send(Box::new(Sending { held, reservation, request, record, why, looked, begun }))
         }
         Ok(None) => Prepared::Rest(looked),
         Err(error) => {
@@ -442,7 +443,7 @@ fn intend<W: World>(
     (mut record, grant): (Record, Grant),
     (look, refused): (Look, Option<(Lineage, Generation)>),
     looked: &mut Looked,
-) -> Result<Option<(Record, Reservation<W::Disk>, TokenRequest)>, VaultError> {
+) -> Result<Option<(Record, Reason, Reservation<W::Disk>, TokenRequest)>, VaultError> {
     let now = keeper.0.world.now();
     if refused == Some(record.position()) && !record.access_refused {
         record.access_refused = true;
@@ -476,7 +477,7 @@ fn intend<W: World>(
     looked.changed = true;
     looked.record = Some(intended.clone());
     let request = keeper.0.policy.profile.refresh_request(refresh);
-    Ok(Some((intended, reservation, request)))
+    Ok(Some((intended, why, reservation, request)))
 }
 
 /// What the ledger says of an outcome without a pair that made this record.

@@ -15,6 +15,7 @@ use futures_util::future::{Either, select};
 use super::work::{Seen, Sending, Settled};
 use super::{RowKeeper, RowPolicy};
 use crate::keeper::clock_offset;
+use crate::traces::Exchange;
 use crate::world::World;
 
 /// How long a task waits until it tries again to commit an answer.
@@ -24,7 +25,7 @@ type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 impl<W: World<State: VaultState>> RowKeeper<W> {
     pub(super) async fn send(&self, sending: Sending<W>, done: oneshot::Sender<keeper::Report>) {
-        let Sending { policy, reservation, request, row, mut seen, begun } = sending;
+        let Sending { policy, reservation, request, row, why, mut seen, begun } = sending;
         let record = row.record.clone();
         let chain = record.chain.clone();
         let receipt = Receipt::reserved(reservation.attempt(), &record);
@@ -41,11 +42,17 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             self.settle_answer(reservation, settling, Answer::NotSent { why }).await;
             return;
         }
+        let exchanged = |chain: &ChainName, answer: Option<&Answer>| {
+            let took = self.world().monotonic().saturating_sub(sent_at);
+            let (position, ended) = (Some(record.position()), self.world().now());
+            self.world().traces().exchanged(&Exchange { chain, position, why, answer, ended, took });
+            took
+        };
         let answer: Answering = Box::pin(async move { world.exchange(request).await });
         let left = pin!(self.world().sleep(deadline.saturating_sub(sent_at)));
         match select(answer, left).await {
             Either::Left((answer, _)) => {
-                let took = self.world().monotonic().saturating_sub(sent_at);
+                let took = exchanged(&settling.chain, Some(&answer));
                 if self.watched(|watched| watched.contains_key(&settling.chain)) {
                     self.0.parts.metrics.exchanged(&settling.chain, took);
                 }
@@ -53,6 +60,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             }
             // The lease runs out, the receipt's lock stays: others see that an answer is still being read.
             Either::Right(((), answer)) => {
+                exchanged(&settling.chain, None);
                 seen.record = Some(record);
                 seen.fail(Reason::InDoubt, format!("no answer within {secs} s; it is still being read"));
                 self.finish(&settling.chain, seen, settling.done.take());

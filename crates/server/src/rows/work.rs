@@ -85,6 +85,7 @@ pub(super) struct Sending<W: World> {
     pub(super) reservation: Reservation<W::Disk>,
     pub(super) request: TokenRequest,
     pub(super) row: Row,
+    pub(super) why: Reason,
     pub(super) seen: Seen,
     /// The age of the process when the look began: the deadline counts from here.
     pub(super) begun: Duration,
@@ -109,8 +110,8 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             return;
         };
         match self.prepare(&claim, &policy, (look, refused), &mut seen).await {
-            Ok(Some((reservation, row, request))) => {
-                let sending = Sending { policy, reservation, request, row, seen, begun };
+            Ok(Some((reservation, row, why, request))) => {
+                let sending = Sending { policy, reservation, request, row, why, seen, begun };
                 self.send(sending, done).await;
             }
             Ok(None) => self.finish(&chain, seen, Some(done)),
@@ -155,7 +156,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         policy: &Arc<RowPolicy<W>>,
         (look, refused): (Look, Option<Position>),
         seen: &mut Seen,
-    ) -> Result<Option<(Reservation<W::Disk>, Row, TokenRequest)>, Stuck> {
+    ) -> Result<Option<(Reservation<W::Disk>, Row, Reason, TokenRequest)>, Stuck> {
         let (mut record, grant) = match self
             .settle_found(&claim.row.record.chain, policy, true, Some(claim.row.clone()), None, seen)
             .await?
@@ -192,7 +193,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         };
         let request = policy.policy.profile.refresh_request(refresh);
         let intended = self.intend(claim, policy, (record, why), seen).await?;
-        Ok(intended.map(|(reservation, row)| (reservation, row, request)))
+        Ok(intended.map(|(reservation, row)| (reservation, row, why, request)))
     }
 
     /// Steps 3 and 4: a receipt's room first, then the intent. Nothing: the lease was lost.

@@ -21,3 +21,5 @@ mod row_health;
 mod rows;
 mod simulated_time;
 mod sinks;
+#[cfg(feature = "otel")]
+mod traces;

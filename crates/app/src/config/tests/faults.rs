@@ -29,7 +29,7 @@ fn every_fault_has_its_place_and_says_what_to_do() {
         (
             "colour = 1",
             &[
-                "1:1 unknown key \"colour\" | known here: state_dir, database_url, marks_file, seal, log, http, gateway, chains, sinks, probe, alerts, watchdog, agent, retention, providers",
+                "1:1 unknown key \"colour\" | known here: state_dir, database_url, marks_file, seal, log, telemetry, http, gateway, chains, sinks, probe, alerts, watchdog, agent, retention, providers",
             ][..],
         ),
         (

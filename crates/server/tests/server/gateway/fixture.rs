@@ -15,7 +15,7 @@ use evergrant_server::gateway::{
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
 use evergrant_server::snapshot::Current;
-use evergrant_server::{Callers, Snapshots, TokioWorld, World, tls};
+use evergrant_server::{Callers, Snapshots, TokioWorld, Traces, World, tls};
 use evergrant_store::{MemoryState, State};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,6 +47,7 @@ pub(crate) struct Change {
     pub(crate) bound: Option<Bound>,
     /// In the place of a file of the rig's own.
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) traces: Traces,
 }
 
 impl Default for Change {
@@ -58,6 +59,7 @@ impl Default for Change {
             tls: None,
             bound: None,
             access_log: None,
+            traces: Traces::default(),
         }
     }
 }
@@ -105,6 +107,7 @@ impl Rig {
             access_log: change
                 .access_log
                 .unwrap_or_else(|| AccessLog::File(folder.path().join("access.log"))),
+            traces: change.traces,
             tls: change.tls,
         };
         let bound = change
