@@ -65,9 +65,10 @@ pub(super) struct Reference {
     records: BTreeMap<ChainName, Record>,
     /// Access tokens that were of record once.
     durable: BTreeSet<Fingerprint>,
-    attempts: BTreeMap<(ChainName, u64, usize), Fingerprint>,
-    /// Machines that were handed the successor of a token.
-    handed_over: BTreeSet<(usize, Fingerprint)>,
+    /// What was presented with an attempt of a machine, and as which exchange.
+    attempts: BTreeMap<(ChainName, u64, usize), (Fingerprint, u64)>,
+    /// Exchanges whose answer had a successor, and came.
+    handed_over: BTreeSet<u64>,
     refused: BTreeSet<Fingerprint>,
     /// The database says so, and not only a receipt on some machine.
     refused_of_record: BTreeSet<Fingerprint>,
@@ -123,7 +124,7 @@ impl Reference {
             }
         }
         if let (Some(intent), Some(record)) = (intended, record) {
-            self.attempts.insert((record.chain.clone(), intent.attempt.0, machine), token);
+            self.attempts.insert((record.chain.clone(), intent.attempt.0, machine), (token, self.sent + 1));
         }
         if let Some(open) = self
             .open
@@ -210,10 +211,10 @@ impl Reference {
         self.open.retain(|open| open.number != number);
     }
 
-    /// What an answer said that was handed over.
-    pub(super) fn told(&mut self, machine: usize, token: Fingerprint, fate: Fate) {
+    /// What the answer of an exchange said that was handed over.
+    pub(super) fn told(&mut self, number: u64, token: Fingerprint, fate: Fate) {
         if let Fate::Spent { .. } = fate {
-            self.handed_over.insert((machine, token));
+            self.handed_over.insert(number);
         }
         if let Some(known) = self.tokens.get_mut(&token) {
             known.fate = Some(fate);
@@ -222,8 +223,8 @@ impl Reference {
 
     /// A machine has written a receipt.
     pub(super) fn kept(&mut self, chain: &ChainName, attempt: u64, machine: usize) {
-        let Some(token) = self.attempts.get(&(chain.clone(), attempt, machine)) else { return };
-        if self.handed_over.contains(&(machine, *token))
+        let Some((token, number)) = self.attempts.get(&(chain.clone(), attempt, machine)) else { return };
+        if self.handed_over.contains(number)
             && let Some(known) = self.tokens.get_mut(token)
         {
             known.kept_on.insert(machine);
@@ -286,9 +287,10 @@ impl Reference {
     /// Forgets tokens of logins that nobody holds.
     pub(super) fn forget_but(&mut self, families: &BTreeSet<u64>, before: Duration) {
         self.tokens.retain(|_, token| families.contains(&token.family) || token.access_ends > before);
-        self.attempts.retain(|_, token| self.tokens.contains_key(token));
+        self.attempts.retain(|_, (token, _)| self.tokens.contains_key(token));
+        let numbers: BTreeSet<_> = self.attempts.values().map(|(_, number)| *number).collect();
+        self.handed_over.retain(|number| numbers.contains(number));
         let known = &self.tokens;
-        self.handed_over.retain(|(_, token)| known.contains_key(token));
         self.refused.retain(|token| known.contains_key(token));
     }
 }

@@ -70,8 +70,8 @@ impl ReplicaWorld {
         Duration::from_millis(lock(self.outside()).rng.random_range(range))
     }
 
-    fn told(&self, token: Fingerprint, fate: Fate) {
-        lock(self.outside()).reference.told(self.database.machine, token, fate);
+    fn told(&self, waiting: &Waiting, token: Fingerprint, fate: Fate) {
+        lock(self.outside()).reference.told(waiting.number, token, fate);
     }
 
     async fn carried(&self, request: TokenRequest) -> Answer {
@@ -83,20 +83,20 @@ impl ReplicaWorld {
                 record = Some(row.record);
             }
         }
-        let (way, _waiting) = self.sends(token, record.as_ref());
+        let (way, waiting) = self.sends(token, record.as_ref());
         self.executor.sleep(self.millis(5..50)).await;
         match way {
             Way::NotSent => {
-                self.told(token, Fate::Unspent);
+                self.told(&waiting, token, Fate::Unspent);
                 return Answer::NotSent { why: "no route".into() };
             }
             Way::LostRequest => return lost(),
             Way::Unavailable => {
-                self.told(token, Fate::Unspent);
+                self.told(&waiting, token, Fate::Unspent);
                 return received(503, None, error_body());
             }
             Way::Throttled => {
-                self.told(token, Fate::Unspent);
+                self.told(&waiting, token, Fate::Unspent);
                 return received(429, None, error_body());
             }
             Way::Bare5xx => return received(502, None, "<html>".into()),
@@ -129,9 +129,9 @@ impl ReplicaWorld {
             return Answer::Received { status, retry_after: None, date: None, body, complete: false };
         }
         match next {
-            Some(successor) => self.told(token, Fate::Spent { successor }),
-            None if body.contains("invalid_grant") => self.told(token, Fate::Refused),
-            None => self.told(token, Fate::Unspent),
+            Some(successor) => self.told(&waiting, token, Fate::Spent { successor }),
+            None if body.contains("invalid_grant") => self.told(&waiting, token, Fate::Refused),
+            None => self.told(&waiting, token, Fate::Unspent),
         }
         received(status, None, body)
     }
