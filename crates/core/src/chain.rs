@@ -161,7 +161,7 @@ pub struct Intent {
     pub sent_at: Timestamp,
     /// When it counts as in doubt.
     pub deadline: Timestamp,
-    /// The machine whose disk holds the receipt.
+    /// The machine whose disk holds the receipt; empty where that is forgotten.
     pub machine: String,
 }
 

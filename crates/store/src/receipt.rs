@@ -255,16 +255,16 @@ pub(crate) fn drop_one<D: Disk>(disk: &D, shelf: &Shelf<'_>, attempt: AttemptId)
     remove_if_there(disk, &shelf.path(attempt))
 }
 
-/// Removes all receipts but the kept one and those that somebody still reads. Says whether there were any.
-pub(crate) fn drop_all_but<D: Disk>(
+/// Removes all receipts but those that are kept and those that somebody still reads. Says whether there were any.
+pub(crate) fn drop_unless<D: Disk>(
     disk: &D,
     shelf: &Shelf<'_>,
-    keep: Option<AttemptId>,
+    keep: impl Fn(AttemptId) -> bool,
 ) -> Result<bool, VaultError> {
     let mut removed = false;
     for attempt in shelf.attempts(disk)? {
         let path = shelf.path(attempt);
-        if Some(attempt) == keep || is_being_read(disk, &path)? {
+        if keep(attempt) || is_being_read(disk, &path)? {
             continue;
         }
         remove_if_there(disk, &path)?;

@@ -82,9 +82,9 @@ impl<D: Disk> Receipts<D> {
         receipt::drop_one(&self.disk, &self.shelf(chain), attempt)
     }
 
-    /// Removes all of a chain but one, and those that somebody still reads.
-    pub fn drop_all_but(&self, chain: &ChainName, keep: Option<AttemptId>) -> Result<(), VaultError> {
-        receipt::drop_all_but(&self.disk, &self.shelf(chain), keep).map(drop)
+    /// Removes those of a chain that are older than an attempt, but for what somebody still reads.
+    pub fn drop_older(&self, chain: &ChainName, than: AttemptId) -> Result<(), VaultError> {
+        receipt::drop_unless(&self.disk, &self.shelf(chain), |attempt| attempt >= than).map(drop)
     }
 
     /// The chains that have receipts here, folder by folder.

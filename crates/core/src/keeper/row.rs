@@ -102,7 +102,8 @@ pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
 /// Another attempt's intent is open: it may be about to present the pair once more, so that this answer may not take
 /// the pair away under it. Another machine's attempt may have the number of one that was reserved here, and never made.
 fn waits(receipt: &Receipt, found: FoundRow<'_>) -> bool {
-    let own = |intent: &Intent| intent.attempt == receipt.attempt && intent.machine == found.machine;
+    let here = |intent: &Intent| intent.machine == found.machine || intent.machine.is_empty();
+    let own = |intent: &Intent| intent.attempt == receipt.attempt && here(intent);
     found.record.intent.as_ref().is_some_and(|intent| !own(intent))
 }
 
@@ -124,8 +125,9 @@ pub fn bring_up_from(record: &Record, receipt: &Receipt) -> Record {
     }
 }
 
-/// The record of a row that forgets a presentation of its pair: nobody can know what became of it.
-pub fn forgotten(record: Record, mark: Mark, machine: &str, now: Timestamp, rng: &mut impl Rng) -> Record {
+/// The record of a row that forgets a presentation of its pair: nobody can know what became of it, nor whether some machine has
+/// an answer or still reads one.
+pub fn forgotten(record: Record, mark: Mark, now: Timestamp, rng: &mut impl Rng) -> Record {
     // It was sent after this pair was stored; the earliest instant gives no grace.
     let intent = Intent {
         attempt: mark.attempt,
@@ -134,23 +136,19 @@ pub fn forgotten(record: Record, mark: Mark, machine: &str, now: Timestamp, rng:
         presented: record.pair,
         sent_at: record.stored_at,
         deadline: now,
-        machine: machine.to_owned(),
+        machine: String::new(),
     };
-    doubt(Record { intent: Some(intent), last_attempt: mark.attempt, ..record }, now, rng)
+    let doubted =
+        doubt(Record { intent: Some(intent.clone()), last_attempt: mark.attempt, ..record }, now, rng);
+    Record { intent: Some(intent), ..doubted }
 }
 
 /// The record that a receipt's pair makes of a row that was restored from a backup, where it is known that the chain has stood
 /// further on since: nobody else needs to know it, then.
-pub fn as_known(
-    record: Record,
-    known: Option<Mark>,
-    machine: &str,
-    now: Timestamp,
-    rng: &mut impl Rng,
-) -> Record {
+pub fn as_known(record: Record, known: Option<Mark>, now: Timestamp, rng: &mut impl Rng) -> Record {
     match known.filter(|known| *known > record.mark()) {
         Some(known) if (known.lineage, known.generation) == record.position() => {
-            forgotten(record, known, machine, now, rng)
+            forgotten(record, known, now, rng)
         }
         Some(known) => quarantine(record, known, now),
         None => record,

@@ -15,6 +15,9 @@ use super::work::{Seen, Settled};
 use super::{RowKeeper, RowPolicy, Stuck};
 use crate::world::World;
 
+/// So many pairs of one chain are put back one after the other.
+const MOST_IN_A_ROW: usize = 8;
+
 impl<W: World<State: VaultState>> RowKeeper<W> {
     /// Follows the database until `pokes` ends: every half second, and at once when poked.
     pub async fn keep_following(&self, mut pokes: mpsc::UnboundedReceiver<()>) {
@@ -180,9 +183,12 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     async fn compare(&self, chain: &ChainName) -> Result<(), Stuck> {
         let mut seen = Seen::default();
         let Some(policy) = self.policy(chain, &mut seen) else { return Ok(()) };
-        match self.settle_found(chain, &policy, false, None, None, &mut seen).await? {
-            Settled::Written => self.finish(chain, seen, None),
-            Settled::Clean(..) | Settled::Stop(_) => {}
+        // What was put back may have its successor here, too.
+        for _ in 0..MOST_IN_A_ROW {
+            match self.settle_found(chain, &policy, false, None, None, &mut seen).await? {
+                Settled::Written => self.finish(chain, std::mem::take(&mut seen), None),
+                Settled::Clean(..) | Settled::Stop(_) => break,
+            }
         }
         Ok(())
     }

@@ -62,7 +62,6 @@ impl<W: World<State: VaultState>> Session<'_, W> {
     ) -> Result<Next, Stuck> {
         let now = self.now();
         let stop = || Next::Stop(wakes_at(self.record, finding, &self.policy.policy, now));
-        let machine = &self.keeper.0.parts.holder.machine;
         let written = match finding {
             RowFinding::Clean => return Ok(Next::Clean),
             RowFinding::BeingRead => {
@@ -70,7 +69,8 @@ impl<W: World<State: VaultState>> Session<'_, W> {
                 return Ok(stop());
             }
             RowFinding::Elsewhere(_) => {
-                let other = self.record.intent.as_ref().map_or("?", |intent| intent.machine.as_str());
+                let other = self.record.intent.as_ref().map_or("", |intent| intent.machine.as_str());
+                let other = if other.is_empty() { "a machine that nobody knows any more" } else { other };
                 seen.fail(Reason::InDoubt, format!("the answer may lie on {other}, which is waited for"));
                 return Ok(stop());
             }
@@ -88,7 +88,7 @@ impl<W: World<State: VaultState>> Session<'_, W> {
             RowFinding::InDoubt => return Ok(Next::Stop(None)),
             RowFinding::Forgotten(mark) => {
                 let mut rng = self.keeper.world().rng();
-                let next = keeper::forgotten(self.record.clone(), mark, machine, now, &mut rng);
+                let next = keeper::forgotten(self.record.clone(), mark, now, &mut rng);
                 self.doubted(next, mark.attempt, seen).await?
             }
             RowFinding::Behind(mark) => {
@@ -121,8 +121,7 @@ impl<W: World<State: VaultState>> Session<'_, W> {
         }
         let mut rng = self.keeper.world().rng();
         let record = keeper::commit(&from, attempt, &grant, said, *at, &self.policy.policy, &mut rng);
-        let machine = &self.keeper.0.parts.holder.machine;
-        let record = keeper::as_known(record, self.known, machine, self.now(), &mut rng);
+        let record = keeper::as_known(record, self.known, self.now(), &mut rng);
         let ring = self.keeper.0.parts.receipts.ring();
         let sealed = ring.seal_pair(chain, record.position(), &grant, &mut rng);
         let replaced = [self.record, &from].map(|old| old.pair.fingerprint());
@@ -156,8 +155,10 @@ impl<W: World<State: VaultState>> Session<'_, W> {
         let (keeper, record) = (self.keeper.clone(), record.clone());
         let after = move || {
             keeper.raise(&record.chain, record.mark());
-            let dropped = keeper.0.parts.receipts.drop_all_but(&record.chain, record.made_by);
-            if let Err(error) = dropped {
+            // Not those behind it: where a restored row was put back, they may hold its successor.
+            let older =
+                record.made_by.map(|made_by| keeper.0.parts.receipts.drop_older(&record.chain, made_by));
+            if let Some(Err(error)) = older {
                 tracing::debug!(chain = %record.chain, %error, "an old receipt stays; it says nothing");
             }
         };

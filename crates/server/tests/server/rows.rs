@@ -564,6 +564,26 @@ async fn a_pair_that_is_put_back_and_was_presented_since_is_in_doubt() {
 }
 
 #[tokio::test]
+async fn what_follows_a_pair_that_is_put_back_is_not_lost_with_it() {
+    let rig = Rig::new().await;
+    let one = rig.replica("one");
+    one.import(0, rig.grant()).await;
+    let (first, lineage) = (copy(&rig).await, rig.row(0).await.record.lineage);
+    one.import(0, rig.grant()).await;
+    assert!(one.force(0).await.refreshed);
+    // The database is put back before the next answer is of record: its receipt has the only successor.
+    one.presents_and_dies(&rig, "one", true).await;
+    let rig = Rig { state: first.clone(), ..rig };
+    let one = rig.replica_on("one", one.folder, first);
+    assert_eq!(rig.row(0).await.record.lineage, lineage);
+    one.keeper.compare_all().await;
+    let record = rig.row(0).await.record;
+    assert_eq!((record.lineage.0, record.generation.0), (lineage.0 + 1, 3), "{record:?}");
+    assert_eq!(record.standing, Standing::Live);
+    rig.assert_alive(0).await;
+}
+
+#[tokio::test]
 async fn a_quarantine_ends_with_a_login_or_an_operator_s_word() {
     for login in [true, false] {
         let rig = Rig::new().await;

@@ -128,7 +128,7 @@ impl<D: Disk> Held<D> {
 
     /// Removes the receipts that are settled; those that somebody still reads stay.
     pub fn drop_receipts_but(&self, keep: Option<AttemptId>) -> Result<(), VaultError> {
-        if receipt::drop_all_but(&self.disk, &self.places.shelf(), keep)? {
+        if receipt::drop_unless(&self.disk, &self.places.shelf(), |attempt| Some(attempt) == keep)? {
             self.sync_receipts()?;
         }
         Ok(())

@@ -184,12 +184,18 @@ fn every_row_of_the_table() {
 #[test]
 fn a_row_that_forgets_a_presentation_is_in_doubt_once() {
     let mark = mark(2, 3, 11).unwrap();
-    let doubted = forgotten(row(), mark, "here", at(100), &mut rng());
+    let doubted = forgotten(row(), mark, at(100), &mut rng());
     assert!(matches!(doubted.standing, Standing::InDoubt { .. }), "{doubted:?}");
-    assert_eq!((doubted.intent.as_ref(), doubted.mark()), (None, mark));
-    assert_eq!(finding(&doubted, &[], Some(mark), at(100)), RowFinding::Clean);
-    let strict = policy(ReuseClass::Strict);
-    assert!(matches!(decide(&doubted, &strict, Look::Due, at(200)), Decision::Rest { .. }));
+    assert_eq!(doubted.mark(), mark);
+    // Some machine may still read the answer, or have it: all wait for it, that one too.
+    let until = doubted.expires_at;
+    assert_eq!(finding(&doubted, &[], Some(mark), at(100)), RowFinding::Elsewhere(until));
+    let mut answer = receipt(11, 3, 5, gives(6));
+    assert_eq!(finding(&doubted, &[answer.clone()], None, at(100)), RowFinding::Commit(AttemptId(11)));
+    // That of another attempt may come while this one is about to present the pair.
+    answer.attempt = AttemptId(10);
+    assert_eq!(finding(&doubted, &[answer], None, at(100)), RowFinding::Elsewhere(until));
+    assert_eq!(finding(&doubted, &[], Some(mark), until), RowFinding::InDoubt);
 }
 
 #[test]
@@ -220,7 +226,7 @@ fn a_quarantined_row_is_not_presented_until_something_newer_comes() {
 
 #[test]
 fn a_pair_that_is_put_back_is_no_newer_than_what_is_known() {
-    let put = |known| as_known(row(), known, "here", at(200), &mut rng());
+    let put = |known| as_known(row(), known, at(200), &mut rng());
     for known in [None, mark(2, 3, 8), mark(2, 2, 7), mark(1, 9, 4)] {
         assert_eq!(put(known), row());
     }
