@@ -94,6 +94,7 @@ impl VaultState for AnyState {
         claim(chain: &ChainName, holder: &Holder, lease: Duration) -> Result<Claimed, StateError>;
         begin_rotation(claim: &Claim, next: NextRow<'_>, lease: Duration) -> Result<bool, StateError>;
         settle_rotation(before: Mark, next: NextRow<'_>) -> Result<bool, StateError>;
+        doubt_rotation(claim: &Claim, next: NextRow<'_>) -> Result<bool, StateError>;
         release(claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError>;
         take_in(before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError>;
         take_in_new(rows: &[NewRow]) -> Result<u64, StateError>;

@@ -169,6 +169,14 @@ pub trait VaultState: State {
         next: NextRow<'_>,
     ) -> impl Future<Output = Result<bool, StateError>> + Send;
 
+    /// Writes that no answer came to an attempt: only under the claim, which it gives back. Whoever settles the row has ended
+    /// it. Says whether it was done.
+    fn doubt_rotation(
+        &self,
+        claim: &Claim,
+        next: NextRow<'_>,
+    ) -> impl Future<Output = Result<bool, StateError>> + Send;
+
     /// Gives a claim back.
     fn release(
         &self,

@@ -262,6 +262,15 @@ impl VaultState for Database {
         .await
     }
 
+    async fn doubt_rotation(&self, claim: &Claim, next: NextRow<'_>) -> Result<bool, StateError> {
+        let lie = self.lie;
+        self.write(&next.record.chain, async |tables: &MemoryState| match lie {
+            Some(Lie::LeaseIgnored) => tables.settle_rotation(claim.row.record.mark(), quiet(&next)).await,
+            _ => tables.doubt_rotation(claim, quiet(&next)).await,
+        })
+        .await
+    }
+
     async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
         self.call(async |tables: &MemoryState| tables.release(claim, wakes_at).await).await
     }

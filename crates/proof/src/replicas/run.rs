@@ -457,6 +457,11 @@ impl Sim {
     fn restore(&mut self) {
         let index = self.rng.random_range(0..self.backups.len());
         let backup = self.backups[index].copy();
+        // Those that have not heard of what is lost are started when the others have compared, as operators are told.
+        let until = self.executor.now() + Duration::from_secs(300);
+        for machine in self.machines.iter_mut().filter(|machine| machine.running.is_none()) {
+            machine.away_until = machine.away_until.max(Some(until));
+        }
         lock(&self.server).away = true;
         self.run_for(Duration::from_secs(120));
         self.count("database restored from a backup");

@@ -412,7 +412,9 @@ mod tests {
     fn chains_that_nobody_asks_for_are_let_go() {
         let (plane, finder) = plane();
         let [idle, used] = ["team-1", "team-2"].map(name);
-        (find(&plane, &idle), find(&plane, &used));
+        for name in [&idle, &used] {
+            find(&plane, name);
+        }
         let mut found = plane.found.lock().unwrap();
         let later = clock::age() + KEPT;
         found.by_name.get_mut(&used).unwrap().at = later;

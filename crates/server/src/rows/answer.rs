@@ -115,7 +115,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 ..Seen::default()
             };
             let in_memory = unwritten.is_some().then_some(&receipt);
-            let settled = self.settle_found(chain, &policy, false, row.take(), in_memory, &mut seen).await;
+            let settled = self.settle_found(chain, &policy, None, row.take(), in_memory, &mut seen).await;
             let over = match settled {
                 // Nothing of it is open any more, or somebody else's finding goes first.
                 Ok(Settled::Clean(..) | Settled::Written) => true,

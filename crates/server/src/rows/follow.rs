@@ -185,7 +185,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         let Some(policy) = self.policy(chain, &mut seen) else { return Ok(()) };
         // What was put back may have its successor here, too.
         for _ in 0..MOST_IN_A_ROW {
-            match self.settle_found(chain, &policy, false, None, None, &mut seen).await? {
+            match self.settle_found(chain, &policy, None, None, None, &mut seen).await? {
                 Settled::Written => self.finish(chain, std::mem::take(&mut seen), None),
                 Settled::Clean(..) | Settled::Stop(_) => break,
             }

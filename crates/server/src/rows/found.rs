@@ -7,7 +7,7 @@ use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{self, Look, Outcome, Receipt, ReceiptState, RowFinding, wakes_at};
 use evergrant_core::secret::Fingerprint;
 use evergrant_core::{AttemptId, Reason};
-use evergrant_store::vault::{NextRow, VaultState};
+use evergrant_store::vault::{Claim, NextRow, VaultState};
 use evergrant_store::{VaultError, crash};
 use jiff::Timestamp;
 use serde_json::json;
@@ -57,7 +57,7 @@ impl<W: World<State: VaultState>> Session<'_, W> {
     pub(super) async fn work_off(
         &self,
         finding: RowFinding,
-        leased: bool,
+        claim: Option<&Claim>,
         seen: &mut Seen,
     ) -> Result<Next, Stuck> {
         let now = self.now();
@@ -84,12 +84,14 @@ impl<W: World<State: VaultState>> Session<'_, W> {
                 self.commit(from, attempt, seen).await?
             }
             RowFinding::Settle(attempt) => self.settle(attempt, seen).await?,
-            RowFinding::InDoubt if leased => self.doubt(seen).await?,
-            RowFinding::InDoubt => return Ok(Next::Stop(None)),
+            RowFinding::InDoubt => match claim {
+                Some(claim) => self.doubt(claim, seen).await?,
+                None => return Ok(Next::Stop(None)),
+            },
             RowFinding::Forgotten(mark) => {
                 let mut rng = self.keeper.world().rng();
                 let next = keeper::forgotten(self.record.clone(), mark, now, &mut rng);
-                self.doubted(next, mark.attempt, seen).await?
+                self.doubted(next, mark.attempt, None, seen).await?
             }
             RowFinding::Behind(mark) => {
                 let what = format!("lineage {}, generation {}", mark.lineage, mark.generation);
@@ -185,17 +187,30 @@ impl<W: World<State: VaultState>> Session<'_, W> {
     }
 
     /// The open intent has no answer and nobody reads one.
-    async fn doubt(&self, seen: &mut Seen) -> Result<bool, Stuck> {
+    async fn doubt(&self, claim: &Claim, seen: &mut Seen) -> Result<bool, Stuck> {
         let attempt = self.record.intent.as_ref().map_or(self.record.last_attempt, |intent| intent.attempt);
         let mut rng = self.keeper.world().rng();
         let next = keeper::doubt(self.record.clone(), self.now(), &mut rng);
-        self.doubted(next, attempt, seen).await
+        self.doubted(next, attempt, Some(claim), seen).await
     }
 
-    async fn doubted(&self, next: Record, attempt: AttemptId, seen: &mut Seen) -> Result<bool, Stuck> {
+    async fn doubted(
+        &self,
+        next: Record,
+        attempt: AttemptId,
+        claim: Option<&Claim>,
+        seen: &mut Seen,
+    ) -> Result<bool, Stuck> {
         let detail = json!({ "answer": "none" });
         let event = self.keeper.event(&next, EventKind::InDoubt, Reason::InDoubt, Some(attempt), detail);
-        let written = self.put(&next, &[], &[event]).await?;
+        let written = match claim {
+            Some(claim) => {
+                let wakes_at = self.wakes_at(&next);
+                let next = NextRow { record: &next, sealed: None, replaced: &[], events: &[event], wakes_at };
+                self.keeper.state().doubt_rotation(claim, next).await?
+            }
+            None => self.put(&next, &[], &[event]).await?,
+        };
         if written {
             self.decided(next, seen);
         }

@@ -63,7 +63,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         for _ in 0..MOST_TRIES {
             // What is found is finished first, so that it is known which pairs are replaced.
             let mut seen = Seen::default();
-            if let Settled::Written = self.settle_found(chain, &policy, false, None, None, &mut seen).await? {
+            if let Settled::Written = self.settle_found(chain, &policy, None, None, None, &mut seen).await? {
                 continue;
             }
             let before = seen.record.take();

@@ -24,7 +24,7 @@ pub struct RowChain<W: World> {
     chain: ChainName,
     policy: std::sync::Arc<RowPolicy<W>>,
     /// What was seen of a chain that nobody watches, when it was found.
-    found: Option<Last>,
+    found: Option<Box<Last>>,
 }
 
 impl<W: World> Clone for RowChain<W> {
@@ -102,7 +102,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             self.0.parts.snapshots.publish(record, grant);
         }
         let report = Some(seen.report(chain, self.world().now()));
-        let found = Some(Last { record: seen.record, report, clock_offset_secs: None });
+        let found = Some(Box::new(Last { record: seen.record, report, clock_offset_secs: None }));
         Ok(Some(RowChain { keeper: self.clone(), chain: chain.clone(), policy, found }))
     }
 }
@@ -167,7 +167,7 @@ impl<W: World<State: VaultState>> RowChain<W> {
 
     fn last(&self) -> Last {
         let watched = self.keeper.watched(|watched| watched.get(&self.chain).cloned());
-        watched.or_else(|| self.found.clone()).unwrap_or_default()
+        watched.or_else(|| self.found.as_deref().cloned()).unwrap_or_default()
     }
 
     /// The chain as it stands, without changing anything, and its grant.

@@ -158,7 +158,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         seen: &mut Seen,
     ) -> Result<Option<(Reservation<W::Disk>, Row, Reason, TokenRequest)>, Stuck> {
         let (mut record, grant) = match self
-            .settle_found(&claim.row.record.chain, policy, true, Some(claim.row.clone()), None, seen)
+            .settle_found(&claim.row.record.chain, policy, Some(claim), Some(claim.row.clone()), None, seen)
             .await?
         {
             Settled::Clean(record, grant) => (record, grant),
@@ -244,12 +244,12 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
 
     /// Step 2: works off what is found of a row, which is read if it is not given. `in_memory` is an answer whose receipt
     /// could not be written. What an answer says needs no lease: it holds only where nobody has moved the row. That there
-    /// is none may be said only by who holds it (`leased`): its sender may still be waiting.
+    /// is none may be said only by who holds it (`claim`): its sender may still be waiting.
     pub(super) async fn settle_found(
         &self,
         chain: &ChainName,
         policy: &RowPolicy<W>,
-        leased: bool,
+        claim: Option<&Claim>,
         mut row: Option<Row>,
         in_memory: Option<&Receipt>,
         seen: &mut Seen,
@@ -289,7 +289,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let known = found.known();
             let session =
                 Session { keeper: self, policy, record: &record, grant: &grant, receipts: &receipts, known };
-            match session.work_off(finding, leased, seen).await? {
+            match session.work_off(finding, claim, seen).await? {
                 Next::Clean => return Ok(Settled::Clean(record, grant)),
                 Next::Written => return Ok(Settled::Written),
                 Next::Stop(wakes_at) => return Ok(Settled::Stop(wakes_at)),

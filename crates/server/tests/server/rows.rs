@@ -466,7 +466,7 @@ async fn what_is_committed_between_the_first_reading_and_the_first_following_is_
     let policy = RowPolicy { policy: rig.policy.clone(), accepted: true, world: two.world.clone() };
     two.keeper.chain(chain(0), policy);
     one.import(1, rig.grant()).await;
-    assert!(!two.keeper.find(&chain(0)).await.unwrap().is_some());
+    assert!(two.keeper.find(&chain(0)).await.unwrap().is_none());
     assert!(two.keeper.find(&chain(1)).await.unwrap().is_some());
     one.import(0, rig.grant()).await;
     assert!(one.force(1).await.refreshed);

@@ -96,6 +96,18 @@ impl super::Tables {
     }
 }
 
+impl MemoryState {
+    fn write_under(&self, claim: &Claim, next: NextRow<'_>, lease: Option<Duration>) -> bool {
+        let now = self.now();
+        let mut tables = self.tables();
+        let ours = tables.vault.rows.get(&next.record.chain).is_some_and(|stored| stored.is_of(claim));
+        if ours {
+            tables.write_row(next, lease.map(|lease| (claim.process.clone(), now + lease)), now);
+        }
+        ours
+    }
+}
+
 impl VaultState for MemoryState {
     async fn claim_due(
         &self,
@@ -150,19 +162,16 @@ impl VaultState for MemoryState {
         next: NextRow<'_>,
         lease: Duration,
     ) -> Result<bool, StateError> {
-        let now = self.now();
-        let until = now + lease;
-        let mut tables = self.tables();
-        let ours = tables.vault.rows.get(&next.record.chain).is_some_and(|stored| stored.is_of(claim));
-        if ours {
-            tables.write_row(next, Some((claim.process.clone(), until)), now);
-        }
-        Ok(ours)
+        Ok(self.write_under(claim, next, Some(lease)))
     }
 
     async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
         let now = self.now();
         Ok(self.tables().write_at(before, next, now))
+    }
+
+    async fn doubt_rotation(&self, claim: &Claim, next: NextRow<'_>) -> Result<bool, StateError> {
+        Ok(self.write_under(claim, next, None))
     }
 
     async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {

@@ -359,19 +359,15 @@ impl VaultState for PostgresState {
         next: NextRow<'_>,
         lease: Duration,
     ) -> Result<bool, StateError> {
-        let query = write_row!("holder = $18 AND epoch = $19");
-        let epoch = signed(claim.row.epoch.0);
-        run!(self, Repeat::Wrong, |client| write_where(
-            client,
-            query,
-            next,
-            Some(lease),
-            &[&claim.process, &epoch]
-        ))
+        self.write_under(claim, next, Some(lease)).await
     }
 
     async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
         self.write_at(before, next).await
+    }
+
+    async fn doubt_rotation(&self, claim: &Claim, next: NextRow<'_>) -> Result<bool, StateError> {
+        self.write_under(claim, next, None).await
     }
 
     async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
@@ -450,6 +446,17 @@ impl VaultState for PostgresState {
 }
 
 impl PostgresState {
+    async fn write_under(
+        &self,
+        claim: &Claim,
+        next: NextRow<'_>,
+        lease: Option<Duration>,
+    ) -> Result<bool, StateError> {
+        let query = write_row!("holder = $18 AND epoch = $19");
+        let epoch = signed(claim.row.epoch.0);
+        run!(self, Repeat::Wrong, |client| write_where(client, query, next, lease, &[&claim.process, &epoch]))
+    }
+
     async fn write_at(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
         let query = write_row!("lineage = $18 AND generation = $19 AND attempt = $20");
         let (lineage, generation) = (signed(before.lineage.0), signed(before.generation.0));

@@ -36,6 +36,10 @@ impl VaultState for SqliteState {
         Err(StateError::NoVault)
     }
 
+    async fn doubt_rotation(&self, _: &Claim, _: NextRow<'_>) -> Result<bool, StateError> {
+        Err(StateError::NoVault)
+    }
+
     async fn release(&self, _: &Claim, _: Option<Timestamp>) -> Result<(), StateError> {
         Err(StateError::NoVault)
     }

@@ -43,6 +43,7 @@ conformance_of_vaults! {
     an_intent_needs_the_lease,
     a_commit_needs_the_attempt_and_no_lease,
     a_settlement_needs_the_attempt,
+    a_doubt_needs_the_claim,
     what_a_machine_left_open_is_its_own_to_claim,
     events_and_replaced_pairs_come_with_the_row,
     followers_see_every_change,
@@ -253,6 +254,24 @@ async fn a_settlement_needs_the_attempt<S: VaultState>(Two { one, other, .. }: T
     );
     assert_eq!(one.row(&chain("a")).await.unwrap().unwrap().record, settled);
     assert_eq!(one.claim_due(&holder("p"), LEASE, 9).await.unwrap().len(), 1);
+}
+
+async fn a_doubt_needs_the_claim<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let claim = ours(&one, "a", "p", LEASE).await;
+    let intent = intended("a", 1, 1, "m");
+    assert!(one.begin_rotation(&claim, next(&intent, None, None), NONE).await.unwrap());
+    let taken_over = ours(&other, "a", "q", LEASE).await;
+    let refused = Standing::Refused { reason: Reason::RefreshTokenRevoked, at: second(5), confirmed: true };
+    let (settled, doubted) = (Record { standing: refused, ..record("a", 1, 1) }, record("a", 1, 1));
+    assert!(!one.doubt_rotation(&claim, next(&doubted, None, None)).await.unwrap(), "it was taken over");
+    // The answer came after all, and whoever is about to say that it did not has read the row before.
+    assert!(one.settle_rotation(intent.mark(), next(&settled, None, None)).await.unwrap());
+    assert!(!other.doubt_rotation(&taken_over, next(&doubted, None, None)).await.unwrap());
+    assert_eq!(one.row(&chain("a")).await.unwrap().unwrap().record, settled);
+    let claim = ours(&one, "a", "p", LEASE).await;
+    assert!(one.doubt_rotation(&claim, next(&doubted, None, None)).await.unwrap());
+    assert!(matches!(other.claim(&chain("a"), &holder("q"), LEASE).await.unwrap(), Claimed::Ours(_)));
 }
 
 async fn what_a_machine_left_open_is_its_own_to_claim<S: VaultState>(Two { one, other, .. }: Two<S>) {
