@@ -30,25 +30,31 @@ fn seeds_hold() {
     }
 }
 
-fn is_found(lie: Lie) {
-    let found = (0..MOST_SEEDS).find_map(|seed| run_lying(seed, DAYS, 3, Some(lie)).violation);
-    assert!(found.is_some(), "{lie:?} was not found within {MOST_SEEDS} seeds");
+fn is_found(lie: Lie, most_seeds: u64) {
+    let found = (0..most_seeds).find_map(|seed| run_lying(seed, DAYS, 3, Some(lie)).violation);
+    assert!(found.is_some(), "{lie:?} was not found within {most_seeds} seeds");
+}
+
+/// Hardly ever does one do harm.
+#[test]
+#[ignore = "takes minutes: cargo test --profile sim -p evergrant-proof --test replicas -- --ignored"]
+fn pauses_beyond_the_bound() {
+    is_found(Lie::PausesUnbounded, 2500);
 }
 
 macro_rules! lies {
     ($($test:ident: $lie:ident,)+) => {
-        $(#[test] fn $test() { is_found(Lie::$lie); })+
+        $(#[test] fn $test() { is_found(Lie::$lie, MOST_SEEDS); })+
 
         #[test]
         fn every_lie_has_a_test() {
-            assert_eq!([$(Lie::$lie),+].len(), Lie::ALL.len());
+            assert_eq!([$(Lie::$lie),+, Lie::PausesUnbounded].len(), Lie::ALL.len());
         }
     };
 }
 
 lies! {
     leases_that_are_ignored: LeaseIgnored,
-    pauses_beyond_the_bound: PausesUnbounded,
     intents_that_are_not_written: IntentNotWritten,
     commits_wherever_the_row_stands: CommitAnywhere,
     late_answers_that_are_fenced: LateAnswerFenced,

@@ -432,8 +432,8 @@ impl Sim {
                     self.backups.remove(0);
                 }
             }
-            13 if !self.backups.is_empty() && self.rng.random_bool(0.5) => self.restore(),
-            14 if self.rng.random_bool(0.2) => {
+            13 if !self.backups.is_empty() && self.rng.random_bool(0.75) => self.restore(),
+            14 if self.rng.random_bool(0.75) => {
                 self.count("revocation");
                 let now = true_time(self.executor.now());
                 let mut outside = lock(&self.outside);
@@ -457,7 +457,8 @@ impl Sim {
     fn restore(&mut self) {
         let index = self.rng.random_range(0..self.backups.len());
         let backup = self.backups[index].copy();
-        // Those that have not heard of what is lost are started when the others have compared, as operators are told.
+        // Whoever is there hears of it all; the others are started when these have compared, as operators are told.
+        self.run_for(Duration::from_secs(30));
         let until = self.executor.now() + Duration::from_secs(300);
         for machine in self.machines.iter_mut().filter(|machine| machine.running.is_none()) {
             machine.away_until = machine.away_until.max(Some(until));
@@ -500,6 +501,10 @@ impl Sim {
             life * 2 + Duration::from_secs(3600)
         };
         self.run_for(heal);
+        // What is under way in good weather ends at once.
+        if self.rows().iter().any(|row| row.record.intent.is_some()) {
+            self.run_for(Duration::from_secs(60));
+        }
         if self.is_broken() {
             return;
         }
