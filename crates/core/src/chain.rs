@@ -281,6 +281,13 @@ pub struct Mark {
     pub attempt: AttemptId,
 }
 
+impl Mark {
+    /// Where it stands, without the attempts on it.
+    pub fn position(self) -> (Lineage, Generation) {
+        (self.lineage, self.generation)
+    }
+}
+
 /// Why the pair of a row may be spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {

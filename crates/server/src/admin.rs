@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use evergrant_core::caller::{NoChain, chain_of};
 use evergrant_core::{ChainName, Reason};
 use evergrant_store::{HealthState, StateError, VaultState};
 use futures_channel::mpsc::UnboundedSender;
@@ -124,6 +125,14 @@ impl<S: VaultState> Chains<S> {
         let configured = self.configured();
         let named = configured.chains.iter().any(|chain| chain.chain.chain() == name);
         named || configured.others.as_ref().is_some_and(|others| others.cover(name))
+    }
+
+    /// The chain that is named, or the only one, or `claude`.
+    pub fn meant(&self, named: Option<ChainName>) -> Result<ChainName, NoChain> {
+        match named {
+            Some(name) if self.cover(&name) => Ok(name),
+            named => chain_of(named, &self.names()),
+        }
     }
 
     /// The one of this name.

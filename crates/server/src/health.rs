@@ -6,7 +6,7 @@ use evergrant_core::alert::{Alert, Condition};
 use evergrant_core::event::EventKind;
 use evergrant_core::health::{
     Expected, FallbackFacts, Finding, GrantFacts, PushFacts, PushStatus, PushTrack, Serving, Span, TICK,
-    conditions, push_status,
+    conditions, grant_refused_at, push_status,
 };
 use evergrant_core::keeper::Report;
 use evergrant_core::{Reason, chain};
@@ -30,7 +30,7 @@ const LISTENS: SignedDuration = SignedDuration::from_secs(150);
 const EVENTS_READ: usize = 100;
 const PROBES_READ: usize = 3;
 /// Somebody else may write the book in between so often.
-const TRIES: usize = 5;
+pub(crate) const TRIES: usize = 5;
 
 /// What a running process knows of a chain.
 #[derive(Debug, Clone, PartialEq)]
@@ -174,13 +174,7 @@ where
         let events = || events.iter().map(|numbered| &numbered.event);
         let probes = events().filter(|event| event.kind == EventKind::Probed).take(PROBES_READ);
         let probes = probes.map(|event| (event.reason, (event.lineage, event.generation))).collect();
-        let lineage = live.report.lineage;
-        let refused = |event: &&evergrant_core::event::Event| {
-            event.kind == EventKind::Found
-                && event.reason == Reason::GrantRefused
-                && lineage.is_none_or(|lineage| event.lineage == lineage)
-        };
-        let grant_refused_at = events().find(refused).map(|event| event.at);
+        let grant_refused_at = grant_refused_at(events(), live.report.lineage);
         let Live { kind, report, record, clock_offset_secs, serving, fallback } = live;
         Ok(GrantFacts {
             kind,

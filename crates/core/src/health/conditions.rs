@@ -4,7 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Finding;
 use crate::alert::Condition;
-use crate::chain::{Kind, Record, Standing};
+use crate::chain::{Kind, Lineage, Record, Standing};
+use crate::event::{Event, EventKind};
 use crate::gateway::Source;
 use crate::keeper::Report;
 use crate::reason::Reason;
@@ -205,6 +206,19 @@ fn login_ends_soon_at(record: &Record) -> Option<Timestamp> {
         }
         Kind::JwtBearer | Kind::ClientCredentials | Kind::ApiKey => None,
     }
+}
+
+/// When the gateway last saw that the API refuses the grant of this lineage for what it is; of any lineage, if none is known.
+pub fn grant_refused_at<'e>(
+    events: impl IntoIterator<Item = &'e Event>,
+    lineage: Option<Lineage>,
+) -> Option<Timestamp> {
+    let refused = events.into_iter().filter(|event| {
+        event.kind == EventKind::Found
+            && event.reason == Reason::GrantRefused
+            && lineage.is_none_or(|lineage| event.lineage == lineage)
+    });
+    refused.map(|event| event.at).max()
 }
 
 /// How long a chain of which no condition holds stays so by itself: until then only what somebody writes changes that.

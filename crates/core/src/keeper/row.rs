@@ -81,7 +81,7 @@ pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
         return RowFinding::BeingRead;
     }
     if let Some(mark) = found.known().filter(|mark| *mark > record.mark()) {
-        if (mark.lineage, mark.generation) == record.position() {
+        if mark.position() == record.position() {
             return RowFinding::Forgotten(mark);
         }
         let newest = receipts.iter().find(|receipt| makes(receipt, mark));
@@ -147,9 +147,7 @@ pub fn forgotten(record: Record, mark: Mark, now: Timestamp, rng: &mut impl Rng)
 /// further on since: nobody else needs to know it, then.
 pub fn as_known(record: Record, known: Option<Mark>, now: Timestamp, rng: &mut impl Rng) -> Record {
     match known.filter(|known| *known > record.mark()) {
-        Some(known) if (known.lineage, known.generation) == record.position() => {
-            forgotten(record, known, now, rng)
-        }
+        Some(known) if known.position() == record.position() => forgotten(record, known, now, rng),
         Some(known) => quarantine(record, known, now),
         None => record,
     }

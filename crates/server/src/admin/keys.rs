@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use evergrant_core::caller::{CallerName, KeyId, NewCaller, Scope, chain_of};
+use evergrant_core::caller::{CallerName, KeyId, NewCaller, Scope};
 use evergrant_core::{ChainName, Reason};
 use evergrant_store::VaultState;
 use serde::Deserialize;
@@ -124,10 +124,7 @@ impl From<ChangeError> for Problem {
 
 /// The chain that is named, or the only one, or `claude`.
 fn configured<S: VaultState>(admin: &Admin<S>, named: Option<ChainName>) -> Result<ChainName, Problem> {
-    if let Some(name) = named.as_ref().filter(|name| admin.chains.cover(name)) {
-        return Ok(name.clone());
-    }
-    chain_of(named, &admin.chains.names()).map_err(|error| {
+    admin.chains.meant(named).map_err(|error| {
         Problem::with(StatusCode::BAD_REQUEST, Reason::ChainUnknown, format!("chain: {error}"))
     })
 }

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use evergrant_core::alert::Episode;
-use evergrant_core::caller::{Scope, chain_of};
+use evergrant_core::caller::Scope;
 use evergrant_core::gateway::Source;
 use evergrant_core::grant::Grant;
 use evergrant_core::health::{AgentSeen, Outcome, PushSeen, group_status};
@@ -46,10 +46,7 @@ struct OfChain {
 impl OfChain {
     async fn find<S: HealthState + VaultState>(self, admin: &Admin<S>) -> Result<AdminChain<S>, Problem> {
         let unknown = |detail: String| Problem::with(StatusCode::NOT_FOUND, Reason::ChainUnknown, detail);
-        let name = match self.chain {
-            Some(name) if admin.chains.cover(&name) => name,
-            named => chain_of(named, &admin.chains.names()).map_err(|error| unknown(error.to_string()))?,
-        };
+        let name = admin.chains.meant(self.chain).map_err(|error| unknown(error.to_string()))?;
         admin.chains.get(&name).await?.ok_or_else(|| unknown(format!("there is no chain {name}")))
     }
 }

@@ -136,7 +136,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let receipts = keeper.0.parts.receipts.of(chain)?;
             let mark = keeper.0.parts.marks.of(chain)?;
             let Some(mark) = mark else { return Ok(true) };
-            let position = (mark.lineage, mark.generation);
+            let position = mark.position();
             let made = |receipt: &keeper::Receipt| (receipt.lineage, receipt.generation.next());
             for old in receipts.iter().filter(|receipt| made(receipt) < position) {
                 keeper.0.parts.receipts.drop_one(chain, old.attempt)?;

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_core::alert::{Action, ActionContext, Alert, Episode, action};
-use evergrant_core::event::EventKind;
+use evergrant_core::event::Event;
 use evergrant_core::gateway::Source;
-use evergrant_core::health::{FallbackFacts, GRANT_REFUSED_FOR, GrantFacts, TICK, conditions, well_until};
+use evergrant_core::health::{
+    FallbackFacts, GRANT_REFUSED_FOR, GrantFacts, TICK, conditions, grant_refused_at, well_until,
+};
 use evergrant_core::{ChainName, Reason};
 use evergrant_store::vault::{HealthClaim, HealthLooked, MOST_AT_ONCE, VaultState};
 use evergrant_store::{HealthState, StateError};
@@ -17,7 +19,7 @@ use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use super::work::Seen;
 use super::{RowKeeper, RowPolicy};
 use crate::gateway::FallbackKey;
-use crate::health::{Described, EpisodeKeeper, Gathered, serving_of};
+use crate::health::{Described, EpisodeKeeper, Gathered, TRIES, serving_of};
 use crate::world::World;
 
 /// How often what is due is asked for.
@@ -26,8 +28,6 @@ const PACE: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(60);
 /// A chain that is not watched here may be by a server with another configuration, or by this one later.
 const UNWATCHED: Duration = Duration::from_secs(3600);
-/// Somebody else may write the book in between so often.
-const TRIES: usize = 5;
 
 /// What the configuration says of the health of a chain.
 #[derive(Debug, Clone, Default)]
@@ -138,8 +138,8 @@ impl<W: World<State: HealthState + VaultState>> RowMonitor<W> {
         for _ in 0..TRIES {
             let now = self.keeper.world().now();
             let book = state.book(&names, now).await?;
-            let refused = self.grants_refused(&names, now).await?;
-            let gathered: Vec<_> = watched.iter().map(|one| self.gather(one, &refused, now)).collect();
+            let events = self.latest_events(&names, now).await?;
+            let gathered: Vec<_> = watched.iter().map(|one| self.gather(one, &events, now)).collect();
             let Some(brought) = self.episodes.bring_up(&book, &gathered, now).await? else { continue };
             looked.extend(gathered.iter().map(|one| {
                 let open = !one.found.is_empty() || brought.open.contains(one.chain.chain());
@@ -172,23 +172,23 @@ impl<W: World<State: HealthState + VaultState>> RowMonitor<W> {
         (watched, others)
     }
 
-    /// When the API last refused what each of these grants is, and of which lineage.
-    async fn grants_refused(
+    /// What the ledgers of these chains have of lately.
+    async fn latest_events(
         &self,
         chains: &[ChainName],
         now: Timestamp,
-    ) -> Result<BTreeMap<ChainName, Timestamp>, StateError> {
-        let events = self.keeper.state().events_since(chains, now - GRANT_REFUSED_FOR).await?;
-        let refused = events
-            .into_iter()
-            .filter(|event| event.kind == EventKind::Found && event.reason == Reason::GrantRefused);
-        Ok(refused.map(|event| (event.chain, event.at)).collect())
+    ) -> Result<BTreeMap<ChainName, Vec<Event>>, StateError> {
+        let mut by_chain: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for event in self.keeper.state().events_since(chains, now - GRANT_REFUSED_FOR).await? {
+            by_chain.entry(event.chain.clone()).or_default().push(event);
+        }
+        Ok(by_chain)
     }
 
     fn gather(
         &self,
         watched: &Watched<W>,
-        refused: &BTreeMap<ChainName, Timestamp>,
+        events: &BTreeMap<ChainName, Vec<Event>>,
         now: Timestamp,
     ) -> Gathered<Watched<W>> {
         let Watched { claim, watch, policy } = watched;
@@ -212,7 +212,10 @@ impl<W: World<State: HealthState + VaultState>> RowMonitor<W> {
             serving: serving_of(live, Source::Oauth, fallback, now),
             fallback: fallback.map_or_else(FallbackFacts::default, |key| key.facts(now)),
             probes: Vec::new(),
-            grant_refused_at: refused.get(&record.chain).copied(),
+            grant_refused_at: grant_refused_at(
+                events.get(&record.chain).into_iter().flatten(),
+                Some(record.lineage),
+            ),
             blind_since: None,
         };
         let found = conditions(&grant, now);

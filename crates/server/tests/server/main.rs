@@ -18,6 +18,7 @@ mod openapi;
 mod pushes;
 mod rotation;
 mod row_health;
+mod row_restores;
 mod rows;
 mod simulated_time;
 mod sinks;

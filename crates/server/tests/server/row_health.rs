@@ -155,6 +155,11 @@ async fn what_the_gateway_hears_and_a_seal_that_does_not_open_are_seen_at_once()
     let note = evergrant_server::gateway::note_grant_refused(replica.world.clone(), chain(0));
     note(position).await;
     assert_eq!(said(&round(&[&monitor]).await.1), [(Condition::GrantRefused, AlertState::Open)]);
+    // What was said of the grant before says nothing of the next one.
+    replica.import(0, rig.grant()).await;
+    assert_eq!(round(&[&monitor]).await.1, []);
+    rig.pass(MINUTE * 6);
+    assert_eq!(said(&round(&[&monitor]).await.1), [(Condition::GrantRefused, AlertState::Closed)]);
     // The pair of another row in its place.
     let (row, foreign) = (rig.row(1).await, rig.row(0).await.sealed);
     assert!(rig.state.reseal(&chain(1), &row.sealed, &foreign).await.unwrap());

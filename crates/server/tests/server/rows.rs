@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use evergrant_core::authfile::{self, Reading};
-use evergrant_core::chain::{Mark, Standing};
+use evergrant_core::chain::Standing;
 use evergrant_core::event::EventKind;
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{Answer, LEASE, Look, PAUSE_BOUND, Policy, Report, begin};
@@ -35,15 +35,15 @@ const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 pub(super) struct Rig {
     pub(super) standin: StandIn,
     pub(super) state: MemoryState,
-    later_secs: Arc<AtomicI64>,
-    policy: Policy,
+    pub(super) later_secs: Arc<AtomicI64>,
+    pub(super) policy: Policy,
 }
 
 /// One machine.
 pub(super) struct Replica {
-    folder: TempDir,
+    pub(super) folder: TempDir,
     pub(super) world: ReplicaWorld,
-    marks: Marks,
+    pub(super) marks: Marks,
     snapshots: Snapshots,
     pub(super) keeper: RowKeeper<ReplicaWorld>,
 }
@@ -75,7 +75,7 @@ impl Rig {
     }
 
     /// A process on a machine that is there already, or on another state.
-    fn replica_on(&self, machine: &str, folder: TempDir, state: MemoryState) -> Replica {
+    pub(super) fn replica_on(&self, machine: &str, folder: TempDir, state: MemoryState) -> Replica {
         let later = self.later_secs.clone();
         let world = TokioWorld::new(state, HttpClient::new(None).unwrap());
         let world =
@@ -116,13 +116,13 @@ impl Rig {
     }
 
     /// The grant that a row holds.
-    async fn held(&self, number: usize) -> Grant {
+    pub(super) async fn held(&self, number: usize) -> Grant {
         let Row { record, sealed, .. } = self.row(number).await;
         let ring = KeyRing::parse(KEY).unwrap();
         ring.open_pair(&record.chain, record.position(), &sealed, &self.policy.profile).unwrap()
     }
 
-    async fn assert_alive(&self, number: usize) {
+    pub(super) async fn assert_alive(&self, number: usize) {
         let held = self.held(number).await;
         let refresh = held.refresh.unwrap();
         let lives = self.standin.engine().with(|engine| engine.family_lives(refresh.expose(), real_now()));
@@ -140,7 +140,7 @@ impl Rig {
     }
 }
 
-fn state(later_secs: Arc<AtomicI64>) -> MemoryState {
+pub(super) fn state(later_secs: Arc<AtomicI64>) -> MemoryState {
     MemoryState::with_clock(move || real_now() + SignedDuration::from_secs(later_secs.load(Ordering::SeqCst)))
 }
 
@@ -181,7 +181,7 @@ impl Replica {
     }
 
     /// It presents the pair, and dies: before or after the answer is in its receipt.
-    async fn presents_and_dies(&self, rig: &Rig, machine: &str, answered: bool) {
+    pub(super) async fn presents_and_dies(&self, rig: &Rig, machine: &str, answered: bool) {
         let reservation = self.intends(rig, machine).await;
         let now = self.world.now();
         let refresh = rig.held(0).await.refresh.unwrap();
@@ -475,152 +475,6 @@ async fn what_is_committed_between_the_first_reading_and_the_first_following_is_
         let seen = two.snapshots.current(&chain(number)).unwrap();
         assert_eq!(seen.access, rig.held(number).await.access);
     }
-}
-
-/// The rows as they are now, in another database.
-async fn copy(rig: &Rig) -> MemoryState {
-    let copy = state(rig.later_secs.clone());
-    for row in rig.state.rows_after(None, 100).await.unwrap() {
-        let renew_at = row.record.renew_at;
-        let next = NextRow {
-            record: &row.record,
-            sealed: Some(&row.sealed),
-            replaced: &[],
-            events: &[],
-            wakes_at: renew_at,
-        };
-        assert!(copy.take_in(None, next).await.unwrap());
-    }
-    copy
-}
-
-#[tokio::test]
-async fn a_restored_database_is_recognised_and_brought_up_from_a_receipt() {
-    let rig = Rig::new().await;
-    let (one, two) = (rig.replica("one"), rig.replica("two"));
-    one.import(0, rig.grant()).await;
-    one.force(0).await;
-    let backup = copy(&rig).await;
-    let mut cursor = None;
-    two.keeper.follow(&mut cursor).await.unwrap();
-    for _ in 0..3 {
-        assert!(one.force(0).await.refreshed);
-    }
-    two.keeper.follow(&mut cursor).await.unwrap();
-    let newest = rig.held(0).await;
-    let exchanges = rig.exchanges();
-
-    let rig = Rig { state: backup.clone(), ..rig };
-    // The machine that only heard of it does not present the spent pair, and says what to do.
-    let two = rig.replica_on("two", two.folder, backup.clone());
-    let report = two.force(0).await;
-    assert_eq!(report.error, Some(Reason::Quarantined), "{report:?}");
-    assert!(report.detail.unwrap().contains("restored from a backup"));
-    rig.pass(LIFE * 3);
-    assert!(two.keeper.tick().await.unwrap().is_empty());
-    assert_eq!(two.force(0).await.error, Some(Reason::Quarantined));
-    // Neither does one that knows nothing.
-    assert_eq!(rig.replica("three").force(0).await.error, Some(Reason::Quarantined));
-    assert_eq!(rig.exchanges(), exchanges);
-    // The one that has the newest pair puts it back.
-    let one = rig.replica_on("one", one.folder, backup);
-    one.keeper.compare_all().await;
-    assert_eq!(rig.held(0).await.refresh, newest.refresh);
-    assert!(two.force(0).await.refreshed);
-    rig.assert_alive(0).await;
-}
-
-#[tokio::test]
-async fn a_pair_that_is_put_back_and_was_presented_since_is_in_doubt() {
-    for quarantined in [false, true] {
-        let rig = Rig::new().await;
-        let (one, two) = (rig.replica("one"), rig.replica("two"));
-        one.import(0, rig.grant()).await;
-        let backup = copy(&rig).await;
-        assert!(one.force(0).await.refreshed);
-        two.presents_and_dies(&rig, "two", false).await;
-        if !quarantined {
-            assert!(!one.keeper.follow(&mut None).await.unwrap());
-            one.marks.raise(&chain(0), rig.row(0).await.record.mark()).unwrap();
-        }
-        let newest = rig.held(0).await;
-        let exchanges = rig.exchanges();
-
-        let rig = Rig { state: backup.clone(), ..rig };
-        if quarantined {
-            // Only the one that presented it has heard of that.
-            let two = rig.replica_on("two", two.folder, backup.clone());
-            assert_eq!(two.force(0).await.error, Some(Reason::Quarantined));
-        }
-        let one = rig.replica_on("one", one.folder, backup.clone());
-        one.keeper.compare_all().await;
-        assert_eq!(rig.held(0).await.refresh, newest.refresh);
-        let standing = rig.row(0).await.record.standing;
-        assert!(matches!(standing, Standing::InDoubt { .. }), "quarantined {quarantined}: {standing:?}");
-        // One that knows nothing of it has to see that.
-        assert_eq!(rig.replica("three").force(0).await.error, Some(Reason::InDoubt));
-        assert_eq!(rig.exchanges(), exchanges);
-    }
-}
-
-#[tokio::test]
-async fn what_follows_a_pair_that_is_put_back_is_not_lost_with_it() {
-    let rig = Rig::new().await;
-    let one = rig.replica("one");
-    one.import(0, rig.grant()).await;
-    let (first, lineage) = (copy(&rig).await, rig.row(0).await.record.lineage);
-    one.import(0, rig.grant()).await;
-    assert!(one.force(0).await.refreshed);
-    // The database is put back before the next answer is of record: its receipt has the only successor.
-    one.presents_and_dies(&rig, "one", true).await;
-    let rig = Rig { state: first.clone(), ..rig };
-    let one = rig.replica_on("one", one.folder, first);
-    assert_eq!(rig.row(0).await.record.lineage, lineage);
-    one.keeper.compare_all().await;
-    let record = rig.row(0).await.record;
-    assert_eq!((record.lineage.0, record.generation.0), (lineage.0 + 1, 3), "{record:?}");
-    assert_eq!(record.standing, Standing::Live);
-    rig.assert_alive(0).await;
-}
-
-#[tokio::test]
-async fn a_quarantine_ends_with_a_login_or_an_operator_s_word() {
-    for login in [true, false] {
-        let rig = Rig::new().await;
-        let one = rig.replica("one");
-        one.import(0, rig.grant()).await;
-        let backup = copy(&rig).await;
-        one.presents_and_dies(&rig, "one", false).await;
-        let ahead = Mark { generation: evergrant_core::Generation(9), ..rig.row(0).await.record.mark() };
-        one.marks.raise(&chain(0), ahead).unwrap();
-        let rig = Rig { state: backup.clone(), ..rig };
-        let one = rig.replica_on("one", one.folder, backup);
-        assert_eq!(one.force(0).await.error, Some(Reason::Quarantined));
-        let taken = match login {
-            true => one.keeper.import(&chain(0), rig.grant()).await,
-            false => one.keeper.accept_stale(&chain(0)).await,
-        };
-        let Import::Taken(report) = taken else { panic!("{taken:?}") };
-        assert_eq!((report.ok, report.lineage.unwrap().0), (true, 2), "{report:?}");
-        assert_eq!(one.force(0).await.refreshed, login);
-        // Only a quarantined chain has something to accept.
-        let again = one.keeper.accept_stale(&chain(0)).await;
-        assert!(matches!(again, Import::Refused(_)), "{again:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_restored_row_that_forgets_a_presentation_is_in_doubt() {
-    let rig = Rig::new().await;
-    let one = rig.replica("one");
-    one.import(0, rig.grant()).await;
-    let backup = copy(&rig).await;
-    one.presents_and_dies(&rig, "one", false).await;
-    let rig = Rig { state: backup.clone(), ..rig };
-    let one = rig.replica_on("one", one.folder, backup);
-    let report = one.force(0).await;
-    assert_eq!((report.error, report.token_valid), (Some(Reason::InDoubt), true), "{report:?}");
-    assert_eq!(rig.exchanges(), 1);
 }
 
 #[tokio::test]
