@@ -76,16 +76,14 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             *cursor = Some(next);
             return Ok(changes.more);
         }
-        let kept = move || (marks.follow(&rows, next), rows);
-        let (kept, rows) = self.world().offload(kept).await;
-        kept?;
         for (chain, _) in &rows {
             let read_here = self.0.parts.snapshots.current(chain).is_some();
             if read_here || self.watched(|watched| watched.contains_key(chain)) {
                 self.see(chain).await?;
             }
         }
-        // Only now: what failed in between is seen again.
+        // Only now: what failed or was cut short in between is seen again, by another process, too.
+        self.world().offload(move || marks.follow(&rows, next)).await?;
         *cursor = Some(next);
         Ok(changes.more)
     }

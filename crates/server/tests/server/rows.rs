@@ -459,6 +459,37 @@ async fn others_see_a_commit_when_they_follow() {
     assert_eq!(two.marks.of(&chain(1)).unwrap(), Some(rig.row(1).await.record.mark()));
 }
 
+/// Wherever a look at the changes is cut short, the next one shows what it had not shown.
+#[tokio::test]
+async fn a_look_at_changes_that_was_cut_short_loses_none() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.replica("one"), rig.replica("two"));
+    one.import(0, rig.grant()).await;
+    assert!(two.keeper.find(&chain(0)).await.unwrap().is_some());
+    let mut cursor = None;
+    two.keeper.follow(&mut cursor).await.unwrap();
+    assert!(one.force(0).await.refreshed);
+    two.keeper.follow(&mut cursor).await.unwrap();
+    // From now on this machine remembers where it was.
+    for polls in 0..12 {
+        assert!(one.force(0).await.refreshed);
+        let mut cursor = None;
+        {
+            let mut following = std::pin::pin!(two.keeper.follow(&mut cursor));
+            for _ in 0..polls {
+                if futures_util::poll!(following.as_mut()).is_ready() {
+                    break;
+                }
+                // Its files are read elsewhere meanwhile.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        two.keeper.follow(&mut None).await.unwrap();
+        let seen = two.snapshots.current(&chain(0)).unwrap();
+        assert_eq!(seen.access, rig.held(0).await.access, "cut short after {polls} polls");
+    }
+}
+
 #[tokio::test]
 async fn what_is_committed_between_the_first_reading_and_the_first_following_is_seen() {
     let rig = Rig::new().await;
