@@ -39,6 +39,8 @@ reasons! {
     TooSoon = "too_soon",
     /// Somebody else holds the right to rotate this chain at the moment.
     LeaseHeld = "lease_held",
+    /// The database was started or restored a moment ago: servers compare it with what they have seen before a token is sent.
+    Held = "held",
     /// This kind of grant has nothing that could be renewed.
     NothingToRenew = "nothing_to_renew",
     /// A grant that somebody else put into the vault was taken as the chain's own.

@@ -61,6 +61,8 @@ pub enum Lie {
     OneName,
     /// Machines forget how far each chain had come.
     NoMarks,
+    /// Tokens are sent at once after a restore: nobody gets the time to say that he has seen more.
+    NobodyHeld,
     /// A lost answer is told as a request that was never sent.
     DoubtAsFailed,
     /// The answer's write into its receipt is acknowledged, and the receipt is gone when the process is.
@@ -69,7 +71,7 @@ pub enum Lie {
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::LeaseIgnored,
         Self::PausesUnbounded,
         Self::IntentNotWritten,
@@ -77,6 +79,7 @@ impl Lie {
         Self::LateAnswerFenced,
         Self::OneName,
         Self::NoMarks,
+        Self::NobodyHeld,
         Self::DoubtAsFailed,
         Self::ReceiptsForgotten,
     ];

@@ -60,6 +60,7 @@ lies! {
     late_answers_that_are_fenced: LateAnswerFenced,
     machines_that_share_a_name: OneName,
     marks_that_are_forgotten: NoMarks,
+    tokens_that_are_sent_at_once_after_a_restore: NobodyHeld,
     doubts_told_as_failures: DoubtAsFailed,
     receipts_that_are_forgotten: ReceiptsForgotten,
 }

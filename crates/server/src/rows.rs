@@ -7,6 +7,7 @@ mod found;
 mod health;
 mod import;
 mod look;
+mod restored;
 mod work;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use evergrant_core::chain::{Mark, Record};
 use evergrant_core::event::{Event, EventKind};
 use evergrant_core::gateway::Position;
-use evergrant_core::keeper::{LEASE, Look, PAUSE_BOUND, Policy, Report};
+use evergrant_core::keeper::{HOLD, LEASE, Look, PAUSE_BOUND, Policy, Report};
 use evergrant_core::{AttemptId, ChainName, Reason};
 use evergrant_store::marks::Marks;
 use evergrant_store::receipts::Receipts;
@@ -47,6 +48,8 @@ pub struct Paces {
     pub lease: Duration,
     /// How long a process may stand still and go on as if nothing had been.
     pub pause_bound: Duration,
+    /// For so long after the database was started or restored no token is sent.
+    pub hold: Duration,
 }
 
 impl Default for Paces {
@@ -56,6 +59,7 @@ impl Default for Paces {
             changes: Duration::from_millis(500),
             lease: LEASE,
             pause_bound: PAUSE_BOUND,
+            hold: HOLD,
         }
     }
 }
@@ -114,6 +118,8 @@ struct Inner<W: World> {
     watched: Mutex<BTreeMap<ChainName, Last>>,
     /// Another one goes by this machine's name.
     rests: AtomicBool,
+    /// The incarnation of the database that is compared, or was, with what this machine has seen.
+    compared: Mutex<Option<String>>,
 }
 
 /// What was last seen of a chain.
@@ -138,9 +144,11 @@ impl<W: World> std::fmt::Debug for RowKeeper<W> {
 
 /// Why a step could not be done: the chain is looked at again later.
 #[derive(Debug, thiserror::Error)]
-enum Stuck {
+pub enum Stuck {
+    /// The database, or the file of marks.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The receipts.
     #[error(transparent)]
     Vault(#[from] VaultError),
 }
@@ -148,7 +156,12 @@ enum Stuck {
 impl<W: World<State: VaultState>> RowKeeper<W> {
     /// A keeper that has not looked yet.
     pub fn new(parts: RowParts<W>) -> Self {
-        Self(Arc::new(Inner { parts, watched: Mutex::default(), rests: AtomicBool::new(false) }))
+        Self(Arc::new(Inner {
+            parts,
+            watched: Mutex::default(),
+            rests: AtomicBool::new(false),
+            compared: Mutex::default(),
+        }))
     }
 
     fn world(&self) -> &W {

@@ -21,8 +21,8 @@ use crate::seal::Sealed;
 use crate::sqlite::SqliteState;
 use crate::state::{Numbered, State, StateError};
 use crate::vault::{
-    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, NewRow, NextRow, Row,
-    VaultState,
+    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, Incarnation, NewRow, NextRow,
+    Row, VaultState,
 };
 
 /// The state of a server: of this machine alone, or of many.
@@ -106,5 +106,8 @@ impl VaultState for AnyState {
         wake_health(chain: &ChainName) -> Result<(), StateError>;
         events_since(chains: &[ChainName], since: Timestamp) -> Result<Vec<Event>, StateError>;
         changes(cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, StateError>;
+        incarnation(hold: Duration) -> Result<Incarnation, StateError>;
+        hold_on(hold: Duration) -> Result<(), StateError>;
+        behind(marks: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, StateError>;
     }
 }

@@ -49,6 +49,11 @@ impl Marks {
                  CREATE TABLE IF NOT EXISTS followed (
                    one    INTEGER PRIMARY KEY CHECK (one = 1),
                    cursor INTEGER NOT NULL
+                 ) STRICT;
+                 -- One row: the incarnation of the database that was compared with all of this last.
+                 CREATE TABLE IF NOT EXISTS compared (
+                   one         INTEGER PRIMARY KEY CHECK (one = 1),
+                   incarnation TEXT NOT NULL
                  ) STRICT",
             )?;
             Ok(connection)
@@ -65,15 +70,43 @@ impl Marks {
         let mut select = connection
             .prepare_cached("SELECT lineage, generation, attempt FROM marks WHERE chain = ?1")
             .map_err(|source| self.failed(source))?;
-        let read = |row: &rusqlite::Row<'_>| {
-            let number = |index| row.get::<_, i64>(index).map(i64::unsigned_abs);
-            Ok(Mark {
-                lineage: Lineage(number(0)?),
-                generation: Generation(number(1)?),
-                attempt: AttemptId(number(2)?),
-            })
+        select.query_row([chain.as_str()], mark_of).optional().map_err(|source| self.failed(source))
+    }
+
+    /// Some `most` chains whose names follow `after`, by name, and where each stood.
+    pub fn after(
+        &self,
+        after: Option<&ChainName>,
+        most: usize,
+    ) -> Result<Vec<(ChainName, Mark)>, StateError> {
+        let read = |connection: &Connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT lineage, generation, attempt, chain FROM marks WHERE chain > ?1 ORDER BY chain LIMIT ?2",
+            )?;
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            let marks = select.query_map(params![after.map_or("", ChainName::as_str), most], |row| {
+                Ok((row.get::<_, String>(3)?, mark_of(row)?))
+            })?;
+            marks.collect::<rusqlite::Result<Vec<_>>>()
         };
-        select.query_row([chain.as_str()], read).optional().map_err(|source| self.failed(source))
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = read(&connection).map_err(|source| self.failed(source))?;
+        // What is no name was not written here.
+        Ok(found.into_iter().filter_map(|(chain, mark)| Some((chain.parse().ok()?, mark))).collect())
+    }
+
+    /// The incarnation of the database that was compared with all marks last.
+    pub fn compared(&self) -> Result<Option<String>, StateError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let compared = connection.query_row("SELECT incarnation FROM compared", [], |row| row.get(0));
+        compared.optional().map_err(|source| self.failed(source))
+    }
+
+    /// All marks were compared with this incarnation.
+    pub fn has_compared(&self, incarnation: &str) -> Result<(), StateError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let query = "INSERT INTO compared VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET incarnation = ?1";
+        connection.execute(query, [incarnation]).map(|_| ()).map_err(|source| self.failed(source))
     }
 
     /// Remembers where a chain stands; a mark never falls.
@@ -127,6 +160,15 @@ impl Marks {
     }
 }
 
+fn mark_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Mark> {
+    let number = |index| row.get::<_, i64>(index).map(i64::unsigned_abs);
+    Ok(Mark {
+        lineage: Lineage(number(0)?),
+        generation: Generation(number(1)?),
+        attempt: AttemptId(number(2)?),
+    })
+}
+
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -164,5 +206,14 @@ mod tests {
         assert_eq!(other.of(&"second".parse().unwrap()).unwrap(), Some(mark(1, 1, 1)));
         assert_eq!(other.of(&chain).unwrap(), Some(mark(2, 1, 10)));
         assert_eq!(other.of(&"other".parse().unwrap()).unwrap(), None);
+        let (first, second) = ((chain, mark(2, 1, 10)), ("second".parse().unwrap(), mark(1, 1, 1)));
+        assert_eq!(other.after(None, 1).unwrap(), std::slice::from_ref(&first));
+        assert_eq!(other.after(Some(&first.0), 9).unwrap(), std::slice::from_ref(&second));
+        assert_eq!(other.after(Some(&second.0), 9).unwrap(), []);
+        assert_eq!(marks.compared().unwrap(), None);
+        for incarnation in ["1.7", "2.7"] {
+            marks.has_compared(incarnation).unwrap();
+            assert_eq!(other.compared().unwrap().as_deref(), Some(incarnation));
+        }
     }
 }

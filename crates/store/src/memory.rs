@@ -1,6 +1,7 @@
 //! The state in memory: for tests, drills and the simulator, and the reference for the other backends.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use evergrant_core::ChainName;
@@ -35,10 +36,25 @@ struct Tables {
 type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// A state that dies with its last handle.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryState {
     tables: Arc<Mutex<Tables>>,
     clock: Option<Clock>,
+    incarnation: u64,
+}
+
+impl Default for MemoryState {
+    fn default() -> Self {
+        let incarnation = next_incarnation();
+        let vault = vault::Tables::first_in(incarnation);
+        let tables = Arc::new(Mutex::new(Tables { vault, ..Tables::default() }));
+        Self { tables, clock: None, incarnation }
+    }
+}
+
+fn next_incarnation() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed)
 }
 
 impl std::fmt::Debug for MemoryState {
@@ -58,10 +74,11 @@ impl MemoryState {
         Self { clock: Some(Arc::new(clock)), ..Self::default() }
     }
 
-    /// What a backup of it holds now.
+    /// What a backup of it holds now, as an incarnation of its own.
     #[must_use]
     pub fn copy(&self) -> Self {
-        Self { tables: Arc::new(Mutex::new(self.tables().clone())), clock: self.clock.clone() }
+        let tables = Arc::new(Mutex::new(self.tables().clone()));
+        Self { tables, clock: self.clock.clone(), incarnation: next_incarnation() }
     }
 
     fn now(&self) -> Timestamp {

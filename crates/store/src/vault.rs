@@ -125,6 +125,15 @@ pub struct Changes {
     pub begins_anew: bool,
 }
 
+/// One life of a database: from one start of its server to the next, and of one history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incarnation {
+    /// No other has the same.
+    pub id: String,
+    /// For so long yet no intent is taken.
+    pub held: Option<Duration>,
+}
+
 /// What the keeper of a database vault needs of a state. Every verb is atomic; leases are timed by the database's clock.
 pub trait VaultState: State {
     /// Claims up to `most` rows that are due and nobody's, longest due first.
@@ -153,7 +162,8 @@ pub trait VaultState: State {
     ) -> impl Future<Output = Result<Claimed, StateError>> + Send;
 
     /// Makes an intent durable, and lets the lease end `lease` from now. Says whether it was done: not under a lease that
-    /// somebody else has taken over.
+    /// somebody else has taken over, nor while intents are [held](Incarnation::held), nor in an incarnation that nobody has
+    /// asked for.
     fn begin_rotation(
         &self,
         claim: &Claim,
@@ -243,4 +253,17 @@ pub trait VaultState: State {
         cursor: Option<ChangesCursor>,
         most: usize,
     ) -> impl Future<Output = Result<Changes, StateError>> + Send;
+
+    /// The database's incarnation. If nobody has asked for it before, intents are held for `hold` from now on: it may be an
+    /// older copy of itself, and whoever has seen more can say so meanwhile.
+    fn incarnation(&self, hold: Duration) -> impl Future<Output = Result<Incarnation, StateError>> + Send;
+
+    /// Holds intents for at least `hold` from now on: somebody still compares.
+    fn hold_on(&self, hold: Duration) -> impl Future<Output = Result<(), StateError>> + Send;
+
+    /// Those of these chains whose rows stand before these marks.
+    fn behind(
+        &self,
+        marks: &[(ChainName, Mark)],
+    ) -> impl Future<Output = Result<Vec<ChainName>, StateError>> + Send;
 }

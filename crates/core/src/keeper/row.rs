@@ -17,6 +17,9 @@ pub const LEASE: Duration = Duration::from_secs(60);
 /// How long a process may stand still and go on as if nothing had been. A lease under which something may have been
 /// sent is taken over only so long after the sender's deadline.
 pub const PAUSE_BOUND: Duration = Duration::from_secs(60);
+/// For so long after a database was started or restored no token is sent that lies in it: it may be older than what some
+/// server has seen, and that one says so meanwhile.
+pub const HOLD: Duration = Duration::from_secs(60);
 
 /// All that decides about a row, read while its lease is held.
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +123,6 @@ pub fn bring_up_from(record: &Record, receipt: &Receipt) -> Record {
         lineage: receipt.lineage,
         generation: receipt.generation,
         pair: receipt.presented,
-        last_attempt: receipt.attempt.max(record.last_attempt),
         ..record.clone()
     }
 }

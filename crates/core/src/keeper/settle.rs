@@ -90,6 +90,8 @@ pub fn commit(
         access_refused: false,
         intent: None,
         made_by: Some(attempt),
+        // A row that was restored does not know of it.
+        last_attempt: attempt.max(record.last_attempt),
         failures: None,
         rewriting: None,
         quarantined: None,

@@ -14,8 +14,8 @@ use evergrant_store::MemoryState;
 use evergrant_store::seal::Sealed;
 use evergrant_store::state::{Numbered, State, StateError};
 use evergrant_store::vault::{
-    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, NewRow, NextRow, Row,
-    VaultState,
+    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, Incarnation, NewRow, NextRow,
+    Row, VaultState,
 };
 use jiff::Timestamp;
 use rand::RngExt;
@@ -316,5 +316,19 @@ impl VaultState for Database {
 
     async fn changes(&self, cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, StateError> {
         self.arrive().await?.changes(cursor, most).await
+    }
+
+    async fn incarnation(&self, hold: Duration) -> Result<Incarnation, StateError> {
+        let hold = if self.lie == Some(Lie::NobodyHeld) { Duration::ZERO } else { hold };
+        self.call(async |tables| tables.incarnation(hold).await).await
+    }
+
+    async fn hold_on(&self, hold: Duration) -> Result<(), StateError> {
+        let hold = if self.lie == Some(Lie::NobodyHeld) { Duration::ZERO } else { hold };
+        self.call(async |tables| tables.hold_on(hold).await).await
+    }
+
+    async fn behind(&self, marks: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, StateError> {
+        self.call(async |tables| tables.behind(marks).await).await
     }
 }

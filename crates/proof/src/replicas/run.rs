@@ -42,6 +42,7 @@ const PACES: Paces = Paces {
     changes: Duration::from_secs(40),
     lease: LEASE,
     pause_bound: PAUSE_BOUND,
+    hold: Duration::from_secs(120),
 };
 /// So many backups are kept.
 const BACKUPS: usize = 4;
@@ -425,14 +426,15 @@ impl Sim {
                 self.run_for(soon);
                 self.log_in(other, &chain);
             }
-            12 => {
-                let live = lock(&self.server).tables.copy();
-                self.backups.push(live);
-                if self.backups.len() > BACKUPS {
-                    self.backups.remove(0);
-                }
+            12 => self.back_up(),
+            13 if self.rng.random_bool(0.25) => {
+                self.leave_one_behind(number);
+                self.restore(self.backups.len() - 1);
             }
-            13 if !self.backups.is_empty() && self.rng.random_bool(0.75) => self.restore(),
+            13 if !self.backups.is_empty() && self.rng.random_bool(0.75) => {
+                let index = self.rng.random_range(0..self.backups.len());
+                self.restore(index);
+            }
             14 if self.rng.random_bool(0.75) => {
                 self.count("revocation");
                 let now = true_time(self.executor.now());
@@ -453,18 +455,39 @@ impl Sim {
         self.run_for(span);
     }
 
+    fn back_up(&mut self) {
+        let live = lock(&self.server).tables.copy();
+        self.backups.push(live);
+        if self.backups.len() > BACKUPS {
+            self.backups.remove(0);
+        }
+    }
+
+    /// A machine goes away, a backup is made, and the others go on: that machine cannot know how old the backup is.
+    fn leave_one_behind(&mut self, number: usize) {
+        self.count("machine away for hours");
+        self.stop(number);
+        self.machines[number].away_until = Some(Duration::MAX);
+        self.back_up();
+        let hours = Duration::from_secs(self.rng.random_range(1_800..20_000));
+        self.run_for(hours);
+    }
+
     /// The database is an older copy of itself. It was away for a while before.
-    fn restore(&mut self) {
-        let index = self.rng.random_range(0..self.backups.len());
+    fn restore(&mut self, index: usize) {
         let backup = self.backups[index].copy();
-        // Whoever is there hears of it all; the others are started when these have compared, as operators are told.
-        self.run_for(Duration::from_secs(30));
-        let until = self.executor.now() + Duration::from_secs(300);
-        for machine in self.machines.iter_mut().filter(|machine| machine.running.is_none()) {
-            machine.away_until = machine.away_until.max(Some(until));
+        // Whoever is there hears of it all. Those who are not may come as soon as it is back; only where nobody is there,
+        // those are started first that were the last, as operators are told.
+        self.run_for(PACES.changes);
+        if self.machines.iter().all(|machine| machine.running.is_none()) {
+            return;
         }
         lock(&self.server).away = true;
         self.run_for(Duration::from_secs(120));
+        let soon = self.rng.random_bool(0.5).then(|| self.executor.now());
+        for machine in self.machines.iter_mut().filter(|machine| machine.running.is_none()) {
+            machine.away_until = soon.or(machine.away_until);
+        }
         self.count("database restored from a backup");
         let rows = now_or_never(backup.rows_after(None, CHAINS)).unwrap_or_default();
         let now = self.executor.now();
@@ -475,6 +498,8 @@ impl Sim {
         drop(server);
         // Newer backups are of a history that is no more.
         self.backups.truncate(index + 1);
+        // Whoever has heard of it all says so meanwhile.
+        self.run_for(PACES.hold);
     }
 
     fn rows(&self) -> Vec<Row> {

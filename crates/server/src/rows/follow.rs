@@ -11,12 +11,9 @@ use futures_channel::mpsc;
 use futures_util::StreamExt as _;
 use futures_util::future::select;
 
-use super::work::{Seen, Settled};
+use super::work::Seen;
 use super::{RowKeeper, RowPolicy, Stuck};
 use crate::world::World;
-
-/// So many pairs of one chain are put back one after the other.
-const MOST_IN_A_ROW: usize = 8;
 
 impl<W: World<State: VaultState>> RowKeeper<W> {
     /// Follows the database until `pokes` ends: every half second, and at once when poked.
@@ -56,6 +53,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let marks = self.0.parts.marks.clone();
             *cursor = self.world().offload(move || marks.followed()).await?;
         }
+        self.compare_anew().await?;
         let changes = self.state().changes(*cursor, MOST_AT_ONCE).await?;
         if cursor.is_none() || changes.begins_anew {
             // What was committed since they were read, and before this place in the order, is never told.
@@ -66,8 +64,6 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         if changes.begins_anew {
             let reason = Reason::Quarantined;
             tracing::error!(%reason, "the database is older than what this machine has seen of it: was it restored from a backup? Each chain is compared before its pair is presented");
-            let keeper = self.clone();
-            self.world().spawn(async move { keeper.compare_all().await });
         }
         let marks = self.0.parts.marks.clone();
         let (rows, next) = (changes.rows, changes.cursor);
@@ -145,11 +141,6 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         .await;
     }
 
-    /// Compares every chain that has receipts here with its row: what a restored database has lost may lie here.
-    pub async fn compare_all(&self) {
-        self.go_through(|_, _| Ok(true)).await;
-    }
-
     /// Works off each chain with receipts here of which `open` says that there may be something to do.
     async fn go_through(
         &self,
@@ -175,19 +166,5 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 tracing::warn!(%chain, %error, "its receipts wait for the next time");
             }
         }
-    }
-
-    /// Brings one row up from the receipts that lie here. It needs no lease: it writes only where nobody has moved on.
-    async fn compare(&self, chain: &ChainName) -> Result<(), Stuck> {
-        let mut seen = Seen::default();
-        let Some(policy) = self.policy(chain, &mut seen) else { return Ok(()) };
-        // What was put back may have its successor here, too.
-        for _ in 0..MOST_IN_A_ROW {
-            match self.settle_found(chain, &policy, None, None, None, &mut seen).await? {
-                Settled::Written => self.finish(chain, std::mem::take(&mut seen), None),
-                Settled::Clean(..) | Settled::Stop(_) => break,
-            }
-        }
-        Ok(())
     }
 }

@@ -227,7 +227,14 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             }
             Ok(false) => {
                 self.forget(chain, reservation).await;
-                seen.fail(Reason::LeaseHeld, "its lease was taken over before anything was sent");
+                match self.state().incarnation(self.0.parts.paces.hold).await?.held {
+                    Some(held) => {
+                        let secs = held.as_secs() + 1;
+                        seen.fail(Reason::Held, format!("the rows are compared first: again in {secs} s"));
+                        self.give_back(claim, Some(self.world().now() + held)).await;
+                    }
+                    None => seen.fail(Reason::LeaseHeld, "its lease was taken over before anything was sent"),
+                }
                 seen.error = None;
                 Ok(None)
             }

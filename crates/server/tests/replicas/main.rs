@@ -57,6 +57,7 @@ const PACES: Paces = Paces {
     changes: Duration::from_millis(100),
     lease: Duration::from_secs(3),
     pause_bound: Duration::from_secs(2),
+    hold: Duration::from_secs(1),
 };
 /// How long a process is frozen, or cut off. The longer ones outlast its deadline, its lease and the pause bound.
 const SHORT_MS: std::ops::Range<u64> = 10..1500;
@@ -371,7 +372,7 @@ async fn nothing_is_lost_and_nothing_is_presented_twice() {
         loop {
             for keeper in &again {
                 keeper.settle_left_open().await.unwrap();
-                keeper.compare_all().await;
+                keeper.compare_all().await.unwrap();
             }
             let rows = state.rows_after(None, CHAINS).await.unwrap();
             if rows.iter().all(|row| row.record.intent.is_none()) {

@@ -1,12 +1,20 @@
 //! Databases that are restored from a backup: what each machine knows of the chains, and what it makes of the rows.
 
+use std::time::Duration;
+
 use evergrant_core::Reason;
 use evergrant_core::chain::{Mark, Standing};
+use evergrant_core::keeper::HOLD;
 use evergrant_server::keeper::Import;
 use evergrant_store::MemoryState;
 use evergrant_store::vault::{NextRow, VaultState as _};
 
+use jiff::SignedDuration;
+
 use super::rows::{LIFE, Rig, chain, state};
+
+const AGAIN: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The rows as they are now, in another database.
 async fn copy(rig: &Rig) -> MemoryState {
@@ -55,10 +63,56 @@ async fn a_restored_database_is_recognised_and_brought_up_from_a_receipt() {
     assert_eq!(rig.exchanges(), exchanges);
     // The one that has the newest pair puts it back.
     let one = rig.replica_on("one", one.folder, backup);
-    one.keeper.compare_all().await;
+    one.keeper.compare_all().await.unwrap();
     assert_eq!(rig.held(0).await.refresh, newest.refresh);
+    rig.pass(SignedDuration::try_from(HOLD).unwrap());
     assert!(two.force(0).await.refreshed);
     rig.assert_alive(0).await;
+}
+
+#[tokio::test]
+async fn no_token_is_sent_before_whoever_has_seen_more_could_say_so() {
+    for put_back in [false, true] {
+        let rig = Rig::new().await;
+        let (one, two, three) = (rig.replica("one"), rig.replica("two"), rig.replica("three"));
+        one.import(0, rig.grant()).await;
+        three.keeper.follow(&mut None).await.unwrap();
+        let backup = rig.state.copy();
+        // This renewal is heard of by the second machine, not by the third.
+        assert!(one.force(0).await.refreshed);
+        two.keeper.follow(&mut None).await.unwrap();
+        two.marks.raise(&chain(0), rig.row(0).await.record.mark()).unwrap();
+        let newest = rig.held(0).await;
+        let exchanges = rig.exchanges();
+
+        let rig = Rig { state: backup.clone(), ..rig };
+        let on = |name, folder| rig.replica_on(name, folder, backup.clone());
+        let three = on("three", three.folder);
+        let report = three.force(0).await;
+        assert_eq!((report.reason, report.error), (Reason::Held, None), "{report:?}");
+        rig.pass(SignedDuration::from_secs(1));
+        let mut cursor = None;
+        let knows = if put_back { on("one", one.folder) } else { on("two", two.folder) };
+        knows.keeper.follow(&mut cursor).await.unwrap();
+        let told = async {
+            loop {
+                let record = rig.row(0).await.record;
+                if record.quarantined.is_some() || record.pair == newest.pair() {
+                    return;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, told).await.unwrap();
+        rig.pass(SignedDuration::try_from(HOLD).unwrap());
+        assert_eq!(rig.exchanges(), exchanges);
+        let report = three.force(0).await;
+        assert_eq!(report.error, (!put_back).then_some(Reason::Quarantined), "{report:?}");
+        assert_eq!(report.refreshed, put_back);
+        if put_back {
+            rig.assert_alive(0).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -84,7 +138,7 @@ async fn a_pair_that_is_put_back_and_was_presented_since_is_in_doubt() {
             assert_eq!(two.force(0).await.error, Some(Reason::Quarantined));
         }
         let one = rig.replica_on("one", one.folder, backup.clone());
-        one.keeper.compare_all().await;
+        one.keeper.compare_all().await.unwrap();
         assert_eq!(rig.held(0).await.refresh, newest.refresh);
         let standing = rig.row(0).await.record.standing;
         assert!(matches!(standing, Standing::InDoubt { .. }), "quarantined {quarantined}: {standing:?}");
@@ -107,7 +161,7 @@ async fn what_follows_a_pair_that_is_put_back_is_not_lost_with_it() {
     let rig = Rig { state: first.clone(), ..rig };
     let one = rig.replica_on("one", one.folder, first);
     assert_eq!(rig.row(0).await.record.lineage, lineage);
-    one.keeper.compare_all().await;
+    one.keeper.compare_all().await.unwrap();
     let record = rig.row(0).await.record;
     assert_eq!((record.lineage.0, record.generation.0), (lineage.0 + 1, 3), "{record:?}");
     assert_eq!(record.standing, Standing::Live);

@@ -7,14 +7,14 @@ use evergrant_core::ChainName;
 use evergrant_core::chain::{Epoch, Mark};
 use evergrant_core::event::Event;
 use evergrant_core::health::shows_trouble;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::MemoryState;
 use crate::seal::Sealed;
 use crate::state::StateError;
 use crate::vault::{
-    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, LATEST, NewRow, NextRow, Row,
-    VaultState,
+    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, Incarnation, LATEST, NewRow,
+    NextRow, Row, VaultState,
 };
 
 #[derive(Debug, Clone)]
@@ -32,6 +32,14 @@ struct Stored {
 pub(super) struct Tables {
     rows: BTreeMap<ChainName, Stored>,
     changes: u64,
+    /// The last incarnation that somebody has asked for, and until when it takes no intent.
+    incarnation: (u64, Option<Timestamp>),
+}
+
+impl Tables {
+    pub(super) fn first_in(incarnation: u64) -> Self {
+        Self { incarnation: (incarnation, None), ..Self::default() }
+    }
 }
 
 impl Stored {
@@ -162,7 +170,10 @@ impl VaultState for MemoryState {
         next: NextRow<'_>,
         lease: Duration,
     ) -> Result<bool, StateError> {
-        Ok(self.write_under(claim, next, Some(lease)))
+        let now = self.now();
+        let (asked_for, held) = self.tables().vault.incarnation;
+        let takes = asked_for == self.incarnation && held.is_none_or(|until| until <= now);
+        Ok(takes && self.write_under(claim, next, Some(lease)))
     }
 
     async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
@@ -288,5 +299,31 @@ impl VaultState for MemoryState {
         };
         let rows = changed.into_iter().map(|(chain, stored)| (chain.clone(), stored.row.record.mark()));
         Ok(Changes { rows: rows.collect(), cursor, more, begins_anew: false })
+    }
+
+    async fn incarnation(&self, hold: Duration) -> Result<Incarnation, StateError> {
+        let now = self.now();
+        let of = &mut self.tables().vault.incarnation;
+        if of.0 != self.incarnation {
+            *of = (self.incarnation, Some(now + hold));
+        }
+        let left = of.1.map(|until| until.duration_since(now)).filter(SignedDuration::is_positive);
+        let held = left.map(SignedDuration::unsigned_abs);
+        Ok(Incarnation { id: self.incarnation.to_string(), held })
+    }
+
+    async fn hold_on(&self, hold: Duration) -> Result<(), StateError> {
+        let until = self.now() + hold;
+        let held = &mut self.tables().vault.incarnation.1;
+        *held = Some(held.map_or(until, |held| held.max(until)));
+        Ok(())
+    }
+
+    async fn behind(&self, marks: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, StateError> {
+        let tables = self.tables();
+        let behind = |(chain, mark): &&(ChainName, Mark)| {
+            tables.vault.rows.get(chain).is_some_and(|stored| stored.row.record.mark() < *mark)
+        };
+        Ok(marks.iter().filter(behind).map(|(chain, _)| chain.clone()).collect())
     }
 }

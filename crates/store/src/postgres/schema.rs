@@ -11,13 +11,14 @@ use super::session::{Repeat, begin, commit, run};
 use crate::state::{StateError, day_of};
 
 /// The steps from an empty database to today's, in order; never changed once released.
-pub(super) const MIGRATIONS: [&str; 6] = [
+pub(super) const MIGRATIONS: [&str; 7] = [
     include_str!("../../migrations/postgres/0001_chains_and_ledger.sql"),
     include_str!("../../migrations/postgres/0002_callers.sql"),
     include_str!("../../migrations/postgres/0003_pushes_and_episodes.sql"),
     include_str!("../../migrations/postgres/0004_rows.sql"),
     include_str!("../../migrations/postgres/0005_health_looks.sql"),
     include_str!("../../migrations/postgres/0006_machines.sql"),
+    include_str!("../../migrations/postgres/0007_incarnation.sql"),
 ];
 /// A step may rewrite a large table.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(3600);

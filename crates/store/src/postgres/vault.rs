@@ -20,8 +20,8 @@ use super::session::{Repeat, change_alone, row, rows, run, signed, the_row};
 use crate::seal::Sealed;
 use crate::state::StateError;
 use crate::vault::{
-    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, LATEST, NewRow, NextRow, Row,
-    VaultState,
+    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, Incarnation, LATEST, NewRow,
+    NextRow, Row, VaultState,
 };
 
 /// Now, in milliseconds since the epoch.
@@ -287,8 +287,7 @@ async fn changes(client: &Client, cursor: Option<ChangesCursor>, most: usize) ->
     let mut changes = Changes { cursor: newest, more, ..Changes::default() };
     for found in found.iter().take(most) {
         let number = |index| found.try_get::<_, i64>(index).map(i64::unsigned_abs);
-        let chain = found.try_get::<_, &str>(0)?.parse();
-        let chain = chain.map_err(|error| Fault::Unreadable(format!("a row of the vault: {error}")))?;
+        let chain = name_of(found.try_get(0)?)?;
         let mark = Mark {
             lineage: Lineage(number(1)?),
             generation: Generation(number(2)?),
@@ -300,6 +299,45 @@ async fn changes(client: &Client, cursor: Option<ChangesCursor>, most: usize) ->
         }
     }
     Ok(changes)
+}
+
+async fn incarnation(client: &Client, hold: Duration) -> Result<Incarnation, Fault> {
+    // Who asks at the same moment may not see yet that intents are held; no intent is taken all the same.
+    let query = concat!(
+        "WITH this AS (SELECT this_incarnation() AS id, ",
+        now_ms!(),
+        " AS ms), begun AS (
+           UPDATE incarnation SET id = this.id, until_ms = ms + $1::bigint FROM this
+           WHERE incarnation.id <> this.id RETURNING incarnation.until_ms
+         )
+         SELECT this.id, coalesce((SELECT until_ms FROM begun), incarnation.until_ms) - ms FROM this, incarnation"
+    );
+    let Some(found) = change_alone(client, query, &[&length_ms(hold)]).await? else {
+        return Err(Fault::Unreadable("the table `incarnation` is empty".into()));
+    };
+    let left: i64 = found.try_get(1)?;
+    let held = u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_millis);
+    Ok(Incarnation { id: found.try_get(0)?, held })
+}
+
+async fn behind(client: &Client, marks: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, Fault> {
+    let query = "SELECT known.chain
+         FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])
+           AS known (chain, lineage, generation, attempt)
+         JOIN vault_rows AS stands ON stands.chain = known.chain
+         WHERE (known.lineage, known.generation, known.attempt)
+             > (stands.lineage, stands.generation, stands.attempt)";
+    let column = |of: fn(&Mark) -> u64| marks.iter().map(|(_, mark)| signed(of(mark))).collect::<Vec<_>>();
+    let chains: Vec<_> = marks.iter().map(|(chain, _)| chain.as_str()).collect();
+    let lineages = column(|mark| mark.lineage.0);
+    let generations = column(|mark| mark.generation.0);
+    let attempts = column(|mark| mark.attempt.0);
+    let found = rows(client, query, &[&chains, &lineages, &generations, &attempts]).await?;
+    found.iter().map(|row| name_of(row.try_get(0)?)).collect()
+}
+
+fn name_of(found: &str) -> Result<ChainName, Fault> {
+    found.parse().map_err(|error| Fault::Unreadable(format!("a row of the vault: {error}")))
 }
 
 impl VaultState for PostgresState {
@@ -359,7 +397,12 @@ impl VaultState for PostgresState {
         next: NextRow<'_>,
         lease: Duration,
     ) -> Result<bool, StateError> {
-        self.write_under(claim, next, Some(lease)).await
+        let query = write_row!(
+            "holder = $18 AND epoch = $19 AND EXISTS (
+               SELECT FROM incarnation
+               WHERE id = this_incarnation() AND until_ms <= (extract(epoch FROM now()) * 1000)::bigint)"
+        );
+        self.write_under(query, claim, next, Some(lease)).await
     }
 
     async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
@@ -367,7 +410,7 @@ impl VaultState for PostgresState {
     }
 
     async fn doubt_rotation(&self, claim: &Claim, next: NextRow<'_>) -> Result<bool, StateError> {
-        self.write_under(claim, next, None).await
+        self.write_under(write_row!("holder = $18 AND epoch = $19"), claim, next, None).await
     }
 
     async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
@@ -443,16 +486,32 @@ impl VaultState for PostgresState {
     async fn changes(&self, cursor: Option<ChangesCursor>, most: usize) -> Result<Changes, StateError> {
         run!(self, Repeat::Fine, |client| changes(client, cursor, most))
     }
+
+    async fn incarnation(&self, hold: Duration) -> Result<Incarnation, StateError> {
+        run!(self, Repeat::Fine, |client| incarnation(client, hold))
+    }
+
+    async fn hold_on(&self, hold: Duration) -> Result<(), StateError> {
+        let query =
+            concat!("UPDATE incarnation SET until_ms = greatest(until_ms, ", now_ms!(), " + $1::bigint)");
+        let held: Result<_, StateError> =
+            run!(self, Repeat::Fine, |client| change_alone(client, query, &[&length_ms(hold)]));
+        held.map(|_| ())
+    }
+
+    async fn behind(&self, marks: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, StateError> {
+        run!(self, Repeat::Fine, |client| behind(client, marks))
+    }
 }
 
 impl PostgresState {
     async fn write_under(
         &self,
+        query: &str,
         claim: &Claim,
         next: NextRow<'_>,
         lease: Option<Duration>,
     ) -> Result<bool, StateError> {
-        let query = write_row!("holder = $18 AND epoch = $19");
         let epoch = signed(claim.row.epoch.0);
         run!(self, Repeat::Wrong, |client| write_where(client, query, next, lease, &[&claim.process, &epoch]))
     }

@@ -11,8 +11,8 @@ use super::SqliteState;
 use crate::seal::Sealed;
 use crate::state::StateError;
 use crate::vault::{
-    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, NewRow, NextRow, Row,
-    VaultState,
+    Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, Incarnation, NewRow, NextRow,
+    Row, VaultState,
 };
 
 impl VaultState for SqliteState {
@@ -82,6 +82,18 @@ impl VaultState for SqliteState {
     }
 
     async fn changes(&self, _: Option<ChangesCursor>, _: usize) -> Result<Changes, StateError> {
+        Err(StateError::NoVault)
+    }
+
+    async fn incarnation(&self, _: Duration) -> Result<Incarnation, StateError> {
+        Err(StateError::NoVault)
+    }
+
+    async fn hold_on(&self, _: Duration) -> Result<(), StateError> {
+        Err(StateError::NoVault)
+    }
+
+    async fn behind(&self, _: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, StateError> {
         Err(StateError::NoVault)
     }
 }

@@ -1,9 +1,13 @@
 //! What only PostgreSQL has to do: schema, settings, TLS.
 
+use std::time::Duration;
+
 use evergrant_core::event::EventKind::Committed;
 use evergrant_core::secret::Fingerprint;
 use evergrant_store::postgres::scratch::{PASSWORD, Setup, SharedPostgres};
 use evergrant_store::postgres::{DatabaseUrl, MAX_CONNECTIONS};
+use evergrant_store::seal::Sealed;
+use evergrant_store::vault::{Claimed, Holder, NextRow, VaultState as _};
 use evergrant_store::{PostgresState, State, StateError};
 use tokio_postgres::{Client, NoTls};
 
@@ -68,7 +72,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
         .await
         .unwrap();
     let error = database.open().await.unwrap_err();
-    assert!(matches!(error, StateError::TooNew { found: 99, known: 6, .. }), "{error}");
+    assert!(matches!(error, StateError::TooNew { found: 99, known: 7, .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("run the newer version, or restore a backup from before its upgrade"), "{text}");
     assert_eq!(tables(&client).await, 1);
@@ -169,6 +173,74 @@ async fn a_role_that_may_not_make_tables_is_told_what_it_lacks() {
     let text = error.to_string();
     assert!(matches!(error, StateError::Unfit { .. }), "{text}");
     assert!(text.contains("GRANT CREATE ON SCHEMA") && !text.contains("canary"), "{text}");
+}
+
+/// Whether an intent is taken for the one row.
+async fn takes_an_intent(state: &PostgresState) -> bool {
+    let holder = Holder { process: "p".into(), machine: "m".into() };
+    let claimed = state.claim(&chain("claude"), &holder, Duration::ZERO).await.unwrap();
+    let Claimed::Ours(claim) = claimed else { panic!("{claimed:?}") };
+    let record = &claim.row.record;
+    let next = NextRow { record, sealed: None, replaced: &[], events: &[], wakes_at: None };
+    state.begin_rotation(&claim, next, Duration::ZERO).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_that_was_started_or_restored_takes_no_intent_before_somebody_has_asked_for_it() {
+    const HOLD: Duration = Duration::from_secs(600);
+    let server = Setup::new().start().unwrap();
+    let url = server.new_database().unwrap();
+    let copy = server.new_database().unwrap();
+    let name = |url: &str| url.rsplit('/').next().unwrap().split('?').next().unwrap().to_owned();
+    let state = open(&url).await.unwrap();
+    let (record, sealed) = (record("claude", 1, 1), Sealed(vec![1]));
+    let next = NextRow { record: &record, sealed: Some(&sealed), replaced: &[], events: &[], wakes_at: None };
+    assert!(state.take_in(None, next).await.unwrap());
+    let mut known = vec![state.incarnation(HOLD).await.unwrap()];
+    assert_eq!(known[0].held, None, "a new database has nothing to compare");
+    assert!(takes_an_intent(&state).await);
+    drop(state);
+    let run = async |on: &str, what: &str| client(on).await.batch_execute(what).await.unwrap();
+    for how in ["started again", "killed", "other rows", "copied", "before there were incarnations"] {
+        let at = match how {
+            "started again" => {
+                server.restart().unwrap();
+                &url
+            }
+            "killed" => {
+                server.kill().unwrap();
+                server.start().unwrap();
+                &url
+            }
+            // As with a restore of the data alone.
+            "other rows" => {
+                let all = "CREATE TABLE saved AS TABLE vault_rows; TRUNCATE vault_rows;
+                           INSERT INTO vault_rows TABLE saved; DROP TABLE saved";
+                run(&url, all).await;
+                &url
+            }
+            "copied" => {
+                run(&server.url(), &format!("DROP DATABASE {}", name(&copy))).await;
+                let made = format!("CREATE DATABASE {} TEMPLATE {}", name(&copy), name(&url));
+                run(&server.url(), &made).await;
+                &copy
+            }
+            _ => {
+                let older = "DROP TABLE incarnation; DROP FUNCTION this_incarnation;
+                             UPDATE evergrant_schema SET version = 6";
+                run(&copy, older).await;
+                &copy
+            }
+        };
+        let state = open(at).await.unwrap();
+        assert!(!takes_an_intent(&state).await, "{how}");
+        let is = state.incarnation(HOLD).await.unwrap();
+        assert!(is.held.is_some_and(|held| held > HOLD / 2), "{how}: {is:?}");
+        assert!(!takes_an_intent(&state).await, "{how}");
+        let older = how == "before there were incarnations";
+        assert!(older || known.iter().all(|known| known.id != is.id), "{how}: {is:?}");
+        known.push(is);
+    }
 }
 
 #[tokio::test]

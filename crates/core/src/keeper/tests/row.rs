@@ -220,8 +220,13 @@ fn a_quarantined_row_is_not_presented_until_something_newer_comes() {
     let receipt = receipt(12, 6, 7, gives(9));
     let from = bring_up_from(&behind, &receipt);
     let brought = commit(&from, receipt.attempt, &grant(9), true, at(11), &policy, &mut rng());
-    assert_eq!((brought.lineage, brought.generation), (Lineage(2), Generation(7)));
     assert_eq!((brought.quarantined, brought.pair), (None, grant(9).pair()));
+    // It was made by that attempt, of which the row knew nothing: no later one is forgotten with it.
+    assert_eq!(brought.mark(), mark(2, 7, 12).unwrap());
+    let mut one_behind = row();
+    one_behind.last_attempt = AttemptId(0);
+    let brought = commit(&one_behind, receipt.attempt, &grant(9), true, at(11), &policy, &mut rng());
+    assert_eq!(brought.mark().attempt, AttemptId(12));
 }
 
 #[test]

@@ -57,6 +57,8 @@ conformance_of_vaults! {
     a_look_at_health_ends_with_its_lease,
     a_mute_and_an_acknowledgement_let_health_be_looked_at,
     the_latest_events_of_some_chains_are_read_at_once,
+    intents_are_held_as_long_as_somebody_compares,
+    rows_that_stand_before_marks_are_named,
 }
 
 fn memory() -> Two<evergrant_store::MemoryState> {
@@ -524,4 +526,40 @@ async fn the_latest_events_of_some_chains_are_read_at_once<S: VaultState>(Two { 
     assert_eq!(read, expected);
     let read = other.events_since(&[chain("b")], second(0)).await.unwrap();
     assert_eq!(read, events("b").skip(30 - LATEST).collect::<Vec<_>>());
+}
+
+async fn intents_are_held_as_long_as_somebody_compares<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    let first = one.incarnation(LEASE).await.unwrap();
+    assert_eq!(first.held, None, "a new database has nothing to compare");
+    due(&one, "a").await;
+    let claim = ours(&one, "a", "p", LEASE).await;
+    let intent = intended("a", 1, 1, "m");
+    other.hold_on(LEASE).await.unwrap();
+    // A shorter time takes nothing away from a longer one.
+    one.hold_on(NONE).await.unwrap();
+    let held = one.incarnation(NONE).await.unwrap();
+    assert_eq!(held.id, first.id);
+    assert!(held.held.is_some_and(|held| held > LEASE / 2 && held <= LEASE), "{held:?}");
+    assert!(!one.begin_rotation(&claim, next(&intent, None, None), LEASE).await.unwrap());
+    assert_eq!(
+        other.row(&chain("a")).await.unwrap().unwrap().record,
+        record("a", 1, 0),
+        "nothing was written"
+    );
+    // What does not present a pair goes on.
+    let told = record("a", 1, 0);
+    assert!(other.settle_rotation(told.mark(), next(&told, None, None)).await.unwrap());
+}
+
+async fn rows_that_stand_before_marks_are_named<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    assert_eq!(one.behind(&[]).await.unwrap(), []);
+    for name in ["a", "b", "c"] {
+        due(&one, name).await;
+    }
+    let at = |generation, attempt| record("a", generation, attempt).mark();
+    let marks = [("a", at(1, 0)), ("b", at(1, 1)), ("c", at(2, 0)), ("unknown", at(9, 9))];
+    let marks = marks.map(|(name, mark)| (chain(name), mark));
+    let mut behind = other.behind(&marks).await.unwrap();
+    behind.sort();
+    assert_eq!(behind, [chain("b"), chain("c")]);
 }
