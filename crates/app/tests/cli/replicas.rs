@@ -425,6 +425,11 @@ async fn restore_rows(sql: &tokio_postgres::Client) {
     sql.batch_execute("TRUNCATE vault_rows; INSERT INTO vault_rows TABLE saved_rows").await.unwrap();
 }
 
+/// The minute after a restore, in which no token is sent, is over.
+async fn the_minute_is_over(sql: &tokio_postgres::Client) {
+    sql.batch_execute("UPDATE incarnation SET until_ms = 0").await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_row_is_accepted_by_its_operator_only() {
     // One whose refresh token lives on, so that its older rows are worth something.
@@ -466,6 +471,9 @@ async fn a_restored_row_is_accepted_by_its_operator_only() {
     assert_eq!(rig.standin.engine().counters().exchanges, exchanges, "a quarantined pair was presented");
     // As it was told to.
     let report = machine.json(&["refresh", "--chain", "claude", "--force", "--accept-stale"]);
+    assert_eq!((&report["reason"], &report["lineage"]), (&"held".into(), &2.into()), "{report}");
+    the_minute_is_over(&sql).await;
+    let report = machine.json(&["refresh", "--force"]);
     let facts = (&report["refreshed"], &report["lineage"], &report["generation"], &report["error"]);
     assert_eq!(facts, (&true.into(), &2.into(), &2.into(), &Value::Null), "{report}");
     assert_eq!(rig.standin.engine().counters().exchanges, exchanges + 1);
@@ -493,6 +501,11 @@ async fn a_pair_that_is_known_to_be_spent_is_accepted_from_nobody() {
     assert_eq!(rig.standin.engine().counters().families_revoked_by_reuse, 0);
     // A new login ends it.
     machine.import(&rig.standin, "claude");
+    let report = machine.json(&["refresh", "--force"]);
+    assert_eq!((&report["ok"], &report["reason"]), (&true.into(), &"held".into()), "{report}");
+    let detail = report["detail"].as_str().unwrap();
+    assert!(detail.starts_with("the rows are compared first: again in "), "{detail}");
+    the_minute_is_over(&sql).await;
     let report = machine.json(&["refresh", "--force"]);
     assert_eq!((&report["refreshed"], &report["lineage"]), (&true.into(), &2.into()), "{report}");
 }

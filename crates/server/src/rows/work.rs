@@ -229,7 +229,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 self.forget(chain, reservation).await;
                 match self.state().incarnation(self.0.parts.paces.hold).await?.held {
                     Some(held) => {
-                        let secs = held.as_secs() + 1;
+                        let secs = held.as_millis().div_ceil(1000);
                         seen.fail(Reason::Held, format!("the rows are compared first: again in {secs} s"));
                         self.give_back(claim, Some(self.world().now() + held)).await;
                     }
