@@ -79,10 +79,6 @@ pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
             None => RowFinding::Settle(receipt.attempt),
         };
     }
-    let reads = |receipt: &Receipt| receipt.presented == record.pair && receipt.being_read();
-    if receipts.iter().any(reads) {
-        return RowFinding::BeingRead;
-    }
     if let Some(mark) = found.known().filter(|mark| *mark > record.mark()) {
         if mark.position() == record.position() {
             return RowFinding::Forgotten(mark);
@@ -92,6 +88,10 @@ pub fn recover_row(found: FoundRow<'_>, now: Timestamp) -> RowFinding {
             Some(receipt) => RowFinding::BringUp(receipt.attempt),
             None => RowFinding::Behind(mark),
         };
+    }
+    let reads = |receipt: &Receipt| receipt.presented == record.pair && receipt.being_read();
+    if receipts.iter().any(reads) {
+        return RowFinding::BeingRead;
     }
     match &record.intent {
         Some(intent) if intent.machine != machine && now < record.expires_at => {
