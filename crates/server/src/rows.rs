@@ -144,11 +144,9 @@ impl<W: World> std::fmt::Debug for RowKeeper<W> {
 
 /// Why a step could not be done: the chain is looked at again later.
 #[derive(Debug, thiserror::Error)]
-pub enum Stuck {
-    /// The database, or the file of marks.
+enum Stuck {
     #[error(transparent)]
     State(#[from] StateError),
-    /// The receipts.
     #[error(transparent)]
     Vault(#[from] VaultError),
 }

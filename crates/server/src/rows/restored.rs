@@ -56,7 +56,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
 
     /// Compares each chain that this machine has heard of with its row. What a restored database has lost may lie here;
     /// where it does not, the row is told that it is old.
-    pub async fn compare_all(&self) -> Result<(), Stuck> {
+    pub async fn compare_all(&self) -> Result<(), StateError> {
         let mut after = None;
         loop {
             let (marks, from) = (self.0.parts.marks.clone(), after.clone());
@@ -68,15 +68,22 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 self.state().hold_on(self.0.parts.paces.hold).await?;
             }
             for chain in behind {
-                self.compare(&chain).await?;
+                match self.compare(&chain).await {
+                    Ok(()) => {}
+                    // What is wrong with one must not keep all others waiting.
+                    Err(error @ (Stuck::Vault(_) | Stuck::State(StateError::Unreadable { .. }))) => {
+                        tracing::error!(%chain, %error, "its row is older than what this machine has seen, and cannot be told so");
+                    }
+                    Err(Stuck::State(error)) => return Err(error),
+                }
             }
         }
     }
 
-    async fn compare_with(&self, incarnation: String) -> Result<(), Stuck> {
+    async fn compare_with(&self, incarnation: String) -> Result<(), StateError> {
         self.compare_all().await?;
         let marks = self.0.parts.marks.clone();
-        Ok(self.world().offload(move || marks.has_compared(&incarnation)).await?)
+        self.world().offload(move || marks.has_compared(&incarnation)).await
     }
 
     /// Brings one row up from the receipts that lie here. It needs no lease: it writes only where nobody has moved on.

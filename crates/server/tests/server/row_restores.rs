@@ -1,5 +1,6 @@
 //! Databases that are restored from a backup: what each machine knows of the chains, and what it makes of the rows.
 
+use std::fs;
 use std::time::Duration;
 
 use evergrant_core::Reason;
@@ -113,6 +114,33 @@ async fn no_token_is_sent_before_whoever_has_seen_more_could_say_so() {
             rig.assert_alive(0).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_receipt_that_cannot_be_read_keeps_no_other_chain_waiting() {
+    let rig = Rig::new().await;
+    let one = rig.replica("one");
+    for number in [0, 1] {
+        one.import(number, rig.grant()).await;
+    }
+    let backup = rig.state.copy();
+    for number in [0, 1] {
+        assert!(one.force(number).await.refreshed);
+    }
+    for folder in fs::read_dir(one.folder.path().join("receipts")).unwrap() {
+        for file in fs::read_dir(folder.unwrap().path()).unwrap() {
+            let file = file.unwrap();
+            if file.file_name().to_string_lossy().starts_with("chain-0.") {
+                fs::remove_file(file.path()).unwrap();
+                fs::create_dir(file.path()).unwrap();
+            }
+        }
+    }
+    let rig = Rig { state: backup.clone(), ..rig };
+    let one = rig.replica_on("one", one.folder, backup);
+    one.keeper.compare_all().await.unwrap();
+    let generations = [rig.row(0).await, rig.row(1).await].map(|row| row.record.generation.0);
+    assert_eq!(generations, [1, 2], "the first waits for whoever mends the disk");
 }
 
 #[tokio::test]
