@@ -1,5 +1,7 @@
 //! `cargo xtask test`: what must hold before anything is merged.
 
+use std::thread::available_parallelism;
+
 use anyhow::Result;
 
 use crate::prerequisites;
@@ -23,7 +25,10 @@ pub(crate) fn run(no_install: bool) -> Result<()> {
     });
     let whole = ["--workspace", "--all-features"];
     if succeeds(cargo().args(["nextest", "--version"])) {
-        steps.step("tests", || run::run(cargo().args(["nextest", "run"]).args(whole)));
+        // Half of them wait for something, most of the time.
+        let at_once = 2 * available_parallelism().map_or(1, usize::from);
+        let at_once = ["--test-threads".to_owned(), at_once.to_string()];
+        steps.step("tests", || run::run(cargo().args(["nextest", "run"]).args(whole).args(at_once)));
         steps.step("documentation", || run::run(cargo().args(["test", "--doc"]).args(whole)));
     } else {
         steps.step("tests", || run::run(cargo().arg("test").args(whole)));
