@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::BufMut as _;
+use bytes::buf::Limit;
+
 use super::http1::{BadChunk, Chunked, Framing, Scanned};
 
 /// Follows a body to its end.
@@ -37,6 +40,14 @@ impl Body {
                 data(bytes);
                 Ok(Scanned { used: bytes.len(), ended: false })
             }
+        }
+    }
+
+    /// How much of it is to come, where its head says so.
+    pub(super) fn left(&self) -> u64 {
+        match self {
+            Self::Length(left) => *left,
+            Self::Chunked(_) | Self::UntilClose => 0,
         }
     }
 
@@ -77,14 +88,11 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// A copy in `room` of a request whose body is so long, if that is known. What is too long is not begun with.
-    pub(super) fn new(budget: &Budget, mut room: Vec<u8>, length: Option<u64>) -> Self {
-        let length = length.map_or(Some(0), |length| usize::try_from(length).ok());
-        let length = length.filter(|length| *length <= budget.each);
-        if let Some(length) = length {
-            room.reserve(length);
-        }
-        Self { budget: budget.clone(), bytes: length.map(|_| room) }
+    /// A copy of a request that is so long at least, in the room that `room` gives for it. What is too long is not begun
+    /// with.
+    pub(super) fn new(budget: &Budget, length: u64, room: impl FnOnce(usize) -> Vec<u8>) -> Self {
+        let length = usize::try_from(length).ok().filter(|length| *length <= budget.each);
+        Self { budget: budget.clone(), bytes: length.map(room) }
     }
 
     /// Keeps nothing.
@@ -101,6 +109,28 @@ impl Kept {
                 drop(self.let_go());
             }
         }
+    }
+
+    /// Room behind what is kept, if there is some, for what comes next: [`Kept::take_in`] says that it came.
+    pub(super) fn room(&mut self, most: usize) -> Option<(usize, Limit<&mut Vec<u8>>)> {
+        let bytes = self.bytes.as_mut()?;
+        let most = most.min(bytes.capacity() - bytes.len());
+        (most > 0).then(|| (bytes.len(), bytes.limit(most)))
+    }
+
+    /// What is kept from a place on; nothing where nothing is.
+    pub(super) fn since(&self, from: usize) -> &[u8] {
+        self.bytes.as_ref().and_then(|bytes| bytes.get(from..)).unwrap_or_default()
+    }
+
+    /// So much was read into its room: it is kept, or nothing at all once the budget is used up.
+    pub(super) fn take_in(&mut self, len: usize) {
+        let whole = self.bytes.as_ref().map_or(0, Vec::len);
+        if whole <= self.budget.each && self.budget.take(len) {
+            return;
+        }
+        self.bytes = None;
+        self.budget.give_back(whole - len);
     }
 
     /// What is kept.
@@ -129,7 +159,7 @@ mod tests {
     #[test]
     fn copies_share_a_budget_and_give_it_back() {
         let budget = Budget::new(16);
-        let kept = || Kept::new(&budget, Vec::new(), None);
+        let kept = || Kept::new(&budget, 0, Vec::with_capacity);
         let mut some: Vec<_> = (0..4).map(|_| kept()).collect();
         for copy in &mut some {
             copy.push(b"1234");
@@ -144,7 +174,38 @@ mod tests {
         assert_eq!(next.bytes(), Some(&b"1234"[..]), "what was given back is there for others");
         next.push(b"5");
         assert_eq!(next.bytes(), None, "one request takes a quarter at most");
-        assert!(Kept::new(&budget, Vec::new(), Some(5)).bytes().is_none(), "which is known before it comes");
-        assert!(Kept::new(&budget, Vec::new(), Some(u64::MAX)).bytes().is_none());
+        let long = |length| Kept::new(&budget, length, |_| panic!("room for what is not kept"));
+        assert!(long(5).bytes().is_none(), "which is known before it comes");
+        assert!(long(u64::MAX).bytes().is_none());
+    }
+
+    #[test]
+    fn what_is_read_into_a_copy_is_kept_within_the_budget() {
+        let budget = Budget::new(16);
+        let read = |kept: &mut Kept, most, more: &[u8]| {
+            let (from, mut room) = kept.room(most).unwrap();
+            room.put_slice(more);
+            assert_eq!(kept.since(from), more, "it can be passed on");
+            kept.take_in(more.len());
+        };
+        let mut kept = Kept::new(&budget, 4, Vec::with_capacity);
+        kept.push(b"1");
+        read(&mut kept, 2, b"23");
+        assert_eq!(kept.bytes(), Some(&b"123"[..]));
+        assert!(kept.room(0).is_none(), "nothing is left of the body");
+        read(&mut kept, 9, b"4");
+        assert!(kept.room(9).is_none(), "it is full, and does not grow");
+        let mut others: Vec<_> = (0..3).map(|_| Kept::new(&budget, 4, Vec::with_capacity)).collect();
+        for other in &mut others {
+            other.push(b"1234");
+        }
+        let mut late = Kept::new(&budget, 4, Vec::with_capacity);
+        read(&mut late, 4, b"12");
+        assert_eq!((late.bytes(), late.since(0)), (None, &b""[..]), "the budget was used up");
+        drop(kept);
+        drop(others);
+        let mut all = Kept::new(&budget, 4, Vec::with_capacity);
+        read(&mut all, 4, b"1234");
+        assert!(all.bytes().is_some(), "all was given back");
     }
 }

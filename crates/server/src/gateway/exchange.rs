@@ -3,11 +3,11 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::body::{Body, Kept};
 use super::clock;
@@ -17,6 +17,8 @@ use super::seat::{Seat, TimedOut};
 use super::thread::Thread;
 use crate::stream::Stream;
 
+/// So much of a body is read at once at most, into its copy.
+const MOST_AT_ONCE: usize = 64 * 1024;
 /// While an answer is awaited, so much of the next request is read ahead at most: enough to notice that the client
 /// has gone.
 const READ_AHEAD: usize = 64 * 1024;
@@ -105,6 +107,15 @@ fn poll_drain(
     Poll::Ready(Ok(()))
 }
 
+/// How much a write took: `None`, if it takes no more.
+fn written(write: Poll<io::Result<usize>>) -> Option<usize> {
+    match write {
+        Poll::Ready(Ok(written)) => Some(written),
+        Poll::Ready(Err(_)) => None,
+        Poll::Pending => Some(0),
+    }
+}
+
 impl Upward {
     /// Moves what the client sends to the answerer; ready when the request is sent whole.
     pub(super) fn poll(
@@ -149,31 +160,50 @@ impl Upward {
         client: &mut Client,
         answerer: &mut Stream,
     ) -> Poll<Result<(), Fault>> {
+        // A body whose copy is kept is read into that: it is moved once less.
+        let most = usize::try_from(self.body.left()).unwrap_or(usize::MAX).min(MOST_AT_ONCE);
+        if let Some((from, mut room)) = self.kept.room(most) {
+            let read = pin!(client.io.read_buf(&mut room)).poll(cx);
+            let read = ready!(self.came(cx, answerer, read))?;
+            let scanned = self.body.take(self.kept.since(from), |_| {}).map_err(Fault::BadRequest)?;
+            self.content += read as u64;
+            self.ended = scanned.ended;
+            let written = written(Pin::new(&mut *answerer).poll_write(cx, self.kept.since(from)));
+            self.refused |= written.is_none();
+            self.out.extend_from_slice(&self.kept.since(from)[written.unwrap_or(read)..]);
+            self.kept.take_in(read);
+            return Poll::Ready(Ok(()));
+        }
         thread.scratch(|room| {
-            let read = match poll_read(&mut client.io, cx, room) {
-                Poll::Pending => {
-                    // What TLS holds back goes out before anybody waits.
-                    if matches!(Pin::new(&mut *answerer).poll_flush(cx), Poll::Ready(Err(_))) {
-                        self.refused = true;
-                    }
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Fault::ClientGone)),
-                Poll::Ready(Ok(read)) => read,
-            };
+            let read = poll_read(&mut client.io, cx, room);
+            let read = ready!(self.came(cx, answerer, read))?;
             let used = self.take(&room[..read])?;
             client.ahead.extend_from_slice(&room[used..read]);
-            let written = match Pin::new(&mut *answerer).poll_write(cx, &room[..used]) {
-                Poll::Ready(Ok(written)) => written,
-                Poll::Ready(Err(_)) => {
-                    self.refused = true;
-                    used
-                }
-                Poll::Pending => 0,
-            };
-            self.out.extend_from_slice(&room[written..used]);
+            let written = written(Pin::new(&mut *answerer).poll_write(cx, &room[..used]));
+            self.refused |= written.is_none();
+            self.out.extend_from_slice(&room[written.unwrap_or(used)..used]);
             Poll::Ready(Ok(()))
         })
+    }
+
+    /// What a read from the client came to.
+    fn came(
+        &mut self,
+        cx: &mut Context<'_>,
+        answerer: &mut Stream,
+        read: Poll<io::Result<usize>>,
+    ) -> Poll<Result<usize, Fault>> {
+        match read {
+            Poll::Pending => {
+                // What TLS holds back goes out before anybody waits.
+                if matches!(Pin::new(answerer).poll_flush(cx), Poll::Ready(Err(_))) {
+                    self.refused = true;
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(Fault::ClientGone)),
+            Poll::Ready(Ok(read)) => Poll::Ready(Ok(read)),
+        }
     }
 
     /// Takes what belongs to the request into `out`.

@@ -113,12 +113,16 @@ fn upward(thread: &Thread, client: &mut Client, job: &mut Job) -> Result<Upward,
     let Asked { head_len, framing, limit, .. } = job.asked;
     let kept = match &job.serving {
         Some(serving) => {
-            let length = match framing {
-                Framing::None => Some(0),
-                Framing::Length(length) => Some(length),
-                Framing::Chunked | Framing::UntilClose => None,
+            let body = match framing {
+                Framing::Length(length) => length,
+                Framing::None | Framing::Chunked | Framing::UntilClose => 0,
             };
-            Kept::new(&serving.seen.plane.budget, thread.buffer(), length)
+            let length = body.saturating_add(head_len as u64);
+            Kept::new(&serving.seen.plane.budget, length, |length| {
+                let mut room = thread.buffer();
+                room.reserve(length);
+                room
+            })
         }
         None => Kept::none(),
     };

@@ -189,6 +189,37 @@ async fn a_dead_token_is_renewed_once_and_the_request_replayed() {
     assert_eq!(renewer.asked.load(Ordering::SeqCst), 1);
 }
 
+/// A long body is read into the copy that is sent again; what comes right behind it is not a part of it.
+#[tokio::test]
+async fn a_long_body_in_pieces_is_sent_twice_as_it_came() {
+    let (rig, _) =
+        scripted(Scripted { gives: Some(NEW), ..Scripted::default() }, true, Limits::default()).await;
+    let body: String = (0..60_000).map(|number| format!("{number:05}")).collect();
+    let requests = rig.message("", &body) + &rig.message("", "behind it");
+    let mut client = rig.client().await;
+    let sending = tokio::spawn(async move {
+        // Each piece ends elsewhere in a read of the gateway's.
+        for piece in requests.as_bytes().chunks(77_777) {
+            client.send(piece).await;
+            tokio::task::yield_now().await;
+        }
+        client
+    });
+    let mut provider = rig.provider().await;
+    for (token, answered) in [(ACCESS, answer(UNAUTHORIZED, "{}")), (NEW, ok("served"))] {
+        let head = provider.head().await;
+        assert!(head.contains(token), "{head}");
+        assert!(provider.exactly(body.len()).await == body.as_bytes(), "another body than the client's");
+        provider.send(answered).await;
+    }
+    let mut client = sending.await.unwrap();
+    assert!(client.answer().await.ends_with("served"));
+    provider.head().await;
+    assert_eq!(provider.exactly(9).await, b"behind it");
+    provider.send(ok("that too")).await;
+    assert!(client.answer().await.ends_with("that too"));
+}
+
 #[tokio::test]
 async fn an_answer_to_an_older_token_is_replayed_without_asking() {
     let (rig, renewer) = scripted(Scripted::default(), false, Limits::default()).await;
