@@ -103,7 +103,7 @@ impl Marks {
     }
 
     /// All marks were compared with this incarnation.
-    pub fn has_compared(&self, incarnation: &str) -> Result<(), StateError> {
+    pub fn remember_compared(&self, incarnation: &str) -> Result<(), StateError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let query = "INSERT INTO compared VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET incarnation = ?1";
         connection.execute(query, [incarnation]).map(|_| ()).map_err(|source| self.failed(source))
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(other.after(Some(&second.0), 9).unwrap(), []);
         assert_eq!(marks.compared().unwrap(), None);
         for incarnation in ["1.7", "2.7"] {
-            marks.has_compared(incarnation).unwrap();
+            marks.remember_compared(incarnation).unwrap();
             assert_eq!(other.compared().unwrap().as_deref(), Some(incarnation));
         }
     }

@@ -88,6 +88,10 @@ impl Database {
         if lost { Err(StateError::Closed) } else { done }
     }
 
+    fn held(&self, hold: Duration) -> Duration {
+        if self.lie == Some(Lie::NobodyHeld) { Duration::ZERO } else { hold }
+    }
+
     /// Something was written: the reference learns of it at once.
     async fn wrote(&self, tables: &MemoryState, chain: &ChainName) {
         if let Ok(Some(row)) = tables.row(chain).await {
@@ -319,12 +323,12 @@ impl VaultState for Database {
     }
 
     async fn incarnation(&self, hold: Duration) -> Result<Incarnation, StateError> {
-        let hold = if self.lie == Some(Lie::NobodyHeld) { Duration::ZERO } else { hold };
+        let hold = self.held(hold);
         self.call(async |tables| tables.incarnation(hold).await).await
     }
 
     async fn hold_on(&self, hold: Duration) -> Result<(), StateError> {
-        let hold = if self.lie == Some(Lie::NobodyHeld) { Duration::ZERO } else { hold };
+        let hold = self.held(hold);
         self.call(async |tables| tables.hold_on(hold).await).await
     }
 

@@ -103,11 +103,8 @@ impl Kept {
     /// Keeps more, or nothing at all once the budget is used up.
     pub(super) fn push(&mut self, more: &[u8]) {
         if let Some(bytes) = &mut self.bytes {
-            if bytes.len() + more.len() <= self.budget.each && self.budget.take(more.len()) {
-                bytes.extend_from_slice(more);
-            } else {
-                drop(self.let_go());
-            }
+            bytes.extend_from_slice(more);
+            self.take_in(more.len());
         }
     }
 
@@ -123,7 +120,7 @@ impl Kept {
         self.bytes.as_ref().and_then(|bytes| bytes.get(from..)).unwrap_or_default()
     }
 
-    /// So much was read into its room: it is kept, or nothing at all once the budget is used up.
+    /// So much came behind what was kept: it is kept too, or nothing at all once the budget is used up.
     pub(super) fn take_in(&mut self, len: usize) {
         let whole = self.bytes.as_ref().map_or(0, Vec::len);
         if whole <= self.budget.each && self.budget.take(len) {

@@ -107,13 +107,15 @@ fn poll_drain(
     Poll::Ready(Ok(()))
 }
 
-/// How much a write took: `None`, if it takes no more.
-fn written(write: Poll<io::Result<usize>>) -> Option<usize> {
-    match write {
-        Poll::Ready(Ok(written)) => Some(written),
-        Poll::Ready(Err(_)) => None,
-        Poll::Pending => Some(0),
-    }
+/// Writes as much as is taken at once, and lets the rest wait in `out`. Says whether any more will be taken.
+fn write_or_wait(io: &mut Stream, cx: &mut Context<'_>, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+    let written = match Pin::new(io).poll_write(cx, bytes) {
+        Poll::Ready(Ok(written)) => written,
+        Poll::Ready(Err(_)) => return false,
+        Poll::Pending => 0,
+    };
+    out.extend_from_slice(&bytes[written..]);
+    true
 }
 
 impl Upward {
@@ -168,9 +170,7 @@ impl Upward {
             let scanned = self.body.take(self.kept.since(from), |_| {}).map_err(Fault::BadRequest)?;
             self.content += read as u64;
             self.ended = scanned.ended;
-            let written = written(Pin::new(&mut *answerer).poll_write(cx, self.kept.since(from)));
-            self.refused |= written.is_none();
-            self.out.extend_from_slice(&self.kept.since(from)[written.unwrap_or(read)..]);
+            self.refused |= !write_or_wait(answerer, cx, self.kept.since(from), &mut self.out);
             self.kept.take_in(read);
             return Poll::Ready(Ok(()));
         }
@@ -179,9 +179,7 @@ impl Upward {
             let read = ready!(self.came(cx, answerer, read))?;
             let used = self.take(&room[..read])?;
             client.ahead.extend_from_slice(&room[used..read]);
-            let written = written(Pin::new(&mut *answerer).poll_write(cx, &room[..used]));
-            self.refused |= written.is_none();
-            self.out.extend_from_slice(&room[written.unwrap_or(used)..used]);
+            self.refused |= !write_or_wait(answerer, cx, &room[..used], &mut self.out);
             Poll::Ready(Ok(()))
         })
     }
@@ -274,12 +272,10 @@ impl Downward {
                 return Poll::Ready(self.take(&room[..read]));
             }
             let used = self.follow(&room[..read], |_| {})?;
-            match Pin::new(&mut client.io).poll_write(cx, &room[..used]) {
-                Poll::Ready(Ok(written)) => self.out.extend_from_slice(&room[written..used]),
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::ClientGone)),
-                Poll::Pending => self.out.extend_from_slice(&room[..used]),
+            match write_or_wait(&mut client.io, cx, &room[..used], &mut self.out) {
+                true => Poll::Ready(Ok(())),
+                false => Poll::Ready(Err(Fault::ClientGone)),
             }
-            Poll::Ready(Ok(()))
         })
     }
 

@@ -126,26 +126,6 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     /// Goes through the receipts that lie here: removes those whose pair others have replaced since, and works off those
     /// that are not of record yet.
     pub async fn sweep(&self) {
-        self.go_through(|keeper, chain| {
-            let receipts = keeper.0.parts.receipts.of(chain)?;
-            let mark = keeper.0.parts.marks.of(chain)?;
-            let Some(mark) = mark else { return Ok(true) };
-            let position = mark.position();
-            let made = |receipt: &keeper::Receipt| (receipt.lineage, receipt.generation.next());
-            for old in receipts.iter().filter(|receipt| made(receipt) < position) {
-                keeper.0.parts.receipts.drop_one(chain, old.attempt)?;
-            }
-            // The one that made the newest pair stays, for a database that is put back.
-            Ok(receipts.iter().any(|receipt| made(receipt) > position || receipt.attempt > mark.attempt))
-        })
-        .await;
-    }
-
-    /// Works off each chain with receipts here of which `open` says that there may be something to do.
-    async fn go_through(
-        &self,
-        open: impl Fn(&Self, &ChainName) -> Result<bool, Stuck> + Clone + Send + 'static,
-    ) {
         if self.rests() {
             return;
         }
@@ -156,8 +136,8 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             Vec::new()
         });
         for chain in chains {
-            let (keeper, open, name) = (self.clone(), open.clone(), chain.clone());
-            let result = match self.world().offload(move || open(&keeper, &name)).await {
+            let (keeper, name) = (self.clone(), chain.clone());
+            let result = match self.world().offload(move || keeper.drop_replaced(&name)).await {
                 Ok(true) => self.compare(&chain).await,
                 Ok(false) => Ok(()),
                 Err(error) => Err(error),
@@ -166,5 +146,18 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 tracing::warn!(%chain, %error, "its receipts wait for the next time");
             }
         }
+    }
+
+    /// Removes the receipts of a chain whose pair others have replaced since. Says whether one may not be of record yet.
+    fn drop_replaced(&self, chain: &ChainName) -> Result<bool, Stuck> {
+        let receipts = self.0.parts.receipts.of(chain)?;
+        let Some(mark) = self.0.parts.marks.of(chain)? else { return Ok(true) };
+        let position = mark.position();
+        let made = |receipt: &keeper::Receipt| (receipt.lineage, receipt.generation.next());
+        for old in receipts.iter().filter(|receipt| made(receipt) < position) {
+            self.0.parts.receipts.drop_one(chain, old.attempt)?;
+        }
+        // The one that made the newest pair stays, for a database that is put back.
+        Ok(receipts.iter().any(|receipt| made(receipt) > position || receipt.attempt > mark.attempt))
     }
 }

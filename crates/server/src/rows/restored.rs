@@ -83,7 +83,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     async fn compare_with(&self, incarnation: String) -> Result<(), StateError> {
         self.compare_all().await?;
         let marks = self.0.parts.marks.clone();
-        self.world().offload(move || marks.has_compared(&incarnation)).await
+        self.world().offload(move || marks.remember_compared(&incarnation)).await
     }
 
     /// Brings one row up from the receipts that lie here. It needs no lease: it writes only where nobody has moved on.

@@ -66,6 +66,8 @@ async fn a_restored_database_is_recognised_and_brought_up_from_a_receipt() {
     let one = rig.replica_on("one", one.folder, backup);
     one.keeper.compare_all().await.unwrap();
     assert_eq!(rig.held(0).await.refresh, newest.refresh);
+    // It may have more to say.
+    assert_eq!(two.force(0).await.reason, Reason::Held);
     rig.pass(SignedDuration::try_from(HOLD).unwrap());
     assert!(two.force(0).await.refreshed);
     rig.assert_alive(0).await;

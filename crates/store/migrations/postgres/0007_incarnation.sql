@@ -1,5 +1,5 @@
 -- Which life of this database it is: since one start of the server, and with the rows in one file. A database that was restored
--- has another one, however it was restored, and so has one that was only started again.
+-- has another one, unless only its rows were deleted and copied in; so has one that was only started again.
 CREATE FUNCTION this_incarnation() RETURNS TEXT LANGUAGE sql STABLE AS $$
   SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text
     || '/' || pg_relation_filepath('vault_rows')

@@ -105,14 +105,18 @@ impl super::Tables {
 }
 
 impl MemoryState {
+    /// With a lease it is an intent.
     fn write_under(&self, claim: &Claim, next: NextRow<'_>, lease: Option<Duration>) -> bool {
         let now = self.now();
         let mut tables = self.tables();
         let ours = tables.vault.rows.get(&next.record.chain).is_some_and(|stored| stored.is_of(claim));
-        if ours {
+        let (asked_for, held) = tables.vault.incarnation;
+        let takes_intents = asked_for == self.incarnation && held.is_none_or(|until| until <= now);
+        let writes = ours && (lease.is_none() || takes_intents);
+        if writes {
             tables.write_row(next, lease.map(|lease| (claim.process.clone(), now + lease)), now);
         }
-        ours
+        writes
     }
 }
 
@@ -170,10 +174,7 @@ impl VaultState for MemoryState {
         next: NextRow<'_>,
         lease: Duration,
     ) -> Result<bool, StateError> {
-        let now = self.now();
-        let (asked_for, held) = self.tables().vault.incarnation;
-        let takes = asked_for == self.incarnation && held.is_none_or(|until| until <= now);
-        Ok(takes && self.write_under(claim, next, Some(lease)))
+        Ok(self.write_under(claim, next, Some(lease)))
     }
 
     async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
