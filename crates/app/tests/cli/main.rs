@@ -14,6 +14,7 @@ mod network;
 mod notices;
 mod oidc;
 mod replicas;
+mod restored;
 mod secrets;
 mod serving;
 mod support;

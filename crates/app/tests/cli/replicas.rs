@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use evergrant_standin::{Fault, FaultTarget, Fingerprint, LoginOptions, Rotation, StandIn};
+use evergrant_standin::{Fault, FaultTarget, Fingerprint, LoginOptions, StandIn};
 use evergrant_store::postgres::scratch::SharedPostgres;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -20,30 +20,30 @@ const BODY: &str = r#"{"model":"stand-in-small","max_tokens":9,"messages":[{"rol
 const SOON: Duration = Duration::from_secs(1);
 
 /// A server's machine.
-struct Machine {
-    folder: TempDir,
+pub(crate) struct Machine {
+    pub(crate) folder: TempDir,
     database: String,
     key: String,
 }
 
-struct Rig {
+pub(crate) struct Rig {
     postgres: SharedPostgres,
-    standin: StandIn,
+    pub(crate) standin: StandIn,
     database: String,
 }
 
 impl Rig {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(provider().await)
     }
 
-    fn with(standin: StandIn) -> Self {
+    pub(crate) fn with(standin: StandIn) -> Self {
         let postgres = SharedPostgres::join().unwrap();
         let database = postgres.new_database().unwrap();
         Self { postgres, standin, database }
     }
 
-    fn machine(&self, key: &str, more: &str) -> Machine {
+    pub(crate) fn machine(&self, key: &str, more: &str) -> Machine {
         let folder = tempfile::tempdir().unwrap();
         let standin = &self.standin;
         let text = format!(
@@ -59,7 +59,7 @@ impl Rig {
         Machine { folder, database: self.database.clone(), key: key.into() }
     }
 
-    async fn sql(&self) -> tokio_postgres::Client {
+    pub(crate) async fn sql(&self) -> tokio_postgres::Client {
         let (client, connection) =
             tokio_postgres::connect(&self.database, tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
@@ -110,11 +110,11 @@ impl Machine {
         command
     }
 
-    fn run(&self, args: &[&str]) -> std::process::Output {
+    pub(crate) fn run(&self, args: &[&str]) -> std::process::Output {
         self.command(args).output().unwrap()
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let output = self.run(&[args, &["--json"]].concat());
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", shown(&output)))
     }
@@ -125,7 +125,7 @@ impl Machine {
         (server, base)
     }
 
-    fn import(&self, standin: &StandIn, chain: &str) {
+    pub(crate) fn import(&self, standin: &StandIn, chain: &str) {
         let file = self.folder.path().join("login.json");
         fs::write(&file, standin.engine().login(LoginOptions::default()).auth_file().to_string()).unwrap();
         let output = self.run(&["import", file.to_str().unwrap(), "--chain", chain, "--move"]);
@@ -138,7 +138,7 @@ impl Machine {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", shown(&output)))
     }
 
-    fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         self.json(&["token", "--chain", "claude"])["access_token"].as_str().unwrap().to_owned()
     }
 
@@ -147,7 +147,7 @@ impl Machine {
     }
 }
 
-fn new_key() -> String {
+pub(crate) fn new_key() -> String {
     let output = std::process::Command::new(crate::support::BINARY)
         .env_clear()
         .args(["seal", "new-key"])
@@ -412,102 +412,6 @@ async fn a_found_chain_whose_login_ends_is_told_once() {
     let nobody = call("GET", "chains/team-404", "");
     assert_eq!(nobody["reason"], "chain_unknown", "{nobody}");
     assert!(nobody["detail"].as_str().unwrap().contains("in the database"), "{nobody}");
-}
-
-/// The rows as they stand, in a table beside theirs: a backup.
-async fn back_up(sql: &tokio_postgres::Client) {
-    let copy = "CREATE TABLE saved_rows AS TABLE vault_rows; CREATE TABLE saved_replaced AS TABLE replaced";
-    sql.batch_execute(copy).await.unwrap();
-}
-
-/// The rows as they stood then.
-async fn restore_rows(sql: &tokio_postgres::Client) {
-    sql.batch_execute("TRUNCATE vault_rows; INSERT INTO vault_rows TABLE saved_rows").await.unwrap();
-}
-
-/// The minute after a restore, in which no token is sent, is over.
-async fn the_minute_is_over(sql: &tokio_postgres::Client) {
-    sql.batch_execute("UPDATE incarnation SET until_ms = 0").await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restored_row_is_accepted_by_its_operator_only() {
-    // One whose refresh token lives on, so that its older rows are worth something.
-    let standin = provider().await;
-    standin.engine().change_settings(|settings| settings.rotation = Rotation::NeverRepeated);
-    let rig = Rig::with(standin);
-    let machine = rig.machine(&new_key(), "");
-    machine.import(&rig.standin, "claude");
-    let sql = rig.sql().await;
-    back_up(&sql).await;
-    for _ in 0..2 {
-        assert_eq!(machine.json(&["refresh", "--force"])["refreshed"], true);
-    }
-    let newest = machine.token();
-    // The receipt of this machine has the pair that the row has lost.
-    restore_rows(&sql).await;
-    let report = machine.json(&["refresh"]);
-    assert_eq!((&report["generation"], &report["error"]), (&3.into(), &Value::Null), "{report}");
-    assert_eq!(machine.token(), newest);
-    // Without it nobody has, and nothing is presented.
-    restore_rows(&sql).await;
-    fs::remove_dir_all(machine.folder.path().join(".local/state/evergrant/receipts")).unwrap();
-    let exchanges = rig.standin.engine().counters().exchanges;
-    for args in [&["refresh"][..], &["refresh", "--force"]] {
-        let output = machine.run(args);
-        assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
-        let said = shown(&output);
-        for part in [
-            "claude  quarantined  ",
-            "the database was restored from a backup: this machine has seen lineage 1, generation 3",
-            "evergrant import FILE --chain claude --move",
-            "evergrant refresh --chain claude --force --accept-stale",
-        ] {
-            assert!(said.contains(part), "{part:?} is missing in {said}");
-        }
-        let report = machine.json(args);
-        assert_eq!((&report["ok"], &report["error"]), (&false.into(), &"quarantined".into()), "{report}");
-    }
-    assert_eq!(rig.standin.engine().counters().exchanges, exchanges, "a quarantined pair was presented");
-    // As it was told to.
-    let report = machine.json(&["refresh", "--chain", "claude", "--force", "--accept-stale"]);
-    assert_eq!((&report["reason"], &report["lineage"]), (&"held".into(), &2.into()), "{report}");
-    the_minute_is_over(&sql).await;
-    let report = machine.json(&["refresh", "--force"]);
-    let facts = (&report["refreshed"], &report["lineage"], &report["generation"], &report["error"]);
-    assert_eq!(facts, (&true.into(), &2.into(), &2.into(), &Value::Null), "{report}");
-    assert_eq!(rig.standin.engine().counters().exchanges, exchanges + 1);
-    // Once only.
-    let output = machine.run(&["refresh", "--force", "--accept-stale"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(shown(&output).contains("chain claude is not quarantined: there is nothing to accept"));
-    assert_eq!(machine.json(&["refresh", "--force"])["refreshed"], true);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pair_that_is_known_to_be_spent_is_accepted_from_nobody() {
-    let rig = Rig::new().await;
-    let machine = rig.machine(&new_key(), "");
-    machine.import(&rig.standin, "claude");
-    let sql = rig.sql().await;
-    back_up(&sql).await;
-    assert_eq!(machine.json(&["refresh", "--force"])["refreshed"], true);
-    restore_rows(&sql).await;
-    fs::remove_dir_all(machine.folder.path().join(".local/state/evergrant/receipts")).unwrap();
-    assert_eq!(machine.json(&["refresh", "--force"])["error"], "quarantined");
-    let output = machine.run(&["refresh", "--force", "--accept-stale"]);
-    let said = shown(&output);
-    assert!(said.contains("nothing was accepted (grant_spent)") && said.contains("log in again"), "{said}");
-    assert_eq!(rig.standin.engine().counters().families_revoked_by_reuse, 0);
-    // A new login ends it.
-    machine.import(&rig.standin, "claude");
-    let report = machine.json(&["refresh", "--force"]);
-    assert_eq!((&report["ok"], &report["reason"]), (&true.into(), &"held".into()), "{report}");
-    let detail = report["detail"].as_str().unwrap();
-    assert!(detail.starts_with("the rows are compared first: again in "), "{detail}");
-    the_minute_is_over(&sql).await;
-    let report = machine.json(&["refresh", "--force"]);
-    assert_eq!((&report["refreshed"], &report["lineage"]), (&true.into(), &2.into()), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
