@@ -38,6 +38,9 @@ pub fn full(faults: u8) -> Vec<Run> {
                 config: two,
             });
             runs.push(Run { name: format!("{where_}, {provider}, 3 keepers"), config: three });
+            let budget = Budget { total: 4, crashes: 1, lost: 2, pauses: 1, ..Budget::default() };
+            let three = Config { vault, class, keepers: 3, budget };
+            runs.push(Run { name: format!("{where_}, {provider}, 3 keepers, and a pause"), config: three });
         }
         let faults = if vault == Vault::AuthFile { faults + 1 } else { faults };
         for (kinds, budget) in kinds(faults) {

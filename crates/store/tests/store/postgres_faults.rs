@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::fixture::{chain, event, record, second};
-use crate::postgres::{Database, open};
+use crate::postgres::{Database, open, waiting};
 
 #[tokio::test]
 async fn after_a_restart_the_next_verb_just_works() {
@@ -168,16 +168,12 @@ async fn no_number_is_seen_before_a_lower_one() {
         tokio::spawn(async move { state.add_events(&[event]).await })
     };
     let (other, claude) = (database.client().await, chain("claude"));
-    let waits =
-        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database OR database IS NULL
-         WHERE NOT granted AND datname = current_database()";
-    let waiting = async || other.query_one(waits, &[]).await.unwrap().get::<_, i64>(0);
     let first = add(held_up);
-    while waiting().await < 1 {
+    while waiting(&other).await < 1 {
         assert!(!first.is_finished());
     }
     let second = add(event("claude", 2, Found, None));
-    while waiting().await < 2 && !second.is_finished() {}
+    while waiting(&other).await < 2 && !second.is_finished() {}
     let mut read = state.events(&claude, 0, 9).await.unwrap();
     in_its_way.rollback().await.unwrap();
     first.await.unwrap().unwrap();
