@@ -16,8 +16,8 @@ pub(crate) struct Options {
     /// So many faults of any kind together.
     #[arg(long, default_value_t = 2)]
     faults: u8,
-    /// So many states of one search at most; they take about 250 bytes each.
-    #[arg(long, default_value_t = 40_000_000)]
+    /// So many states of one search at most; they take about 90 bytes each.
+    #[arg(long, default_value_t = 100_000_000)]
     most: usize,
     /// Only the searches whose name has this in it.
     #[arg(long, default_value = "")]

@@ -16,6 +16,7 @@ mod sending;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tidy;
 
 use std::cell::Cell;
 

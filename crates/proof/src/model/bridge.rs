@@ -2,6 +2,7 @@
 //! of `core` that the keeper calls. The same question is asked once and remembered.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -14,7 +15,6 @@ use evergrant_core::keeper::{
 };
 use evergrant_core::provider::{Profile, ReuseClass};
 use evergrant_core::{AccessToken, ChainName, Reason, RefreshToken};
-use indexmap::IndexMap;
 use jiff::{SignedDuration, Timestamp};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -86,7 +86,7 @@ pub(super) enum Write {
 
 type Times = (u8, u8);
 /// Answers by question.
-type Remembered<Q, A> = RefCell<IndexMap<Q, A, Fast>>;
+type Remembered<Q, A> = RefCell<HashMap<Q, A, Fast>>;
 
 /// Asks `core`.
 pub(super) struct Bridge {

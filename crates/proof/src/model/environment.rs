@@ -72,10 +72,12 @@ pub(super) type Moves = Vec<(Action, Result<State, Violation>)>;
 impl Model {
     /// Everything that may happen next.
     pub(super) fn moves(&self, s: &State, moves: &mut Moves) {
-        if let Some(k) = (0..self.config.keepers).find(|k| matches!(s.keepers[*k].at, At::Publish(_))) {
-            // What a process tells its own readers is nobody else's business: no need to interleave it.
+        if let Some(k) = (0..self.config.keepers).find(|k| self.is_private(s.keepers[*k].at)) {
             self.step_move(s, k, moves);
             self.step_faults(s, k, moves);
+            if !matches!(s.keepers[k].at, At::Publish(_)) {
+                self.crash_move(s, k, moves);
+            }
             return;
         }
         for k in 0..self.config.keepers {
@@ -106,7 +108,14 @@ impl Model {
         }
     }
 
-    /// A fault, if the budget has one left.
+    /// What is nobody else's business, so that there is no need to interleave it: what a process tells its own readers,
+    /// and at a database what it does with receipts on its own disk.
+    fn is_private(&self, at: At) -> bool {
+        let receipts = matches!(at, At::Keep(..) | At::DropReceipts);
+        matches!(at, At::Publish(_)) || self.config.vault == Vault::Database && receipts
+    }
+
+    /// A fault that changes anything, if the budget has one left.
     pub(super) fn spend(
         &self,
         s: &State,
@@ -121,7 +130,9 @@ impl Model {
             let left = which(&mut next.left);
             *left -= u8::from(*left != ANY);
             with(&mut next);
-            moves.push((action, Ok(next)));
+            if (State { left: s.left, ..next }) != *s {
+                moves.push((action, Ok(next)));
+            }
         }
     }
 
@@ -138,7 +149,12 @@ impl Model {
         if keeper.at == At::Idle {
             self.wakes(s, k, moves);
         }
-        self.spend(s, moves, Action::Crash(name, keeper.at), |left| &mut left.crashes, |s| self.crash(s, k));
+        self.crash_move(s, k, moves);
+    }
+
+    fn crash_move(&self, s: &State, k: usize, moves: &mut Moves) {
+        let action = Action::Crash(k as u8, s.keepers[k].at);
+        self.spend(s, moves, action, |left| &mut left.crashes, |s| self.crash(s, k));
     }
 
     fn step_move(&self, s: &State, k: usize, moves: &mut Moves) {

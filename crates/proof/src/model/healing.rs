@@ -2,9 +2,8 @@
 //! any more, or there is a good reason why it is not.
 
 use std::collections::HashSet;
-use std::hash::BuildHasher;
 
-use super::search::Fast;
+use super::search::{Fast, number};
 use super::state::{ATTEMPTS, Answer, At, Content, Net, Rec, Receipt, Standing, State};
 use super::{Budget, Model, Vault, Violation};
 
@@ -12,12 +11,13 @@ use super::{Budget, Model, Vault, Violation};
 const HEALS_WITHIN: usize = 400;
 
 impl Model {
-    /// L1 to L3; states that heal are remembered by a hash of 64 bits: if nothing goes wrong any more, the chain is well soon, or there is a good reason why not.
+    /// L1 to L3: if nothing goes wrong any more, the chain is well soon, or there is a good reason why not. States that
+    /// heal are remembered by their numbers.
     pub(super) fn heals(&self, state: &State, healed: &mut HashSet<u64, Fast>) -> Result<(), Violation> {
         let hash = |s: &State| {
             let mut plain = *s;
             plain.left = Budget::default();
-            Fast::default().hash_one(plain)
+            number(&plain)
         };
         let (mut s, mut on_the_way) = (*state, Vec::new());
         for _ in 0..HEALS_WITHIN {

@@ -1,9 +1,8 @@
 //! Breadth-first search over all states: the first violation that is found has the shortest trace.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
-
-use indexmap::IndexMap;
+use std::hash::BuildHasher as _;
 
 use super::bridge::Write;
 use super::environment::{Action, Moves};
@@ -12,6 +11,8 @@ use super::{Class, Model, Sometimes, Vault, Violation};
 
 /// A quick hash; the states are our own.
 pub(super) type Fast = foldhash::fast::FixedState;
+/// Of whose 64 bits each is as good as the others.
+type Even = foldhash::quality::FixedState;
 
 /// What a search came to.
 #[derive(Debug)]
@@ -48,36 +49,62 @@ impl fmt::Display for Trace {
     }
 }
 
-type Known = IndexMap<State, (u32, Option<Action>), Fast>;
+/// A number for a state. What was seen is remembered by 64 bits: among 100 million states some two are taken for one
+/// another with a chance of 1 to 3,700.
+pub(super) fn number(state: &State) -> u64 {
+    Even::default().hash_one(state)
+}
+
+/// How a state was reached first: from which one, and by which of its moves.
+type From = (u32, u16);
+
+/// The states that were found, in their order.
+struct Known {
+    numbers: HashSet<u64, Fast>,
+    from: Vec<From>,
+    /// Those whose moves are still to be looked at.
+    ahead: VecDeque<State>,
+}
+
+impl Known {
+    fn new(first: State) -> Self {
+        let mut known = Self { numbers: HashSet::default(), from: Vec::new(), ahead: VecDeque::new() };
+        known.add(first, (0, 0));
+        known
+    }
+
+    fn add(&mut self, state: State, from: From) {
+        if self.numbers.insert(number(&state)) {
+            self.from.push(from);
+            self.ahead.push_back(state);
+        }
+    }
+}
 
 impl Model {
     /// Searches all states within the bounds, `most` of them at most.
     pub fn check(&self, most: usize) -> Checked {
-        let mut known = Known::default();
+        let mut known = Known::new(self.first());
         let mut healed = HashSet::<u64, Fast>::default();
-        known.insert(self.first(), (0, None));
         let (mut index, mut transitions, mut moves) = (0, 0, Moves::new());
         let mut violation = None;
-        'search: while let Some((state, _)) = known.get_index(index) {
-            let state = *state;
+        'search: while let Some(state) = known.ahead.pop_front() {
             if let Err(broken) = self.heals(&state, &mut healed)
                 && self.counts(&broken)
             {
-                violation = Some(trace(&known, index, None, broken));
+                violation = Some(self.trace(&known.from, (index, None), broken));
                 break;
             }
             moves.clear();
             self.moves(&state, &mut moves);
-            for (action, next) in moves.drain(..) {
+            for (nth, (action, next)) in moves.drain(..).enumerate() {
                 transitions += 1;
                 match next.and_then(|next| self.holds(&state, action, next)) {
-                    Ok(next) if known.len() < most => {
-                        known.entry(next).or_insert((index as u32, Some(action)));
-                    }
+                    Ok(next) if known.from.len() < most => known.add(self.tidied(next), (index, nth as u16)),
                     Ok(_) => {}
                     Err(broken) if !self.counts(&broken) => {}
                     Err(broken) => {
-                        violation = Some(trace(&known, index, Some(action), broken));
+                        violation = Some(self.trace(&known.from, (index, Some(action)), broken));
                         break 'search;
                     }
                 }
@@ -85,16 +112,16 @@ impl Model {
             index += 1;
         }
         Checked {
-            states: known.len(),
+            states: known.from.len(),
             transitions,
-            complete: index == known.len() && known.len() < most,
+            complete: known.ahead.is_empty() && known.from.len() < most,
             violation,
             reached: self.reached(),
             crashed_in: self.crashed_in(),
         }
     }
 
-    fn first(&self) -> State {
+    pub(super) fn first(&self) -> State {
         let mut state = State::first(self.config.budget);
         if self.config.vault == Vault::Database {
             let write = Write::TakeIn { pair: Pair::new(0, 0), imported: true };
@@ -105,7 +132,7 @@ impl Model {
     }
 
     /// What must hold in every state, whatever led there.
-    fn holds(&self, before: &State, action: Action, mut s: State) -> Result<State, Violation> {
+    pub(super) fn holds(&self, before: &State, action: Action, s: State) -> Result<State, Violation> {
         if let Some(edit) = s.ghost.unseen
             && s.file != edit
             && s.staged.is_none_or(|staged| staged.lies != edit)
@@ -122,7 +149,6 @@ impl Model {
         if let Some(record) = &s.record {
             self.nothing_is_lost(&s, record)?;
         }
-        s.tidy();
         Ok(s)
     }
 
@@ -153,14 +179,27 @@ impl Model {
     }
 }
 
-fn trace(known: &Known, mut index: usize, last: Option<Action>, violation: Violation) -> Trace {
-    let mut steps: Vec<String> = last.map(|action| format!("{action:?}")).into_iter().collect();
-    while let Some((state, (parent, Some(action)))) = known.get_index(index) {
-        steps.push(format!("{:<58} {}", format!("{action:?}"), summary(state)));
-        index = *parent as usize;
+impl Model {
+    /// Walks the way to a state once more, and says each step.
+    fn trace(&self, from: &[From], (mut index, last): (u32, Option<Action>), violation: Violation) -> Trace {
+        let mut way = Vec::new();
+        while index > 0 {
+            let (before, nth) = from[index as usize];
+            way.push(nth);
+            index = before;
+        }
+        let (mut state, mut steps, mut moves) = (self.first(), Vec::new(), Moves::new());
+        for nth in way.into_iter().rev() {
+            moves.clear();
+            self.moves(&state, &mut moves);
+            let (action, next) = moves.swap_remove(usize::from(nth));
+            let Ok(next) = next.and_then(|next| self.holds(&state, action, next)) else { break };
+            state = self.tidied(next);
+            steps.push(format!("{:<58} {}", format!("{action:?}"), summary(&state)));
+        }
+        steps.extend(last.map(|action| format!("{action:?}")));
+        Trace { violation, steps }
     }
-    steps.reverse();
-    Trace { violation, steps }
 }
 
 fn summary(s: &State) -> String {

@@ -50,6 +50,10 @@ impl Pairs {
     pub(super) fn add(&mut self, pair: Pair) {
         self.0 |= 1 << pair.0;
     }
+    /// Only those of `others` stay.
+    pub(super) fn keep(&mut self, others: Self) {
+        self.0 &= others.0;
+    }
     pub(super) fn remove(&mut self, pair: Pair) {
         self.0 &= !(1 << pair.0);
     }
@@ -260,7 +264,7 @@ impl At {
     ];
 
     /// Whether this step is about that attempt.
-    fn means(self, number: u8) -> bool {
+    pub(super) fn means(self, number: u8) -> bool {
         match self {
             Self::Stage(goal) | Self::Exchange(goal) | Self::CameOut(goal) | Self::PutBack(goal) => {
                 matches!(goal, Goal::Commit(of) | Goal::Forward(of) if of == number)
@@ -512,38 +516,6 @@ impl Budget {
             revocations: ANY,
             disk: ANY,
         }
-    }
-}
-
-impl State {
-    /// Forgets what no decision and no property depends on any more, so that states fall together.
-    pub(super) fn tidy(&mut self) {
-        if self.left.total == 0 {
-            self.left = Budget::default();
-        }
-        if self.left.edits == 0 {
-            self.ghost.was_in_file = Pairs::default();
-        }
-        for number in 1..=ATTEMPTS as u8 {
-            let of = *self.attempt(number);
-            if of.by == 0 || of.net != Net::Quiet || of.reading || of.memory.is_some() || self.names(number) {
-                continue;
-            }
-            let (presented, sent) = if of.sent && !of.unspent { (of.presented, true) } else { (None, false) };
-            *self.attempt_mut(number) = Attempt { presented, sent, ..Attempt::default() };
-        }
-    }
-
-    /// Whether record, receipt or keeper still mean this attempt.
-    fn names(&self, number: u8) -> bool {
-        let intended = self.record.is_some_and(|record| record.intent == number);
-        let filed = self.receipts.iter().any(|receipt| match receipt {
-            Receipt::Reserved(of) | Receipt::Answered(of, _) => *of == number,
-            Receipt::Missing => false,
-        });
-        intended
-            || filed
-            || self.keepers.iter().any(|keeper| keeper.settles == number || keeper.at.means(number))
     }
 }
 

@@ -148,8 +148,11 @@ async fn an_episode_fires_while_posts_go_on_and_is_resolved_by_its_end() {
     };
     peer.until("its receiver is told of the end", async |_| !told("resolved").is_empty()).await;
     let (firing, resolved) = (told("firing"), told("resolved"));
-    assert_eq!((firing.len(), resolved.len()), (1, 1), "posts that go on repeat nothing: {firing:?}");
-    for body in [&firing[0], &resolved[0]] {
+    // An Alertmanager that is slow tells of the first alert of a post before it has read the second.
+    let chains: Vec<_> = firing.iter().map(|body| body["alerts"].as_array().unwrap().len()).collect();
+    assert!(matches!(chains[..], [2] | [1, 2]), "posts that go on repeat nothing: {firing:?}");
+    assert_eq!(resolved.len(), 1, "{resolved:?}");
+    for body in [firing.last().unwrap(), &resolved[0]] {
         assert_eq!(body["alerts"].as_array().unwrap().len(), 2, "one group for both chains: {body}");
         let labels = &body["alerts"][0]["labels"];
         assert_eq!(
