@@ -17,7 +17,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 2)]
     faults: u8,
     /// So many states of one search at most; they take about 90 bytes each.
-    #[arg(long, default_value_t = 100_000_000)]
+    #[arg(long, default_value_t = 150_000_000)]
     most: usize,
     /// Only the searches whose name has this in it.
     #[arg(long, default_value = "")]
