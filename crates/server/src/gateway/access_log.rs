@@ -20,6 +20,9 @@ pub(super) const BATCH: usize = 32 * 1024;
 /// Batches that may wait for the disk; more are dropped and counted.
 const WAITING: usize = 128;
 const REOPEN_LOOK: Duration = Duration::from_secs(1);
+/// The writer rests so long behind each writing: a thread that hands over while it does has nobody to wake, which costs
+/// more than the writing.
+const REST: Duration = Duration::from_millis(20);
 
 /// Where the access log goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,10 +93,13 @@ fn append_to(path: &Path) -> io::Result<File> {
 fn write_stdout(waiting: &Receiver<Vec<u8>>) {
     while let Ok(batch) = waiting.recv() {
         let mut out = io::stdout().lock();
-        if let Err(error) = out.write_all(&batch).and_then(|()| out.flush()) {
+        let mut all = std::iter::once(batch).chain(waiting.try_iter());
+        if let Err(error) = all.try_for_each(|batch| out.write_all(&batch)).and_then(|()| out.flush()) {
             tracing::warn!(%error, "the access log ends: standard output cannot be written");
             return;
         }
+        drop(out);
+        thread::sleep(REST);
     }
 }
 
@@ -112,11 +118,13 @@ fn write_file(waiting: &Receiver<Vec<u8>>, mut file: File, path: &Path, reopen: 
                 }
             }
         }
-        if let Some(batch) = batch
-            && let Err(error) = file.write_all(&batch)
-        {
-            tracing::warn!(%error, path = %path.display(), "lines of the access log are lost");
+        let Some(batch) = batch else { continue };
+        for batch in std::iter::once(batch).chain(waiting.try_iter()) {
+            if let Err(error) = file.write_all(&batch) {
+                tracing::warn!(%error, path = %path.display(), "lines of the access log are lost");
+            }
         }
+        thread::sleep(REST);
     }
 }
 

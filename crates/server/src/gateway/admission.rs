@@ -181,7 +181,7 @@ fn serve(
         return Err(not_forwarded(&chain, head.method));
     };
     entry.rule = Some(rule);
-    let permit = caller.admit(clock::age()).map_err(over_limit)?;
+    let permit = caller.admit(clock::age(entry.begun)).map_err(over_limit)?;
     let live = seen.live(&chain, now);
     let fallback = fallback(&chain, &caller, now);
     let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();

@@ -81,64 +81,70 @@ impl Budget {
 
 /// A request as it came, framing and all, for as long as it may have to be sent again.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct Kept(Option<Copied>);
+
+#[derive(Debug)]
+struct Copied {
     budget: Budget,
-    /// `None`: not kept any more.
-    bytes: Option<Vec<u8>>,
+    bytes: Vec<u8>,
 }
 
 impl Kept {
-    /// A copy of a request that is so long at least, in the room that `room` gives for it. What is too long is not begun
-    /// with.
-    pub(super) fn new(budget: &Budget, length: u64, room: impl FnOnce(usize) -> Vec<u8>) -> Self {
-        let length = usize::try_from(length).ok().filter(|length| *length <= budget.each);
-        Self { budget: budget.clone(), bytes: length.map(room) }
+    /// Keeps what `came` of a request that is so long at least. What is too long, or more than the budget has left, is
+    /// given back.
+    pub(super) fn of(budget: &Budget, length: u64, mut came: Vec<u8>) -> Result<Self, Vec<u8>> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX).max(came.len());
+        if length > budget.each || !budget.take(came.len()) {
+            return Err(came);
+        }
+        came.reserve(length - came.len());
+        Ok(Self(Some(Copied { budget: budget.clone(), bytes: came })))
     }
 
     /// Keeps nothing.
     pub(super) fn none() -> Self {
-        Self { budget: Budget::new(0), bytes: None }
+        Self(None)
     }
 
     /// Keeps more, or nothing at all once the budget is used up.
     pub(super) fn push(&mut self, more: &[u8]) {
-        if let Some(bytes) = &mut self.bytes {
-            bytes.extend_from_slice(more);
+        if let Some(copied) = &mut self.0 {
+            copied.bytes.extend_from_slice(more);
             self.take_in(more.len());
         }
     }
 
     /// Room behind what is kept, if there is some, for what comes next: [`Kept::take_in`] says that it came.
     pub(super) fn room(&mut self, most: usize) -> Option<(usize, Limit<&mut Vec<u8>>)> {
-        let bytes = self.bytes.as_mut()?;
+        let Copied { bytes, .. } = self.0.as_mut()?;
         let most = most.min(bytes.capacity() - bytes.len());
         (most > 0).then(|| (bytes.len(), bytes.limit(most)))
     }
 
     /// What is kept from a place on; nothing where nothing is.
     pub(super) fn since(&self, from: usize) -> &[u8] {
-        self.bytes.as_ref().and_then(|bytes| bytes.get(from..)).unwrap_or_default()
+        self.bytes().and_then(|bytes| bytes.get(from..)).unwrap_or_default()
     }
 
     /// So much came behind what was kept: it is kept too, or nothing at all once the budget is used up.
     pub(super) fn take_in(&mut self, len: usize) {
-        let whole = self.bytes.as_ref().map_or(0, Vec::len);
-        if whole <= self.budget.each && self.budget.take(len) {
-            return;
+        if let Some(Copied { budget, bytes }) = &self.0
+            && (bytes.len() > budget.each || !budget.take(len))
+        {
+            budget.give_back(bytes.len() - len);
+            self.0 = None;
         }
-        self.bytes = None;
-        self.budget.give_back(whole - len);
     }
 
     /// What is kept.
     pub(super) fn bytes(&self) -> Option<&[u8]> {
-        self.bytes.as_deref()
+        self.0.as_ref().map(|copied| copied.bytes.as_slice())
     }
 
     /// Keeps nothing any more; gives the room back.
     pub(super) fn let_go(&mut self) -> Option<Vec<u8>> {
-        let bytes = self.bytes.take()?;
-        self.budget.give_back(bytes.len());
+        let Copied { budget, bytes } = self.0.take()?;
+        budget.give_back(bytes.len());
         Some(bytes)
     }
 }
@@ -156,24 +162,25 @@ mod tests {
     #[test]
     fn copies_share_a_budget_and_give_it_back() {
         let budget = Budget::new(16);
-        let kept = || Kept::new(&budget, 0, Vec::with_capacity);
-        let mut some: Vec<_> = (0..4).map(|_| kept()).collect();
+        let kept = |came: &[u8]| Kept::of(&budget, 0, came.to_vec());
+        let mut some: Vec<_> = (0..4).map(|_| kept(b"12").unwrap()).collect();
         for copy in &mut some {
-            copy.push(b"1234");
+            copy.push(b"34");
             assert_eq!(copy.bytes(), Some(&b"1234"[..]));
         }
-        let mut late = kept();
+        assert_eq!(kept(b"1").unwrap_err(), b"1", "beyond the budget nothing is kept");
+        let mut late = kept(b"").unwrap();
         late.push(b"1");
-        assert_eq!(late.bytes(), None, "beyond the budget nothing is kept");
+        assert_eq!(late.bytes(), None);
         some.pop();
-        let mut next = kept();
-        next.push(b"1234");
+        let mut next = kept(b"1234").unwrap();
         assert_eq!(next.bytes(), Some(&b"1234"[..]), "what was given back is there for others");
         next.push(b"5");
         assert_eq!(next.bytes(), None, "one request takes a quarter at most");
-        let long = |length| Kept::new(&budget, length, |_| panic!("room for what is not kept"));
-        assert!(long(5).bytes().is_none(), "which is known before it comes");
-        assert!(long(u64::MAX).bytes().is_none());
+        for (length, came) in [(5, &b"1"[..]), (u64::MAX, b"1"), (0, b"12345")] {
+            let given_back = Kept::of(&budget, length, came.to_vec()).unwrap_err();
+            assert_eq!(given_back, came, "which is known before it comes");
+        }
     }
 
     #[test]
@@ -185,23 +192,24 @@ mod tests {
             assert_eq!(kept.since(from), more, "it can be passed on");
             kept.take_in(more.len());
         };
-        let mut kept = Kept::new(&budget, 4, Vec::with_capacity);
+        let begun = || Kept::of(&budget, 0, Vec::with_capacity(4)).unwrap();
+        let mut kept = begun();
         kept.push(b"1");
         read(&mut kept, 2, b"23");
         assert_eq!(kept.bytes(), Some(&b"123"[..]));
         assert!(kept.room(0).is_none(), "nothing is left of the body");
         read(&mut kept, 9, b"4");
         assert!(kept.room(9).is_none(), "it is full, and does not grow");
-        let mut others: Vec<_> = (0..3).map(|_| Kept::new(&budget, 4, Vec::with_capacity)).collect();
+        let mut others: Vec<_> = (0..3).map(|_| begun()).collect();
         for other in &mut others {
             other.push(b"1234");
         }
-        let mut late = Kept::new(&budget, 4, Vec::with_capacity);
+        let mut late = begun();
         read(&mut late, 4, b"12");
         assert_eq!((late.bytes(), late.since(0)), (None, &b""[..]), "the budget was used up");
         drop(kept);
         drop(others);
-        let mut all = Kept::new(&budget, 4, Vec::with_capacity);
+        let mut all = begun();
         read(&mut all, 4, b"1234");
         assert!(all.bytes().is_some(), "all was given back");
     }

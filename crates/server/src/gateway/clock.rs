@@ -11,10 +11,9 @@ pub(super) fn now() -> Instant {
     Instant::now()
 }
 
-/// How long this process has looked at the clock that nobody sets.
-pub(super) fn age() -> Duration {
+/// How long this process had looked at the clock that nobody sets.
+pub(super) fn age(now: Instant) -> Duration {
     static FIRST: OnceLock<Instant> = OnceLock::new();
-    let now = now();
     now.duration_since(*FIRST.get_or_init(|| now))
 }
 

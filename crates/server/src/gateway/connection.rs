@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use evergrant_core::Reason;
 use evergrant_core::gateway::{ErrorKind, ErrorShape, OwnError};
@@ -99,9 +99,9 @@ async fn shake_hands<T>(
 pub(super) async fn serve(thread: &Rc<Thread>, io: Stream, seat: Seat) {
     sit(&seat).await;
     let mut client = Client { io, ahead: Vec::new(), seat };
-    let mut first = true;
+    let (mut first, mut since) = (true, clock::now());
     loop {
-        let waited = next_head(thread, &mut client, &thread.seen().plane.limits).await;
+        let (waited, at) = next_head(thread, &mut client, &thread.seen().plane.limits, since).await;
         if waited == Waited::Ended {
             return;
         }
@@ -112,7 +112,9 @@ pub(super) async fn serve(thread: &Rc<Thread>, io: Stream, seat: Seat) {
         }
         first = false;
         let _in_hand = InHand::new(thread);
-        match respond(thread, &mut client, waited).await {
+        let after;
+        (after, since) = respond(thread, &mut client, waited, at).await;
+        match after {
             After::Stays => {}
             After::Closes | After::Failed(_) => return linger(thread, &mut client).await,
             After::Cut => return client.io.cut(),
@@ -131,12 +133,21 @@ enum Waited {
     Ended,
 }
 
-async fn next_head(thread: &Thread, client: &mut Client, limits: &Limits) -> Waited {
+/// What waiting for the next head came to, and when. It begins `since`, which is now.
+async fn next_head(
+    thread: &Thread,
+    client: &mut Client,
+    limits: &Limits,
+    since: Instant,
+) -> (Waited, Instant) {
     if head_may_end(&client.ahead, 0) {
-        return Waited::Head;
+        return (Waited::Head, since);
     }
-    client.seat.until(clock::now() + if client.ahead.is_empty() { limits.idle } else { limits.head });
+    client.seat.until(since + if client.ahead.is_empty() { limits.idle } else { limits.head });
+    let mut known = Some(since);
     poll_fn(|cx| {
+        let now = known.take().unwrap_or_else(clock::now);
+        let waited = |waited| Poll::Ready((waited, now));
         loop {
             let from = client.ahead.len();
             let read = thread.scratch(|room| {
@@ -150,13 +161,13 @@ async fn next_head(thread: &Thread, client: &mut Client, limits: &Limits) -> Wai
                 Poll::Ready(read)
             });
             match read {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Waited::Ended),
+                Poll::Ready(Ok(0) | Err(_)) => return waited(Waited::Ended),
                 Poll::Ready(Ok(_)) => {
                     if from == 0 {
-                        client.seat.until(clock::now() + limits.head);
+                        client.seat.until(now + limits.head);
                     }
                     if head_may_end(&client.ahead, from) {
-                        return Poll::Ready(Waited::Head);
+                        return waited(Waited::Head);
                     }
                 }
                 Poll::Pending => break,
@@ -166,25 +177,25 @@ async fn next_head(thread: &Thread, client: &mut Client, limits: &Limits) -> Wai
         if !begun && let Some(since) = thread.seats.draining_since() {
             client.seat.until(since + DRAIN_IDLE);
         }
-        match (client.seat.timed_out(clock::now()), begun) {
-            (true, true) => Poll::Ready(Waited::Slow),
-            (true, false) => Poll::Ready(Waited::Ended),
+        match (client.seat.timed_out(now), begun) {
+            (true, true) => waited(Waited::Slow),
+            (true, false) => waited(Waited::Ended),
             (false, _) => Poll::Pending,
         }
     })
     .await
 }
 
-/// Answers the request whose head was read, and notes it.
-async fn respond(thread: &Thread, client: &mut Client, waited: Waited) -> After {
-    let mut entry = Entry::new();
+/// Answers the request whose head was there `at` an instant, and notes it. Says also when it was over.
+async fn respond(thread: &Thread, client: &mut Client, waited: Waited, at: Instant) -> (After, Instant) {
+    let mut entry = Entry::new(at);
     let mut admission = admitted(thread, client, waited, &mut entry);
     // Its key may be good for a chain that nobody has asked for yet.
     if let (Err(_), Some(caller)) = (&admission, entry.caller.as_ref().filter(|_| entry.chain.is_none()))
         && let Some(finding) = thread.seen().plane.find(&caller.caller.chain)
     {
         if client.unless_gone(thread, finding).await.is_none() {
-            return After::Cut;
+            return (After::Cut, at);
         }
         admission = admitted(thread, client, waited, &mut entry);
     }
@@ -198,8 +209,7 @@ async fn respond(thread: &Thread, client: &mut Client, waited: Waited) -> After 
                 // How much of the body was read is not known here.
                 After::Failed(error) => (Some(Asked { keep_alive: false, ..asked }), shape, error),
                 after @ (After::Stays | After::Closes | After::Cut) => {
-                    entry.finish(thread);
-                    return after;
+                    return (after, entry.finish(thread));
                 }
             }
         }
@@ -207,8 +217,7 @@ async fn respond(thread: &Thread, client: &mut Client, waited: Waited) -> After 
     };
     entry.unserved(error.kind.status(), error.reason);
     let after = refuse(thread, client, asked, shape, &error, &entry.request_id).await;
-    entry.finish(thread);
-    after
+    (after, entry.finish(thread))
 }
 
 fn admitted(

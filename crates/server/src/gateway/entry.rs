@@ -16,7 +16,7 @@ use crate::traces::{Context, Span, SpanKind, Value, number};
 
 /// One request, as it goes along.
 pub(super) struct Entry {
-    begun: Instant,
+    pub(super) begun: Instant,
     pub(super) request_id: String,
     method: &'static str,
     pub(super) chain: Option<Arc<Chain>>,
@@ -45,9 +45,10 @@ pub(super) struct Entry {
 const CLIENT_GONE: u16 = 499;
 
 impl Entry {
-    pub(super) fn new() -> Self {
+    /// One whose head was there `begun`.
+    pub(super) fn new(begun: Instant) -> Self {
         Self {
-            begun: clock::now(),
+            begun,
             request_id: String::new(),
             method: "",
             chain: None,
@@ -99,12 +100,12 @@ impl Entry {
         (self.status, self.reason) = (status, Some(reason));
     }
 
-    /// It is over.
-    pub(super) fn finish(self, thread: &Thread) {
-        if self.own {
-            return;
-        }
+    /// It is over. Returns since when.
+    pub(super) fn finish(self, thread: &Thread) -> Instant {
         let ended = clock::now();
+        if self.own {
+            return ended;
+        }
         let first_byte = self.ready.zip(self.answered).map(|(ready, (came, _))| came.duration_since(ready));
         let ready = self.ready.unwrap_or(ended).duration_since(self.begun);
         let passed_on =
@@ -143,6 +144,7 @@ impl Entry {
             took_us: micros(ended.duration_since(self.begun)),
             overhead_us: micros(overhead),
         });
+        ended
     }
 
     fn span(&self, context: Context, took: Duration, (chain, route): (&str, &str)) -> Span {

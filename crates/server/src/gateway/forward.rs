@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use evergrant_core::Reason;
 use evergrant_core::gateway::{ErrorKind, OwnError};
@@ -56,9 +57,11 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, job: &mut Job,
         Err(fault) => return fault.before_answer(&job.asked, entry),
     };
     let Job { asked, serving, .. } = job;
-    entry.ready = Some(clock::now());
+    let ready = clock::now();
+    entry.ready = Some(ready);
     // Where nothing can be sent once more, no connection is used that may have closed.
     let mut tried = Tried { fresh: up.kept.bytes().is_none(), ..Tried::default() };
+    let mut known = Some(ready);
     loop {
         let (stream, reused) = match connect(thread, client, serving.as_ref(), tried.fresh, limits).await {
             Ok(connected) => connected,
@@ -75,7 +78,8 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, job: &mut Job,
         }
         let (got, to_head) = (thread.buffer(), asked.to_head);
         let mut flight = Flight { stream, reused, up: &mut up, got, to_head };
-        match flight.answer_head(thread, client, limits).await {
+        let begun = known.take().filter(|_| reused).unwrap_or_else(clock::now);
+        match flight.answer_head(thread, client, limits, begun).await {
             Ok(()) => {}
             // The provider closed a connection that was idle, just when it was taken.
             Err(Fault::Closed { silent: true }) if flight.reused && flight.up.kept.bytes().is_some() => {
@@ -101,7 +105,7 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, job: &mut Job,
         }
         let (after, keep) = flight.pass_on(thread, client, asked, entry, limits).await;
         if let Some(serving) = serving.as_ref().filter(|_| keep) {
-            thread.pool.put(&serving.chain.upstream, flight.stream, clock::now());
+            thread.pool.put(&serving.chain.upstream, flight.stream);
         }
         thread.give_back(up.out);
         return after;
@@ -111,38 +115,32 @@ pub(super) async fn forward(thread: &Thread, client: &mut Client, job: &mut Job,
 /// The request's way up, with its head and what came with it.
 fn upward(thread: &Thread, client: &mut Client, job: &mut Job) -> Result<Upward, Fault> {
     let Asked { head_len, framing, limit, .. } = job.asked;
-    let kept = match &job.serving {
-        Some(serving) => {
-            let body = match framing {
-                Framing::Length(length) => length,
-                Framing::None | Framing::Chunked | Framing::UntilClose => 0,
-            };
-            let length = body.saturating_add(head_len as u64);
-            Kept::new(&serving.seen.plane.budget, length, |length| {
-                let mut room = thread.buffer();
-                room.reserve(length);
-                room
-            })
-        }
-        None => Kept::none(),
-    };
     let mut up = Upward {
         body: Body::new(framing, trailer_allowed),
         ended: framing == Framing::None,
         sent: false,
         out: std::mem::take(&mut job.out),
         at: 0,
-        kept,
+        kept: Kept::none(),
         content: 0,
         limit,
         refused: false,
     };
-    let came = std::mem::take(&mut client.ahead);
-    let (head, behind) = came.split_at(head_len);
-    up.kept.push(head);
-    let used = if up.ended { 0 } else { up.queue(behind)? };
-    client.ahead.extend_from_slice(&behind[used..]);
-    thread.give_back(came);
+    let mut came = std::mem::take(&mut client.ahead);
+    let whole = head_len + if up.ended { 0 } else { up.queue(&came[head_len..])? };
+    client.ahead.extend_from_slice(&came[whole..]);
+    came.truncate(whole);
+    let kept = match &job.serving {
+        Some(serving) => {
+            let length = (whole as u64).saturating_add(up.body.left());
+            Kept::of(&serving.seen.plane.budget, length, came)
+        }
+        None => Err(came),
+    };
+    match kept {
+        Ok(kept) => up.kept = kept,
+        Err(came) => thread.give_back(came),
+    }
     Ok(up)
 }
 
@@ -184,7 +182,7 @@ async fn connect(
         };
     };
     let upstream = &serving.chain.upstream;
-    if !fresh && let Some(stream) = thread.pool.take(upstream, clock::now()) {
+    if !fresh && let Some(stream) = thread.pool.take(upstream) {
         return Ok((stream, true));
     }
     let opening = Box::pin(upstream.client.open(&upstream.url, limits.connect));
@@ -202,8 +200,9 @@ impl Flight<'_> {
         thread: &Thread,
         client: &mut Client,
         limits: &Limits,
+        now: Instant,
     ) -> Result<(), Fault> {
-        let mut progress = Progress::default();
+        let mut progress = Progress::new(now);
         poll_fn(|cx| {
             if let Poll::Ready(Err(fault)) = self.poll_up(cx, thread, client) {
                 return Poll::Ready(Err(fault));
@@ -277,7 +276,7 @@ impl Flight<'_> {
             let len = self.head(|head| head.len).map_err(Fault::BadAnswer)?;
             self.got.drain(..len);
             if !head_may_end(&self.got, 0) {
-                self.answer_head(thread, client, limits).await?;
+                self.answer_head(thread, client, limits, clock::now()).await?;
             }
         }
     }
@@ -315,8 +314,9 @@ impl Flight<'_> {
             Ok(begun) => begun,
             Err(fault) => return (fault.before_answer(asked, entry), false),
         };
-        entry.answered = Some((came, clock::now()));
-        let ended = self.stream_down(thread, client, &mut down, limits).await;
+        let passed_on = clock::now();
+        entry.answered = Some((came, passed_on));
+        let ended = self.stream_down(thread, client, &mut down, limits, passed_on).await;
         (entry.bytes_in, entry.bytes_out) = (self.up.content, down.content);
         let (keep, excess) = (keep && self.up.sent, down.excess);
         thread.give_back(down.out);
@@ -375,11 +375,13 @@ impl Flight<'_> {
         client: &mut Client,
         down: &mut Downward,
         limits: &Limits,
+        now: Instant,
     ) -> Result<(), Fault> {
-        let mut progress = Progress::default();
+        let mut progress = Progress::new(now);
         poll_fn(|cx| {
             // An answer may come before the request is whole; the client's end is noticed in any case.
-            match self.poll_up(cx, thread, client) {
+            let over = self.up.sent && down.ended;
+            match if over { Poll::Pending } else { self.poll_up(cx, thread, client) } {
                 Poll::Ready(Err(Fault::ClientGone)) => return Poll::Ready(Err(Fault::ClientGone)),
                 // The rest of the request is not worth the answer.
                 Poll::Ready(Err(_)) => self.up.refused = true,
@@ -413,10 +415,17 @@ fn status(got: &[u8]) -> u16 {
 }
 
 /// Nothing moves for too long: then it is over.
-#[derive(Default)]
-pub(super) struct Progress<T>(Option<T>);
+pub(super) struct Progress<T> {
+    moved: Option<T>,
+    known: Option<Instant>,
+}
 
 impl<T: PartialEq> Progress<T> {
+    /// It is looked at now for the first time.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { moved: None, known: Some(now) }
+    }
+
     pub(super) fn check<R>(
         &mut self,
         client: &Client,
@@ -424,9 +433,9 @@ impl<T: PartialEq> Progress<T> {
         limit: std::time::Duration,
         fault: Fault,
     ) -> Poll<Result<R, Fault>> {
-        let now = clock::now();
-        if self.0.as_ref() != Some(&moved) {
-            self.0 = Some(moved);
+        let now = self.known.take().unwrap_or_else(clock::now);
+        if self.moved.as_ref() != Some(&moved) {
+            self.moved = Some(moved);
             client.seat.until(now + limit);
         } else if client.seat.timed_out(now) {
             return Poll::Ready(Err(fault));

@@ -107,7 +107,7 @@ impl Flight<'_> {
         client: &mut Client,
         limits: &Limits,
     ) -> Result<(), Fault> {
-        let mut progress = Progress::default();
+        let mut progress = Progress::new(clock::now());
         let to_head = self.to_head;
         poll_fn(|cx| {
             loop {
@@ -136,7 +136,7 @@ impl Flight<'_> {
         let whole = told::is_whole(&self.got, self.to_head);
         let keep = self.head(|head| head.keep_alive).unwrap_or(false);
         if whole && keep && self.up.sent {
-            thread.pool.put(&serving.chain.upstream, self.stream, clock::now());
+            thread.pool.put(&serving.chain.upstream, self.stream);
         }
         thread.give_back(self.got);
     }

@@ -217,7 +217,7 @@ impl Plane {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let finding = found.by_name.get_mut(name)?;
         let chain = finding.chain.peek()?.clone()?;
-        finding.at = clock::age();
+        finding.at = clock::age(clock::now());
         Some(chain)
     }
 
@@ -230,7 +230,7 @@ impl Plane {
         }
         let (prefix, like) = self.templates.iter().find(|template| begins(template))?;
         let finder = self.finder.as_ref()?;
-        let now = clock::age();
+        let now = clock::age(clock::now());
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(finding) = found.by_name.get(name) {
             match finding.chain.peek() {
@@ -416,7 +416,7 @@ mod tests {
             find(&plane, name);
         }
         let mut found = plane.found.lock().unwrap();
-        let later = clock::age() + KEPT;
+        let later = clock::age(clock::now()) + KEPT;
         found.by_name.get_mut(&used).unwrap().at = later;
         found.let_go(finder.as_ref(), later + LET_GO_EVERY);
         assert_eq!(*finder.kept.lock().unwrap(), BTreeSet::from([used.clone()]));

@@ -3,15 +3,17 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::plane::Upstream;
 use crate::stream::Stream;
 
-/// None is used after it was idle for so long.
-const MAX_IDLE: Duration = Duration::from_secs(60);
+/// The pool is swept so often.
+pub(super) const SWEEP: Duration = Duration::from_secs(5);
+/// None is used once it was idle for so many sweeps, a minute.
+const MAX_SWEEPS: u8 = 12;
 
 /// Idle connections by target. There are as many targets as chains: few enough to look at each.
 #[derive(Debug, Default)]
@@ -20,26 +22,23 @@ pub(super) struct Pool(RefCell<Vec<(u64, Vec<Idle>)>>);
 #[derive(Debug)]
 struct Idle {
     stream: Stream,
-    since: Instant,
+    sweeps: u8,
 }
 
 impl Pool {
     /// The idle connection that was used last and is still open.
-    pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<Stream> {
+    pub(super) fn take(&self, upstream: &Upstream) -> Option<Stream> {
         let mut pool = self.0.borrow_mut();
         let (_, idle) = pool.iter_mut().find(|(target, _)| *target == upstream.id)?;
-        while let Some(mut candidate) = idle.pop() {
-            if now.duration_since(candidate.since) < MAX_IDLE && silent(&mut candidate.stream) {
-                return Some(candidate.stream);
-            }
-        }
-        None
+        std::iter::from_fn(|| idle.pop())
+            .map(|idle| idle.stream)
+            .find_map(|mut stream| silent(&mut stream).then_some(stream))
     }
 
     /// Keeps a connection whose answer came to its end.
-    pub(super) fn put(&self, upstream: &Upstream, stream: Stream, now: Instant) {
+    pub(super) fn put(&self, upstream: &Upstream, stream: Stream) {
         let mut pool = self.0.borrow_mut();
-        let fresh = Idle { stream, since: now };
+        let fresh = Idle { stream, sweeps: 0 };
         match pool.iter_mut().find(|(target, _)| *target == upstream.id) {
             Some((_, idle)) => idle.push(fresh),
             None => pool.push((upstream.id, vec![fresh])),
@@ -47,9 +46,12 @@ impl Pool {
     }
 
     /// Closes what nobody has used for too long, or the provider has closed.
-    pub(super) fn sweep(&self, now: Instant) {
+    pub(super) fn sweep(&self) {
         self.0.borrow_mut().retain_mut(|(_, idle)| {
-            idle.retain_mut(|idle| now.duration_since(idle.since) < MAX_IDLE && silent(&mut idle.stream));
+            idle.retain_mut(|idle| {
+                idle.sweeps += 1;
+                idle.sweeps < MAX_SWEEPS && silent(&mut idle.stream)
+            });
             !idle.is_empty()
         });
     }
@@ -66,7 +68,6 @@ fn silent(stream: &mut Stream) -> bool {
 mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::super::clock;
     use super::super::request::Target;
     use super::*;
     use crate::http::HttpClient;
@@ -86,22 +87,19 @@ mod tests {
 
     #[tokio::test]
     async fn none_is_used_after_a_minute_or_for_another_target() {
-        let (pool, now) = (Pool::default(), clock::now());
-        let ((one, _end), (other, _other_end)) = (connected().await, connected().await);
-        let just = MAX_IDLE - Duration::from_millis(1);
-        assert_eq!(MAX_IDLE, Duration::from_secs(60), "SPEC §7");
-        pool.put(&upstream(1), one, now);
-        assert!(pool.take(&upstream(2), now).is_none(), "it leads elsewhere");
-        let one = pool.take(&upstream(1), now + just).unwrap();
-        pool.put(&upstream(1), one, now);
-        assert!(pool.take(&upstream(1), now + MAX_IDLE).is_none());
-        assert!(pool.take(&upstream(1), now).is_none(), "it was closed");
-        pool.put(&upstream(1), other, now);
-        pool.sweep(now + just);
-        let other = pool.take(&upstream(1), now).unwrap();
-        pool.put(&upstream(1), other, now);
-        pool.sweep(now + MAX_IDLE);
-        assert!(pool.take(&upstream(1), now).is_none());
+        let pool = Pool::default();
+        let (one, _end) = connected().await;
+        let sweep = |times| (0..times).for_each(|_| pool.sweep());
+        assert_eq!(SWEEP * u32::from(MAX_SWEEPS), Duration::from_secs(60), "SPEC §7");
+        pool.put(&upstream(1), one);
+        assert!(pool.take(&upstream(2)).is_none(), "it leads elsewhere");
+        for _ in 0..2 {
+            sweep(MAX_SWEEPS - 1);
+            let one = pool.take(&upstream(1)).unwrap();
+            pool.put(&upstream(1), one);
+        }
+        sweep(MAX_SWEEPS);
+        assert!(pool.take(&upstream(1)).is_none());
         assert!(pool.0.borrow().is_empty(), "nothing is left of the target");
     }
 }

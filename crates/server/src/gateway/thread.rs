@@ -18,7 +18,7 @@ use super::access_log::{BATCH, Line, Log};
 use super::listen::Listener;
 use super::measure::{Measures, Requests};
 use super::plane::{Chain, Plane};
-use super::pool::Pool;
+use super::pool::{Pool, SWEEP};
 use super::request::Injected;
 use super::seat::Seats;
 use super::{clock, connection, text};
@@ -34,7 +34,6 @@ const SCRATCH: usize = 64 * 1024;
 const BUFFERS_ROOM: usize = 4 << 20;
 const BUFFER_ROOM: usize = 512 * 1024;
 const FLUSH: Duration = Duration::from_secs(1);
-const SWEEP: Duration = Duration::from_secs(5);
 
 /// What all threads share.
 pub(super) struct Shared {
@@ -184,7 +183,7 @@ impl Thread {
             self.flush_log();
             if clock::now().duration_since(swept) >= SWEEP {
                 swept = clock::now();
-                self.pool.sweep(swept);
+                self.pool.sweep();
             }
         }
     }

@@ -32,7 +32,8 @@ pub(super) fn start(rig: &Rig) -> Result<Site> {
     let binary = rig.evergrant.as_deref().context("it was not built")?;
     let folder = rig.folder("evergrant")?;
     let address = free_address()?;
-    let access_log = folder.join("access.log");
+    // Not beside the auth file, whose folder is watched.
+    let access_log = folder.join("log/access.log");
     let config = write_config(rig, &folder, address, &access_log)?;
     let keys = folder.join("keys");
     let known = keys.is_file();
@@ -76,7 +77,9 @@ fn write_config(rig: &Rig, folder: &Path, address: SocketAddr, access_log: &Path
         let written = file.and_then(|mut file| file.write_all(grant.to_string().as_bytes()));
         written.context("writing the auth file")?;
     }
-    fs::create_dir_all(folder.join("home")).context("making its home")?;
+    for inside in ["home", "log"] {
+        fs::create_dir_all(folder.join(inside)).with_context(|| format!("making its folder {inside}"))?;
+    }
     let closed = free_address()?;
     let upstream = rig.upstream();
     let (auth_file, access_log) = (auth_file.display(), access_log.display());
