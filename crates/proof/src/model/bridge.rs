@@ -11,7 +11,8 @@ use evergrant_core::chain::{
 };
 use evergrant_core::grant::{Grant, PairId};
 use evergrant_core::keeper::{
-    self, Decision, FileFound, Finding, Found, Outcome, Policy, ReceiptState, Staged as RealStaged,
+    self, Decision, FileFound, Finding, Found, FoundRow, Outcome, Policy, ReceiptState, RowFinding,
+    Staged as RealStaged,
 };
 use evergrant_core::provider::{Profile, ReuseClass};
 use evergrant_core::{AccessToken, ChainName, Reason, RefreshToken};
@@ -47,6 +48,17 @@ pub(super) struct Facts {
     pub(super) edit_beside: bool,
 }
 
+/// What a look at a row reads.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct RowFacts {
+    pub(super) record: Rec,
+    /// The receipts of this machine.
+    pub(super) receipts: [Option<Filed>; ATTEMPTS],
+    /// The open intent is this machine's.
+    pub(super) intends: bool,
+    pub(super) times: Times,
+}
+
 /// What `core` makes of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Verdict {
@@ -59,6 +71,7 @@ pub(super) enum Verdict {
     Forward(u8),
     Spent,
     BeingRead,
+    Elsewhere,
     InDoubt,
     Outdated(u8),
     Adopt,
@@ -84,7 +97,10 @@ pub(super) enum Write {
     },
 }
 
-type Times = (u8, u8);
+pub(super) type Times = (u8, u8);
+/// The machine of every intent, as it is bridged; and another one.
+const MACHINE: &str = "model";
+const OTHER_MACHINE: &str = "other";
 /// Answers by question.
 type Remembered<Q, A> = RefCell<HashMap<Q, A, Fast>>;
 
@@ -95,6 +111,7 @@ pub(super) struct Bridge {
     broken: Option<Break>,
     chain: ChainName,
     findings: Remembered<Facts, Verdict>,
+    row_findings: Remembered<RowFacts, Verdict>,
     decisions: Remembered<(Rec, Times, bool), Option<Reason>>,
     in_time: Remembered<(Rec, Times), bool>,
     writes: Remembered<(Option<Rec>, Times, Write), Option<Rec>>,
@@ -131,8 +148,8 @@ impl Bridge {
         let profile = Profile { reuse, ..Profile::claude() };
         let policy = Policy { min_exchange_interval: Duration::ZERO, ..Policy::new(profile) };
         let chain = "claude".parse().expect("it is a chain name");
-        let (findings, decisions, in_time, writes) = Default::default();
-        Self { policy, class, broken, chain, findings, decisions, in_time, writes }
+        let (findings, row_findings, decisions, in_time, writes) = Default::default();
+        Self { policy, class, broken, chain, findings, row_findings, decisions, in_time, writes }
     }
 
     /// [`keeper::recover`].
@@ -153,6 +170,29 @@ impl Bridge {
                 Finding::Outdated(of) => Verdict::Outdated(attempt(of)),
                 Finding::Adopt => Verdict::Adopt,
                 Finding::Clean => Verdict::Clean,
+            }
+        })
+    }
+
+    /// [`keeper::recover_row`].
+    pub(super) fn recover_row(&self, facts: RowFacts) -> Verdict {
+        remembered(&self.row_findings, facts, || {
+            let record = self.record(&facts.record, facts.times);
+            let receipts: Vec<_> = facts.receipts.iter().flatten().map(|filed| self.receipt(filed)).collect();
+            let machine = if facts.intends { MACHINE } else { OTHER_MACHINE };
+            let found = FoundRow { record: &record, receipts: &receipts, mark: None, machine };
+            let attempt = |attempt: AttemptId| attempt.0 as u8;
+            match keeper::recover_row(found, now()) {
+                RowFinding::Outdated(of) => Verdict::Outdated(attempt(of)),
+                RowFinding::Commit(of) => Verdict::Commit(attempt(of)),
+                RowFinding::Settle(of) => Verdict::Settle(attempt(of)),
+                RowFinding::BeingRead => Verdict::BeingRead,
+                RowFinding::Elsewhere(_) => Verdict::Elsewhere,
+                RowFinding::InDoubt => Verdict::InDoubt,
+                RowFinding::Clean => Verdict::Clean,
+                RowFinding::BringUp(_) | RowFinding::Forgotten(_) | RowFinding::Behind(_) => {
+                    unreachable!("nothing is restored here")
+                }
             }
         })
     }
@@ -189,7 +229,7 @@ impl Bridge {
                 let (grant, before) = (self.grant(pair), record.as_ref());
                 Some(keeper::take_in(&self.chain, before, &grant, imported, policy, now(), &mut rng))
             }
-            Write::Begin(attempt) => Some(keeper::begin(record?, id(attempt), "model", policy, now())),
+            Write::Begin(attempt) => Some(keeper::begin(record?, id(attempt), MACHINE, policy, now())),
             Write::Settle(answer) => {
                 let outcome = keeper::classify(&self.answer(answer), now());
                 Some(keeper::settle(record?, &outcome, policy, now(), &mut rng))
@@ -341,7 +381,7 @@ impl Bridge {
             presented: self.pair_id(record.pair),
             sent_at,
             deadline: sent_at + self.policy.deadline,
-            machine: "model".into(),
+            machine: MACHINE.into(),
         });
         let old_doubts = Pair::all().filter(|pair| record.old_doubts.has(*pair));
         let old_doubt = |pair| OldDoubt { fingerprint: self.pair_id(pair).fingerprint(), sent_at };

@@ -1,7 +1,7 @@
 //! A keeper of the model, step by step: each step is one read or one durable write, so that a crash, an edit or
 //! another keeper may fall between any two.
 
-use super::bridge::{Facts, Filed, Verdict, Write};
+use super::bridge::{Facts, Filed, RowFacts, Verdict, Write};
 use super::file::{forget_staged, put_back};
 use super::state::{
     ATTEMPTS, Answer, At, Attempt, Content, Goal, Pair, Pairs, Rec, Receipt, Seen, Standing, State,
@@ -149,6 +149,13 @@ impl Model {
 
     fn verdict(&self, s: &State, k: usize) -> Verdict {
         let facts = self.facts(s, k);
+        if let (Vault::Database, Some(record)) = (self.config.vault, facts.record) {
+            let (receipts, times) = (facts.receipts, (s.age(record.pair), 0));
+            let intends = record.intent == 0 || self.in_reach(s.attempt(record.intent), k);
+            let verdict = self.bridge.recover_row(RowFacts { record, receipts, intends, times });
+            let presents = verdict == Verdict::Elsewhere && self.broken == Some(Break::OtherMachinePresents);
+            return if presents { Verdict::InDoubt } else { verdict };
+        }
         let differs = match (facts.file, &facts.record) {
             (Content::Grant(pair), Some(record)) => record.pair != pair,
             (Content::Grant(_) | Content::Missing | Content::Garbage, _) => false,
@@ -193,19 +200,18 @@ impl Model {
                 self.saw(Sometimes::OwnCommitFinished);
                 At::Remember(attempt)
             }
-            Verdict::Commit(attempt) if self.config.vault == Vault::Database => {
-                if self.intent_of_another(s, attempt) {
-                    return self.in_doubt(s, k, known);
-                }
-                At::Commit(attempt)
-            }
+            Verdict::Commit(attempt) if self.config.vault == Vault::Database => At::Commit(attempt),
             Verdict::Commit(attempt) => At::Stage(Goal::Commit(attempt)),
             Verdict::Forward(attempt) => {
                 self.saw(Sometimes::RolledForward);
                 At::Stage(Goal::Forward(attempt))
             }
             Verdict::Settle(attempt) => At::Settle(attempt),
-            Verdict::InDoubt => return self.in_doubt(s, k, known),
+            Verdict::Elsewhere => {
+                self.saw(Sometimes::WaitsForOtherMachine);
+                return self.stop(s, k, known);
+            }
+            Verdict::InDoubt => return self.in_doubt(s, k),
             Verdict::Outdated(attempt) => At::Outdate(attempt),
             Verdict::Adopt => At::Adopt,
             Verdict::Clean => return self.ready(s, k),
@@ -220,14 +226,9 @@ impl Model {
         self.config.vault == Vault::Database && open != 0 && open != attempt
     }
 
-    /// An open intent without an answer. Its receipt may lie on another machine, which may come back with it.
-    fn in_doubt(&self, s: &mut State, k: usize, known: Option<Seen>) -> Done {
+    /// An open intent without an answer.
+    fn in_doubt(&self, s: &mut State, k: usize) -> Done {
         let Some(record) = s.record else { return Ok(()) };
-        let waits = !self.in_reach(s.attempt(record.intent), k) && s.age(record.pair) < 2;
-        if waits && self.broken != Some(Break::OtherMachinePresents) {
-            self.saw(Sometimes::WaitsForOtherMachine);
-            return self.stop(s, k, known);
-        }
         if self.broken == Some(Break::DoubtAsFailed) {
             s.record = Some(Rec { intent: 0, standing: Standing::Live, ..record });
             return Ok(());
