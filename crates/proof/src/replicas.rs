@@ -49,6 +49,8 @@ pub const FAULTS: [&str; 24] = [
 pub enum Lie {
     /// Leases are granted to everybody.
     LeaseIgnored,
+    /// A login ends the lease of whoever is sending.
+    LoginEndsLease,
     /// A process may stand still for longer than the pause bound.
     PausesUnbounded,
     /// Intents are acknowledged, and never written.
@@ -71,8 +73,9 @@ pub enum Lie {
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::LeaseIgnored,
+        Self::LoginEndsLease,
         Self::PausesUnbounded,
         Self::IntentNotWritten,
         Self::CommitAnywhere,

@@ -55,6 +55,7 @@ macro_rules! lies {
 
 lies! {
     leases_that_are_ignored: LeaseIgnored,
+    logins_that_end_a_lease: LoginEndsLease,
     intents_that_are_not_written: IntentNotWritten,
     commits_wherever_the_row_stands: CommitAnywhere,
     late_answers_that_are_fenced: LateAnswerFenced,

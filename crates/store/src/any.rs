@@ -98,6 +98,7 @@ impl VaultState for AnyState {
         release(claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError>;
         take_in(before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError>;
         take_in_new(rows: &[NewRow]) -> Result<u64, StateError>;
+        add_replaced(chain: &ChainName, spent: Fingerprint, at: Timestamp) -> Result<(), StateError>;
         row(chain: &ChainName) -> Result<Option<Row>, StateError>;
         rows_after(after: Option<&ChainName>, most: usize) -> Result<Vec<Row>, StateError>;
         reseal(chain: &ChainName, old: &Sealed, new: &Sealed) -> Result<bool, StateError>;

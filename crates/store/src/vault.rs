@@ -162,8 +162,8 @@ pub trait VaultState: State {
     ) -> impl Future<Output = Result<Claimed, StateError>> + Send;
 
     /// Makes an intent durable, and lets the lease end `lease` from now. Says whether it was done: not under a lease that
-    /// somebody else has taken over, nor while intents are [held](Incarnation::held), nor in an incarnation that nobody has
-    /// asked for.
+    /// somebody else has taken over, nor where the row has moved since it was claimed, nor while intents are
+    /// [held](Incarnation::held), nor in an incarnation that nobody has asked for.
     fn begin_rotation(
         &self,
         claim: &Claim,
@@ -179,15 +179,15 @@ pub trait VaultState: State {
         next: NextRow<'_>,
     ) -> impl Future<Output = Result<bool, StateError>> + Send;
 
-    /// Writes that no answer came to an attempt: only under the claim, which it gives back. Whoever settles the row has ended
-    /// it. Says whether it was done.
+    /// Writes that no answer came to an attempt: only under the claim, which it gives back, and where the row stands as it
+    /// was claimed. Says whether it was done.
     fn doubt_rotation(
         &self,
         claim: &Claim,
         next: NextRow<'_>,
     ) -> impl Future<Output = Result<bool, StateError>> + Send;
 
-    /// Gives a claim back.
+    /// Gives a claim back. A row that has moved since it was claimed is looked at at once, whatever `wakes_at` says.
     fn release(
         &self,
         claim: &Claim,
@@ -195,7 +195,8 @@ pub trait VaultState: State {
     ) -> impl Future<Output = Result<(), StateError>> + Send;
 
     /// Puts a grant from outside into the row, where it still stands at `before` (nothing: there was none), whoever holds
-    /// the lease. Says whether it was done.
+    /// the lease. He keeps it: what he has sent may still be on its way, and nobody else may send meanwhile. Says whether it
+    /// was done.
     fn take_in(
         &self,
         before: Option<Mark>,
@@ -205,6 +206,14 @@ pub trait VaultState: State {
     /// Puts grants of chains into rows of their own, of which there were none. Says how many that were; a chain that has a
     /// row keeps it.
     fn take_in_new(&self, rows: &[NewRow]) -> impl Future<Output = Result<u64, StateError>> + Send;
+
+    /// Remembers that a pair of the chain is spent, and since when, if that is not known yet. The row stays as it is.
+    fn add_replaced(
+        &self,
+        chain: &ChainName,
+        spent: Fingerprint,
+        at: Timestamp,
+    ) -> impl Future<Output = Result<(), StateError>> + Send;
 
     /// The row of a chain.
     fn row(&self, chain: &ChainName) -> impl Future<Output = Result<Option<Row>, StateError>> + Send;

@@ -42,7 +42,9 @@ impl Model {
             At::Settle(attempt) => self.settle(s, k, attempt),
             At::Doubt => {
                 // Only who holds the lease may say so: its last holder may be about to send.
-                if self.has_right(s, k) {
+                if s.record.is_none_or(|record| record.intent == 0) {
+                    s.keepers[k].at = At::Look;
+                } else if self.has_right(s, k) {
                     self.write(s, Write::Doubt);
                     s.keepers[k].at = At::Look;
                 } else {

@@ -280,10 +280,21 @@ impl VaultState for Database {
     }
 
     async fn take_in(&self, before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError> {
-        self.write(&next.record.chain, async |tables: &MemoryState| {
-            tables.take_in(before, quiet(&next)).await
+        let lie = self.lie;
+        self.write(&next.record.chain, async |tables: &MemoryState| match (lie, before) {
+            (Some(Lie::LoginEndsLease), Some(before)) => tables.settle_rotation(before, quiet(&next)).await,
+            (_, before) => tables.take_in(before, quiet(&next)).await,
         })
         .await
+    }
+
+    async fn add_replaced(
+        &self,
+        chain: &ChainName,
+        spent: Fingerprint,
+        at: Timestamp,
+    ) -> Result<(), StateError> {
+        self.call(async |tables: &MemoryState| tables.add_replaced(chain, spent, at).await).await
     }
 
     async fn take_in_new(&self, rows: &[NewRow]) -> Result<u64, StateError> {

@@ -35,6 +35,8 @@ pub(super) enum Fate {
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     pub(super) family: u64,
+    /// Whose row has held it.
+    chain: Option<ChainName>,
     /// When the access token beside it ends.
     access_ends: Duration,
     fate: Option<Fate>,
@@ -46,13 +48,13 @@ pub(super) struct Token {
     of_record: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Open {
     number: u64,
     process: ProcessId,
     machine: usize,
     token: Fingerprint,
-    family: u64,
+    chain: Option<ChainName>,
     sent: Duration,
 }
 
@@ -86,7 +88,8 @@ impl Reference {
     /// The provider gave a refresh token.
     pub(super) fn issued(&mut self, token: Fingerprint, family: u64, access_ends: Duration) {
         let kept_on = BTreeSet::new();
-        let known = Token { family, access_ends, fate: None, next: None, kept_on, of_record: false };
+        let known =
+            Token { family, chain: None, access_ends, fate: None, next: None, kept_on, of_record: false };
         self.tokens.insert(token, known);
     }
 
@@ -126,10 +129,8 @@ impl Reference {
         if let (Some(intent), Some(record)) = (intended, record) {
             self.attempts.insert((record.chain.clone(), intent.attempt.0, machine), (token, self.sent + 1));
         }
-        if let Some(open) = self
-            .open
-            .iter()
-            .find(|open| open.family == known.family && now < open.sent + DEADLINE && open.process != process)
+        if let Some(open) =
+            self.open.iter().find(|open| open.chain == known.chain && now < open.sent + DEADLINE)
         {
             return broken(
                 "I1",
@@ -147,8 +148,8 @@ impl Reference {
             });
         }
         self.sent += 1;
-        let (number, family) = (self.sent, known.family);
-        self.open.push(Open { number, process, machine, token, family, sent: now });
+        let number = self.sent;
+        self.open.push(Open { number, process, machine, token, chain: known.chain, sent: now });
         Ok(number)
     }
 
@@ -236,6 +237,7 @@ impl Reference {
         self.durable.insert(record.pair.access);
         if let Some(known) = record.pair.refresh.and_then(|token| self.tokens.get_mut(&token)) {
             known.of_record = true;
+            known.chain = Some(record.chain.clone());
         }
         let before = self.records.insert(record.chain.clone(), record.clone());
         if let Some(before) = before.filter(|before| before.position() > record.position()) {

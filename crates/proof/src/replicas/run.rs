@@ -304,6 +304,11 @@ impl Sim {
 
     fn force(&mut self, number: usize) {
         let chain = self.any_chain();
+        self.force_chain(number, &chain);
+    }
+
+    fn force_chain(&mut self, number: usize, chain: &ChainName) {
+        let chain = chain.clone();
         let machine = &self.machines[number];
         if let Some(running) = &machine.running {
             let keeper = running.keeper.clone();
@@ -420,11 +425,14 @@ impl Sim {
             11 => {
                 self.count("login again");
                 let chain = self.any_chain();
-                self.force(number);
-                let other = self.any_machine();
-                let soon = Duration::from_millis(self.rng.random_range(0..1_000));
-                self.run_for(soon);
+                self.force_chain(number, &chain);
+                let (other, third) = (self.any_machine(), self.any_machine());
+                let mut soon = || Duration::from_millis(self.rng.random_range(0..1_000));
+                let (before, behind) = (soon(), soon());
+                self.run_for(before);
                 self.log_in(other, &chain);
+                self.run_for(behind);
+                self.force_chain(third, &chain);
             }
             12 => self.back_up(),
             13 if self.rng.random_bool(0.25) => {

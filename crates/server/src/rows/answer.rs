@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use evergrant_core::keeper::{self, Answer, READ_LIMIT, Receipt, ReceiptState};
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::vault::{Row, VaultState};
+use evergrant_store::vault::{Claim, Row, VaultState};
 use evergrant_store::{Reservation, crash};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
@@ -25,8 +25,8 @@ type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 impl<W: World<State: VaultState>> RowKeeper<W> {
     pub(super) async fn send(&self, sending: Sending<W>, done: oneshot::Sender<keeper::Report>) {
-        let Sending { policy, reservation, request, row, why, mut seen, begun } = sending;
-        let record = row.record.clone();
+        let Sending { policy, reservation, request, claim, why, mut seen, begun } = sending;
+        let record = claim.row.record.clone();
         let chain = record.chain.clone();
         let receipt = Receipt::reserved(reservation.attempt(), &record);
         // Step 5. A process that slept through its deadline sends nothing.
@@ -35,7 +35,8 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         let send_by = begun + keeper::send_within(&record, &policy.policy, looked_at);
         let secs = policy.policy.deadline.as_secs();
         let world = policy.world.clone();
-        let mut settling = Settling { chain, policy, row: Some(row), receipt, done: Some(done) };
+        let mut settling =
+            Settling { chain, policy, row: Some(claim.row.clone()), claim, receipt, done: Some(done) };
         let sent_at = self.world().monotonic();
         if sent_at >= send_by {
             let why = "the deadline had passed before anything was sent".into();
@@ -106,7 +107,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     /// Commits an answer, again and again until it is of record, or until the chain has moved on without it: for as long
     /// as this process lives. What is only in memory is written down as soon as that can be done.
     async fn commit_answer(&self, settling: Settling<W>, mut unwritten: Option<Reservation<W::Disk>>) {
-        let Settling { chain, policy, mut row, receipt, mut done } = settling;
+        let Settling { chain, policy, claim, mut row, receipt, mut done } = settling;
         let chain = &chain;
         loop {
             let mut seen = Seen {
@@ -117,8 +118,12 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let in_memory = unwritten.is_some().then_some(&receipt);
             let settled = self.settle_found(chain, &policy, None, row.take(), in_memory, &mut seen).await;
             let over = match settled {
-                // Nothing of it is open any more, or somebody else's finding goes first.
-                Ok(Settled::Clean(..) | Settled::Written) => true,
+                Ok(Settled::Written) => true,
+                // A login has come first, and left the lease to this answer.
+                Ok(Settled::Clean(..)) => {
+                    self.give_back(&claim, None).await;
+                    true
+                }
                 Ok(Settled::Stop(_)) => {
                     !seen.record.as_ref().is_some_and(|record| receipt.is_awaited(record))
                 }
@@ -167,6 +172,7 @@ struct Settling<W: World> {
     policy: Arc<RowPolicy<W>>,
     /// The row, if it is still as this task wrote it.
     row: Option<Row>,
+    claim: Claim,
     receipt: Receipt,
     done: Option<oneshot::Sender<keeper::Report>>,
 }

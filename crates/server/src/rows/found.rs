@@ -5,7 +5,6 @@ use evergrant_core::chain::{Mark, Record};
 use evergrant_core::event::{Event, EventKind};
 use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{self, Look, Outcome, Receipt, ReceiptState, RowFinding, wakes_at};
-use evergrant_core::secret::Fingerprint;
 use evergrant_core::{AttemptId, Reason};
 use evergrant_store::vault::{Claim, NextRow, VaultState};
 use evergrant_store::{VaultError, crash};
@@ -177,7 +176,7 @@ impl<W: World<State: VaultState>> Session<'_, W> {
         let record = keeper::settle(self.record.clone(), &outcome, &self.policy.policy, self.now(), &mut rng);
         let (kind, reason) = told(&outcome, &record);
         let event = self.keeper.event(&record, kind, reason, Some(attempt), json!({ "answer": why.clone() }));
-        let written = self.put(&record, &[], &[event]).await?;
+        let written = self.put(&record, event).await?;
         if written {
             crash::point("record_written");
             seen.detail = Some(why);
@@ -209,7 +208,7 @@ impl<W: World<State: VaultState>> Session<'_, W> {
                 let next = NextRow { record: &next, sealed: None, replaced: &[], events: &[event], wakes_at };
                 self.keeper.state().doubt_rotation(claim, next).await?
             }
-            None => self.put(&next, &[], &[event]).await?,
+            None => self.put(&next, event).await?,
         };
         if written {
             self.decided(next, seen);
@@ -221,30 +220,24 @@ impl<W: World<State: VaultState>> Session<'_, W> {
     async fn write(&self, next: Record, reason: Reason, seen: &mut Seen) -> Result<bool, Stuck> {
         let detail = json!({ "detail": seen.detail.clone() });
         let event = self.keeper.event(&next, EventKind::Found, reason, None, detail);
-        let written = self.put(&next, &[], &[event]).await?;
+        let written = self.put(&next, event).await?;
         if written {
             seen.record = Some(next);
         }
         Ok(written)
     }
 
-    /// An answer came when its lineage had ended: what was presented may never be presented again.
+    /// An answer came when its lineage had ended: what was presented may never be presented again. The row has nothing
+    /// to do with it, nor the lease of whoever may be sending another pair.
     async fn forget_outdated(&self, attempt: AttemptId) -> Result<(), Stuck> {
         let spent = self.receipt(attempt).presented.fingerprint();
-        if self.put(self.record, &[(spent, self.now())], &[]).await? {
-            self.drop_receipt(attempt).await?;
-        }
-        Ok(())
+        self.keeper.state().add_replaced(&self.record.chain, spent, self.now()).await?;
+        Ok(self.drop_receipt(attempt).await?)
     }
 
-    async fn put(
-        &self,
-        record: &Record,
-        replaced: &[(Fingerprint, Timestamp)],
-        events: &[Event],
-    ) -> Result<bool, Stuck> {
+    async fn put(&self, record: &Record, event: Event) -> Result<bool, Stuck> {
         let wakes_at = self.wakes_at(record);
-        let next = NextRow { record, sealed: None, replaced, events, wakes_at };
+        let next = NextRow { record, sealed: None, replaced: &[], events: &[event], wakes_at };
         Ok(self.keeper.state().settle_rotation(self.record.mark(), next).await?)
     }
 

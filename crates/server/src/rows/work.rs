@@ -71,7 +71,7 @@ impl Seen {
 /// What a row came to.
 #[expect(clippy::large_enum_variant, reason = "it lives for a moment, once a look")]
 pub(super) enum Settled {
-    /// It holds the chain's newest pair, and nothing is open.
+    /// It holds the chain's newest pair, and nothing is open that has to do with it.
     Clean(Record, Grant),
     /// What was found is written down, and the lease has ended with that.
     Written,
@@ -84,7 +84,8 @@ pub(super) struct Sending<W: World> {
     pub(super) policy: Arc<RowPolicy<W>>,
     pub(super) reservation: Reservation<W::Disk>,
     pub(super) request: TokenRequest,
-    pub(super) row: Row,
+    /// The row as its intent stands in it.
+    pub(super) claim: Claim,
     pub(super) why: Reason,
     pub(super) seen: Seen,
     /// The age of the process when the look began: the deadline counts from here.
@@ -110,8 +111,8 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             return;
         };
         match self.prepare(&claim, &policy, (look, refused), &mut seen).await {
-            Ok(Some((reservation, row, why, request))) => {
-                let sending = Sending { policy, reservation, request, row, why, seen, begun };
+            Ok(Some((reservation, claim, why, request))) => {
+                let sending = Sending { policy, reservation, request, claim, why, seen, begun };
                 self.send(sending, done).await;
             }
             Ok(None) => self.finish(&chain, seen, Some(done)),
@@ -143,7 +144,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         Some(policy)
     }
 
-    async fn give_back(&self, claim: &Claim, wakes_at: Option<Timestamp>) {
+    pub(super) async fn give_back(&self, claim: &Claim, wakes_at: Option<Timestamp>) {
         if let Err(error) = self.state().release(claim, wakes_at).await {
             tracing::debug!(chain = %claim.row.record.chain, %error, "a claim ends by itself");
         }
@@ -156,7 +157,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         policy: &Arc<RowPolicy<W>>,
         (look, refused): (Look, Option<Position>),
         seen: &mut Seen,
-    ) -> Result<Option<(Reservation<W::Disk>, Row, Reason, TokenRequest)>, Stuck> {
+    ) -> Result<Option<(Reservation<W::Disk>, Claim, Reason, TokenRequest)>, Stuck> {
         let (mut record, grant) = match self
             .settle_found(&claim.row.record.chain, policy, Some(claim), Some(claim.row.clone()), None, seen)
             .await?
@@ -193,7 +194,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         };
         let request = policy.policy.profile.refresh_request(refresh);
         let intended = self.intend(claim, policy, (record, why), seen).await?;
-        Ok(intended.map(|(reservation, row)| (reservation, row, why, request)))
+        Ok(intended.map(|(reservation, claim)| (reservation, claim, why, request)))
     }
 
     /// Steps 3 and 4: a receipt's room first, then the intent. Nothing: the lease was lost.
@@ -203,7 +204,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         policy: &RowPolicy<W>,
         (record, why): (Record, Reason),
         seen: &mut Seen,
-    ) -> Result<Option<(Reservation<W::Disk>, Row)>, Stuck> {
+    ) -> Result<Option<(Reservation<W::Disk>, Claim)>, Stuck> {
         let (keeper, of) = (self.clone(), record.clone());
         let reserved = self.world().offload(move || keeper.0.parts.receipts.reserve(&of)).await;
         let reservation = reserved?;
@@ -217,13 +218,13 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         let next =
             NextRow { record: &intended, sealed: None, replaced: &[], events: &[event], wakes_at: None };
         let begun = self.state().begin_rotation(claim, next, lease).await;
-        let row = Row { record: intended, sealed: claim.row.sealed.clone(), epoch: claim.row.epoch };
-        let chain = &row.record.chain;
+        let chain = &intended.chain;
         match begun {
             Ok(true) => {
-                self.remember(&row.record).await;
+                self.remember(&intended).await;
                 crash::point("intended");
-                Ok(Some((reservation, row)))
+                let row = Row { record: intended, ..claim.row.clone() };
+                Ok(Some((reservation, Claim { row, process: claim.process.clone() })))
             }
             Ok(false) => {
                 self.forget(chain, reservation).await;
@@ -233,7 +234,13 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                         seen.fail(Reason::Held, format!("the rows are compared first: again in {secs} s"));
                         self.give_back(claim, Some(self.world().now() + held)).await;
                     }
-                    None => seen.fail(Reason::LeaseHeld, "its lease was taken over before anything was sent"),
+                    None => {
+                        seen.fail(
+                            Reason::LeaseHeld,
+                            "somebody else has moved the chain before anything was sent",
+                        );
+                        self.give_back(claim, Some(self.world().now() + AGAIN_AFTER_FAULT)).await;
+                    }
                 }
                 seen.error = None;
                 Ok(None)
@@ -242,7 +249,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 // The intent may be durable all the same: its receipt says that nothing was sent.
                 let answer = Answer::NotSent { why: "the database did not take the intent".into() };
                 let state = ReceiptState::Answered { at: self.world().now(), answer };
-                let receipt = Receipt { state, ..Receipt::reserved(attempt, &row.record) };
+                let receipt = Receipt { state, ..Receipt::reserved(attempt, &intended) };
                 self.keep_answer(chain, reservation, receipt).await;
                 Err(error.into())
             }
@@ -304,7 +311,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                     // What is only in memory has no file that goes; it would be found again and again.
                     let outdated = |answer: &Receipt| finding == RowFinding::Outdated(answer.attempt);
                     if in_memory.is_some_and(outdated) {
-                        return Ok(Settled::Written);
+                        return Ok(Settled::Clean(record, grant));
                     }
                 }
             }

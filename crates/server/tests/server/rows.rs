@@ -439,6 +439,30 @@ async fn a_login_during_an_exchange_wins() {
     rig.assert_alive(0).await;
 }
 
+/// Neither a login nor an answer that comes too late to matter lets a second token be sent.
+#[tokio::test]
+async fn whoever_is_sending_keeps_the_lease() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.replica("one"), rig.replica("two"));
+    let first = rig.grant();
+    one.import(0, first.clone()).await;
+    one.presents_and_dies(&rig, "one", true).await;
+    rig.pass(SignedDuration::from_mins(2));
+    two.import(0, rig.grant()).await;
+    let _sends = two.intends(&rig, "two").await;
+    // What "one" presented is spent, and that is all that its answer says.
+    one.keeper.sweep().await;
+    assert!(rig.state.was_replaced(&chain(0), first.pair().fingerprint()).await.unwrap());
+    for _ in 0..2 {
+        assert_eq!(one.force(0).await.reason, Reason::LeaseHeld);
+        one.import(0, rig.grant()).await;
+    }
+    assert_eq!(rig.exchanges(), 1);
+    rig.pass(SignedDuration::from_mins(2));
+    assert!(one.force(0).await.refreshed);
+    rig.assert_alive(0).await;
+}
+
 #[tokio::test]
 async fn others_see_a_commit_when_they_follow() {
     let rig = Rig::new().await;

@@ -7,6 +7,7 @@ use evergrant_core::ChainName;
 use evergrant_core::chain::{Epoch, Mark};
 use evergrant_core::event::Event;
 use evergrant_core::health::shows_trouble;
+use evergrant_core::secret::Fingerprint;
 use jiff::{SignedDuration, Timestamp};
 
 use super::MemoryState;
@@ -63,6 +64,10 @@ impl Stored {
         let held = self.lease.as_ref().is_some_and(|(process, _)| *process == claim.process);
         held && self.row.epoch == claim.row.epoch
     }
+
+    fn stands_as(&self, claim: &Claim) -> bool {
+        self.row.record.mark() == claim.row.record.mark()
+    }
 }
 
 impl super::Tables {
@@ -94,11 +99,17 @@ impl super::Tables {
         self.add(events);
     }
 
-    fn write_at(&mut self, before: Mark, next: NextRow<'_>, now: Timestamp) -> bool {
+    fn write_at(
+        &mut self,
+        before: Mark,
+        next: NextRow<'_>,
+        lease: Option<(String, Timestamp)>,
+        now: Timestamp,
+    ) -> bool {
         let stored = self.vault.rows.get(&next.record.chain);
         let stands = stored.is_some_and(|stored| stored.row.record.mark() == before);
         if stands {
-            self.write_row(next, None, now);
+            self.write_row(next, lease, now);
         }
         stands
     }
@@ -109,7 +120,8 @@ impl MemoryState {
     fn write_under(&self, claim: &Claim, next: NextRow<'_>, lease: Option<Duration>) -> bool {
         let now = self.now();
         let mut tables = self.tables();
-        let ours = tables.vault.rows.get(&next.record.chain).is_some_and(|stored| stored.is_of(claim));
+        let stored = tables.vault.rows.get(&next.record.chain);
+        let ours = stored.is_some_and(|stored| stored.is_of(claim) && stored.stands_as(claim));
         let (asked_for, held) = tables.vault.incarnation;
         let takes_intents = asked_for == self.incarnation && held.is_none_or(|until| until <= now);
         let writes = ours && (lease.is_none() || takes_intents);
@@ -179,7 +191,7 @@ impl VaultState for MemoryState {
 
     async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
         let now = self.now();
-        Ok(self.tables().write_at(before, next, now))
+        Ok(self.tables().write_at(before, next, None, now))
     }
 
     async fn doubt_rotation(&self, claim: &Claim, next: NextRow<'_>) -> Result<bool, StateError> {
@@ -187,10 +199,12 @@ impl VaultState for MemoryState {
     }
 
     async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
+        let now = self.now();
         let mut tables = self.tables();
         let stored = tables.vault.rows.get_mut(&claim.row.record.chain);
         if let Some(stored) = stored.filter(|stored| stored.is_of(claim)) {
-            (stored.lease, stored.wakes_at) = (None, wakes_at);
+            (stored.lease, stored.wakes_at) =
+                (None, if stored.stands_as(claim) { wakes_at } else { Some(now) });
         }
         Ok(())
     }
@@ -209,7 +223,19 @@ impl VaultState for MemoryState {
             tables.write_row(next, None, now);
             return Ok(true);
         };
-        Ok(tables.write_at(before, next, now))
+        let stored = tables.vault.rows.get(&next.record.chain);
+        let lease = stored.filter(|stored| !stored.is_free(now)).and_then(|stored| stored.lease.clone());
+        Ok(tables.write_at(before, next, lease, now))
+    }
+
+    async fn add_replaced(
+        &self,
+        chain: &ChainName,
+        spent: Fingerprint,
+        at: Timestamp,
+    ) -> Result<(), StateError> {
+        self.tables().replaced.entry((chain.clone(), spent)).or_insert(at);
+        Ok(())
     }
 
     async fn take_in_new(&self, rows: &[NewRow]) -> Result<u64, StateError> {

@@ -8,6 +8,7 @@ use evergrant_core::ChainName;
 use evergrant_core::chain::{AttemptId, Epoch, Generation, Lineage, Mark, Record};
 use evergrant_core::event::Event;
 use evergrant_core::health::shows_trouble;
+use evergrant_core::secret::Fingerprint;
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
@@ -51,22 +52,53 @@ macro_rules! claim_rows {
     };
 }
 
-/// Writes the row of the parameters $6 to $16, with its events and replaced pairs, if it stands as `$where` says by the
-/// parameters from $18 on. Its health is looked at at once if it shows trouble ($17), or did.
+/// The row stands at the mark of the parameters $17 to $19.
+macro_rules! stands {
+    () => {
+        "lineage = $17 AND generation = $18 AND attempt = $19"
+    };
+}
+
+/// So it stands, and the lease is of the process $20 and the epoch $21.
+macro_rules! ours {
+    () => {
+        concat!(stands!(), " AND holder = $20 AND epoch = $21")
+    };
+}
+
+/// What becomes of the lease of a row that is written.
+macro_rules! lease {
+    (ends) => {
+        "holder = NULL, lease_ms = NULL, wakes_ms = $15::bigint"
+    };
+    (stays) => {
+        concat!("wakes_ms = CASE WHEN lease_ms > ", now_ms!(), " THEN wakes_ms ELSE $15::bigint END")
+    };
+    // For $22 milliseconds.
+    (goes_on) => {
+        concat!(
+            "lease_ms = ",
+            now_ms!(),
+            " + $22::bigint, wakes_ms = greatest($15::bigint, ",
+            now_ms!(),
+            " + $22::bigint)"
+        )
+    };
+}
+
+/// Writes the row of the parameters $6 to $15, with its events and replaced pairs, if `$only_if` holds by the parameters
+/// from $17 on. Its health is looked at at once if it shows trouble ($16), or did.
 macro_rules! write_row {
-    ($where:literal) => {
+    ($lease:ident, $only_if:expr) => {
         add_events!(
             concat!(
                 "moved AS (
                UPDATE vault_rows
                SET lineage = $7, generation = $8, attempt = $9, machine = $10, record = $11,
-                   sealed = coalesce($12::bytea, sealed), changed = pg_current_xact_id(),
-                   holder = CASE WHEN $16::bigint IS NULL THEN NULL ELSE holder END,
-                   lease_ms = (extract(epoch FROM now()) * 1000)::bigint + $16::bigint,
-                   wakes_ms = CASE WHEN $16::bigint IS NULL THEN $15::bigint
-                     ELSE (extract(epoch FROM now()) * 1000)::bigint + $16::bigint END
-               WHERE chain = $6::text AND ",
-                $where,
+                   sealed = coalesce($12::bytea, sealed), changed = pg_current_xact_id(), ",
+                lease!($lease),
+                " WHERE chain = $6::text AND ",
+                $only_if,
                 " RETURNING chain
              ), spent AS (
                INSERT INTO replaced (chain, fingerprint, at_ms)
@@ -76,7 +108,7 @@ macro_rules! write_row {
                ON CONFLICT DO NOTHING
              ), woken AS (
                UPDATE health_looks SET next_ms = (extract(epoch FROM now()) * 1000)::bigint
-               WHERE chain = $6::text AND (open OR $17) AND EXISTS (SELECT FROM moved)
+               WHERE chain = $6::text AND (open OR $16) AND EXISTS (SELECT FROM moved)
                  AND (next_ms IS NULL OR next_ms > (extract(epoch FROM now()) * 1000)::bigint)
              ), "
             ),
@@ -88,6 +120,10 @@ macro_rules! write_row {
 
 fn millis(at: Option<Timestamp>) -> Option<i64> {
     at.map(Timestamp::as_millisecond)
+}
+
+fn columns_of(mark: Mark) -> [i64; 3] {
+    [mark.lineage.0, mark.generation.0, mark.attempt.0].map(signed)
 }
 
 fn length_ms(time: Duration) -> i64 {
@@ -111,13 +147,13 @@ async fn claim(
     found.iter().map(|found| Ok(Claim { row: row_of(found)?, process: holder.process.clone() })).collect()
 }
 
-/// Writes a row; `lease`: for so long it stays its holder's.
-async fn write_where(
+/// Writes a row where it stands at `before`; `more`: the parameters from $20 on.
+async fn write_at(
     client: &Client,
     query: &str,
+    before: Mark,
     next: NextRow<'_>,
-    lease: Option<Duration>,
-    stands: &[&(dyn ToSql + Sync)],
+    more: &[&(dyn ToSql + Sync)],
 ) -> Result<bool, Fault> {
     let NextRow { record, sealed, replaced, events, wakes_at } = next;
     let Columns { chains, behind, keys, at_ms, events } = Columns::of(events)?;
@@ -127,8 +163,8 @@ async fn write_where(
     let (json, sealed) = (write(record)?, sealed.map(|sealed| &sealed.0));
     let spent: Vec<_> = replaced.iter().map(|(fingerprint, _)| fingerprint.to_string()).collect();
     let spent_ms: Vec<_> = replaced.iter().map(|(_, at)| at.as_millisecond()).collect();
-    let (wakes_ms, lease_ms) = (millis(wakes_at), lease.map(length_ms));
-    let troubled = shows_trouble(record);
+    let (wakes_ms, troubled) = (millis(wakes_at), shows_trouble(record));
+    let stands = columns_of(before);
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![
         &chains,
         &behind,
@@ -145,10 +181,10 @@ async fn write_where(
         &spent,
         &spent_ms,
         &wakes_ms,
-        &lease_ms,
         &troubled,
     ];
-    params.extend(stands);
+    params.extend(stands.iter().map(|column| column as &(dyn ToSql + Sync)));
+    params.extend(more);
     Ok(change_alone(client, query, &params).await?.is_some_and(|row| row.get(0)))
 }
 
@@ -398,37 +434,55 @@ impl VaultState for PostgresState {
         lease: Duration,
     ) -> Result<bool, StateError> {
         let query = write_row!(
-            "holder = $18 AND epoch = $19 AND EXISTS (
-               SELECT FROM incarnation
-               WHERE id = this_incarnation() AND until_ms <= (extract(epoch FROM now()) * 1000)::bigint)"
+            goes_on,
+            concat!(
+                ours!(),
+                " AND EXISTS (SELECT FROM incarnation WHERE id = this_incarnation() AND until_ms <= ",
+                now_ms!(),
+                ")"
+            )
         );
-        self.write_under(query, claim, next, Some(lease)).await
+        let (before, epoch) = (claim.row.record.mark(), signed(claim.row.epoch.0));
+        let lease_ms = length_ms(lease);
+        let more: &[&(dyn ToSql + Sync)] = &[&claim.process, &epoch, &lease_ms];
+        run!(self, Repeat::Wrong, |client| write_at(client, query, before, next, more))
     }
 
     async fn settle_rotation(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
-        self.write_at(before, next).await
+        let query = write_row!(ends, stands!());
+        run!(self, Repeat::Wrong, |client| write_at(client, query, before, next, &[]))
     }
 
     async fn doubt_rotation(&self, claim: &Claim, next: NextRow<'_>) -> Result<bool, StateError> {
-        self.write_under(write_row!("holder = $18 AND epoch = $19"), claim, next, None).await
+        let query = write_row!(ends, ours!());
+        let (before, epoch) = (claim.row.record.mark(), signed(claim.row.epoch.0));
+        run!(self, Repeat::Wrong, |client| write_at(client, query, before, next, &[&claim.process, &epoch]))
     }
 
     async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
-        let query = "UPDATE vault_rows SET holder = NULL, lease_ms = NULL, wakes_ms = $4
-                     WHERE chain = $1 AND holder = $2 AND epoch = $3";
+        let query = concat!(
+            "UPDATE vault_rows SET holder = NULL, lease_ms = NULL, wakes_ms =
+               CASE WHEN lineage = $5 AND generation = $6 AND attempt = $7 THEN $4::bigint ELSE ",
+            now_ms!(),
+            " END WHERE chain = $1 AND holder = $2 AND epoch = $3"
+        );
+        let [lineage, generation, attempt] = columns_of(claim.row.record.mark());
         let (chain, epoch) = (claim.row.record.chain.as_str(), signed(claim.row.epoch.0));
         let wakes_ms = millis(wakes_at);
         let released: Result<_, StateError> = run!(self, Repeat::Fine, |client| change_alone(
             client,
             query,
-            &[&chain, &claim.process, &epoch, &wakes_ms]
+            &[&chain, &claim.process, &epoch, &wakes_ms, &lineage, &generation, &attempt]
         ));
         released.map(|_| ())
     }
 
     async fn take_in(&self, before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError> {
         match before {
-            Some(before) => self.write_at(before, next).await,
+            Some(before) => {
+                let query = write_row!(stays, stands!());
+                run!(self, Repeat::Wrong, |client| write_at(client, query, before, next, &[]))
+            }
             None => run!(self, Repeat::Wrong, |client| insert(client, next)),
         }
     }
@@ -440,6 +494,20 @@ impl VaultState for PostgresState {
             made += more?;
         }
         Ok(made)
+    }
+
+    async fn add_replaced(
+        &self,
+        chain: &ChainName,
+        spent: Fingerprint,
+        at: Timestamp,
+    ) -> Result<(), StateError> {
+        let query =
+            "INSERT INTO replaced (chain, fingerprint, at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+        let (chain, spent, at_ms) = (chain.as_str(), spent.to_string(), at.as_millisecond());
+        let added: Result<_, StateError> =
+            run!(self, Repeat::Fine, |client| change_alone(client, query, &[&chain, &spent, &at_ms]));
+        added.map(|_| ())
     }
 
     async fn row(&self, chain: &ChainName) -> Result<Option<Row>, StateError> {
@@ -501,31 +569,5 @@ impl VaultState for PostgresState {
 
     async fn behind(&self, marks: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, StateError> {
         run!(self, Repeat::Fine, |client| behind(client, marks))
-    }
-}
-
-impl PostgresState {
-    async fn write_under(
-        &self,
-        query: &str,
-        claim: &Claim,
-        next: NextRow<'_>,
-        lease: Option<Duration>,
-    ) -> Result<bool, StateError> {
-        let epoch = signed(claim.row.epoch.0);
-        run!(self, Repeat::Wrong, |client| write_where(client, query, next, lease, &[&claim.process, &epoch]))
-    }
-
-    async fn write_at(&self, before: Mark, next: NextRow<'_>) -> Result<bool, StateError> {
-        let query = write_row!("lineage = $18 AND generation = $19 AND attempt = $20");
-        let (lineage, generation) = (signed(before.lineage.0), signed(before.generation.0));
-        let attempt = signed(before.attempt.0);
-        run!(self, Repeat::Wrong, |client| write_where(
-            client,
-            query,
-            next,
-            None,
-            &[&lineage, &generation, &attempt]
-        ))
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use evergrant_core::ChainName;
 use evergrant_core::chain::Mark;
 use evergrant_core::event::Event;
+use evergrant_core::secret::Fingerprint;
 use jiff::Timestamp;
 
 use super::SqliteState;
@@ -45,6 +46,10 @@ impl VaultState for SqliteState {
     }
 
     async fn take_in(&self, _: Option<Mark>, _: NextRow<'_>) -> Result<bool, StateError> {
+        Err(StateError::NoVault)
+    }
+
+    async fn add_replaced(&self, _: &ChainName, _: Fingerprint, _: Timestamp) -> Result<(), StateError> {
         Err(StateError::NoVault)
     }
 

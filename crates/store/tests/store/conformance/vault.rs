@@ -11,7 +11,7 @@ use evergrant_core::secret::Fingerprint;
 use evergrant_store::HealthState;
 use evergrant_store::seal::Sealed;
 use evergrant_store::vault::{
-    Claim, Claimed, HealthClaim, HealthLooked, Holder, LATEST, NewRow, NextRow, VaultState,
+    Claim, Claimed, HealthClaim, HealthLooked, Holder, LATEST, NewRow, NextRow, Row, VaultState,
 };
 use jiff::Timestamp;
 
@@ -38,6 +38,10 @@ macro_rules! conformance_of_vaults {
 conformance_of_vaults! {
     a_row_comes_back_as_it_was,
     only_the_first_taking_in_makes_a_row,
+    a_login_during_an_exchange_leaves_the_lease,
+    a_login_behind_a_lease_is_due_as_it_says,
+    a_look_behind_a_login_writes_nothing,
+    a_spent_pair_is_remembered_beside_a_row,
     what_is_due_is_claimed_once,
     a_claimed_row_is_free_again_when_its_lease_ends,
     an_intent_needs_the_lease,
@@ -131,9 +135,8 @@ async fn a_row_comes_back_as_it_was<S: VaultState>(Two { one, other, .. }: Two<S
     }
     let row = other.row(&chain("a")).await.unwrap().unwrap();
     assert_eq!((row.record, row.sealed), (record("a", 1, 0), sealed("a")));
-    let names = |rows: Vec<evergrant_store::vault::Row>| {
-        rows.into_iter().map(|row| row.record.chain.as_str().to_owned()).collect::<Vec<_>>()
-    };
+    let names =
+        |rows: Vec<Row>| rows.into_iter().map(|row| row.record.chain.as_str().to_owned()).collect::<Vec<_>>();
     assert_eq!(names(other.rows_after(None, 3).await.unwrap()), ["a", "b-2", "b_1"]);
     assert_eq!(names(other.rows_after(Some(&chain("b_1")), 3).await.unwrap()), ["c"]);
 }
@@ -153,6 +156,78 @@ async fn only_the_first_taking_in_makes_a_row<S: VaultState>(Two { one, other, .
     assert_eq!(one.row(&chain("a")).await.unwrap().unwrap().record, third);
     let late = intended("a", 1, 1, "m");
     assert!(!one.begin_rotation(&claim, next(&late, None, None), LEASE).await.unwrap());
+}
+
+/// A login wins while a token is on its way, too; but until its sender gives up or its lease ends, nobody sends another.
+async fn a_login_during_an_exchange_leaves_the_lease<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let claim = ours(&one, "a", "p", LEASE).await;
+    let sent = intended("a", 1, 1, "m");
+    assert!(one.begin_rotation(&claim, next(&sent, None, None), LEASE).await.unwrap());
+    let mut login = sent.clone();
+    for _ in 0..2 {
+        let before = login.mark();
+        login = Record { lineage: login.lineage.next(), ..record("a", 1, 1) };
+        assert!(
+            other.take_in(Some(before), next(&login, Some(&sealed("y")), Some(second(1)))).await.unwrap()
+        );
+        assert_eq!(one.row(&chain("a")).await.unwrap().unwrap().record, login);
+        let again = other.claim(&chain("a"), &holder("q"), LEASE).await.unwrap();
+        assert!(matches!(again, Claimed::Held(_)), "{again:?}");
+        assert!(other.claim_due(&holder("q"), LEASE, 9).await.unwrap().is_empty());
+    }
+    one.release(&Claim { row: Row { record: sent, ..claim.row }, ..claim }, None).await.unwrap();
+    assert_eq!(other.claim_due(&holder("q"), LEASE, 9).await.unwrap().len(), 1);
+}
+
+async fn a_login_behind_a_lease_is_due_as_it_says<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let sent = intended("a", 1, 1, "m");
+    let claim = ours(&one, "a", "p", LEASE).await;
+    assert!(one.begin_rotation(&claim, next(&sent, None, None), NONE).await.unwrap());
+    let login = Record { lineage: sent.lineage.next(), ..record("a", 1, 1) };
+    let in_a_year = Some(now() + Duration::from_secs(365 * 86_400));
+    assert!(other.take_in(Some(sent.mark()), next(&login, Some(&sealed("y")), in_a_year)).await.unwrap());
+    assert!(other.claim_due(&holder("q"), LEASE, 9).await.unwrap().is_empty());
+    ours(&other, "a", "q", LEASE).await;
+}
+
+/// A login that comes while a row is looked at wins over what was found of it, and is looked at itself.
+async fn a_look_behind_a_login_writes_nothing<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let sent = intended("a", 1, 1, "m");
+    let claim = ours(&one, "a", "p", LEASE).await;
+    assert!(one.begin_rotation(&claim, next(&sent, None, None), NONE).await.unwrap());
+    // Its sender is gone; somebody else looks.
+    let look = ours(&other, "a", "q", LEASE).await;
+    let login = Record { lineage: sent.lineage.next(), ..record("a", 1, 1) };
+    assert!(one.take_in(Some(sent.mark()), next(&login, Some(&sealed("y")), None)).await.unwrap());
+    let again = intended("a", 1, 2, "n");
+    assert!(!other.begin_rotation(&look, next(&again, None, None), LEASE).await.unwrap());
+    assert!(!other.doubt_rotation(&look, next(&record("a", 1, 1), None, None)).await.unwrap());
+    other.release(&look, None).await.unwrap();
+    assert_eq!(one.row(&chain("a")).await.unwrap().unwrap().record, login);
+    assert_eq!(one.claim_due(&holder("p"), LEASE, 9).await.unwrap().len(), 1, "it is looked at at once");
+}
+
+/// An answer that comes too late says so of a pair, and nothing of the row that others are sending from.
+async fn a_spent_pair_is_remembered_beside_a_row<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    due(&one, "a").await;
+    let claim = ours(&one, "a", "p", LEASE).await;
+    let sent = intended("a", 1, 1, "m");
+    assert!(one.begin_rotation(&claim, next(&sent, None, None), LEASE).await.unwrap());
+    let spent = Fingerprint::of(b"an older pair");
+    for at in [second(1), second(2)] {
+        other.add_replaced(&chain("a"), spent, at).await.unwrap();
+    }
+    assert!(one.was_replaced(&chain("a"), spent).await.unwrap());
+    assert!(!one.was_replaced(&chain("b"), spent).await.unwrap());
+    assert_eq!(one.row(&chain("a")).await.unwrap().unwrap().record, sent);
+    let again = other.claim(&chain("a"), &holder("q"), LEASE).await.unwrap();
+    assert!(matches!(again, Claimed::Held(_)), "{again:?}");
+    // It has been so since the first time.
+    other.prune(second(0), second(2)).await.unwrap();
+    assert!(!one.was_replaced(&chain("a"), spent).await.unwrap());
 }
 
 async fn what_is_due_is_claimed_once<S: VaultState>(Two { one, other, .. }: Two<S>) {
