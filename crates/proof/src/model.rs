@@ -11,6 +11,7 @@ mod file;
 mod healing;
 mod keeper;
 mod network;
+mod restored;
 mod search;
 mod sending;
 mod state;
@@ -93,6 +94,12 @@ pub enum Break {
     ServerErrorAsRefused,
     /// A dead process keeps its lock.
     LockOutlivesItsHolder,
+    /// A restored database takes intents at once.
+    NobodyHeld,
+    /// It takes them again while somebody may still be about to send from before.
+    HoldTooShort,
+    /// A machine does not compare a row with what it has seen.
+    MarksIgnored,
 }
 
 /// What a check should have come across, or it has not looked where it matters.
@@ -118,20 +125,28 @@ pub enum Sometimes {
     ChainMovedBeforeCommit,
     WaitsForOtherMachine,
     Outdated,
+    Held,
+    BroughtUp,
+    Forgotten,
+    Quarantined,
 }
 
 impl Sometimes {
     /// What only a lease brings about.
     #[cfg(test)]
-    const OF_LEASES: [Self; 5] = [
+    const OF_LEASES: [Self; 9] = [
         Self::TakenOver,
         Self::LeaseLost,
         Self::LostAcknowledgement,
         Self::ChainMovedBeforeCommit,
         Self::WaitsForOtherMachine,
+        Self::Held,
+        Self::BroughtUp,
+        Self::Forgotten,
+        Self::Quarantined,
     ];
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::DeadlineBeforeSending,
         Self::BeingRead,
         Self::LateAnswerCommitted,
@@ -151,6 +166,10 @@ impl Sometimes {
         Self::ChainMovedBeforeCommit,
         Self::WaitsForOtherMachine,
         Self::Outdated,
+        Self::Held,
+        Self::BroughtUp,
+        Self::Forgotten,
+        Self::Quarantined,
     ];
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use evergrant_core::keeper::LONGEST_DEADLINE;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -310,7 +311,7 @@ pub(crate) struct Chain {
     #[schemars(range(min = 0, max = 86_400))]
     pub(crate) min_exchange_interval_secs: u64,
     /// How long the provider's answer is waited for, in seconds; a refresh token counts as in doubt after that.
-    #[schemars(range(min = 1, max = 55))]
+    #[schemars(range(min = 1, max = LONGEST_DEADLINE.as_secs()))]
     pub(crate) deadline_secs: u64,
     /// Whether the directory locks of the provider's own client are taken around the auth file.
     pub(crate) client_locks: ClientLocks,

@@ -142,6 +142,12 @@ impl Receipt {
         record.pair == self.presented && (intended || self.tokens().is_some())
     }
 
+    /// Whether it gives a pair, and the record is of before that was asked for, as a restored row's is: somebody may bring
+    /// it up to there.
+    pub fn may_follow(&self, record: &Record) -> bool {
+        record.position() < (self.lineage, self.generation) && self.tokens().is_some()
+    }
+
     /// The new tokens that it holds, if it does.
     pub fn tokens(&self) -> Option<NewTokens> {
         match self.outcome()? {

@@ -12,14 +12,19 @@ use super::when::due_at;
 use super::{AGAIN_AFTER_FAULT, Policy};
 use crate::chain::{AttemptId, Intent, Mark, Quarantine, Record};
 
+/// No chain's deadline is longer.
+pub const LONGEST_DEADLINE: Duration = Duration::from_secs(55);
 /// For so long a claimed row is nobody else's; a sender's deadline is shorter.
 pub const LEASE: Duration = Duration::from_secs(60);
 /// How long a process may stand still and go on as if nothing had been. A lease under which something may have been
 /// sent is taken over only so long after the sender's deadline.
 pub const PAUSE_BOUND: Duration = Duration::from_secs(60);
 /// For so long after a database was started or restored no token is sent that lies in it: it may be older than what some
-/// server has seen, and that one says so meanwhile.
-pub const HOLD: Duration = Duration::from_secs(60);
+/// server has seen, and that one says so meanwhile. Who was about to send when it was restored has sent by then.
+pub const HOLD: Duration = Duration::from_secs(120);
+
+const _: () = assert!(LEASE.as_secs() > LONGEST_DEADLINE.as_secs());
+const _: () = assert!(HOLD.as_secs() > LONGEST_DEADLINE.as_secs() + PAUSE_BOUND.as_secs());
 
 /// All that decides about a row, read while its lease is held.
 #[derive(Debug, Clone, Copy)]

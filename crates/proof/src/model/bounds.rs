@@ -41,6 +41,15 @@ pub fn full(faults: u8) -> Vec<Run> {
                 runs.push(Run { name: format!("{where_}, {provider}, 3 keepers{besides}"), config });
             }
         }
+        if vault == Vault::Database {
+            for (besides, budget) in restored(faults) {
+                let config = Config { vault, class: punishes, keepers: 2, budget };
+                runs.push(Run {
+                    name: format!("{where_}, strict, restored, {besides}, faults: {faults}"),
+                    config,
+                });
+            }
+        }
         let faults = if vault == Vault::AuthFile { faults + 1 } else { faults };
         for (kinds, budget) in kinds(faults) {
             let config = Config { vault, class: punishes, keepers: 2, budget };
@@ -59,12 +68,26 @@ fn kinds(total: u8) -> [(&'static str, Budget); 3] {
     ]
 }
 
+/// A database is restored, and that is one of the faults.
+fn restored(total: u8) -> [(&'static str, Budget); 5] {
+    let restored = Budget { total, restores: 1, ..Budget::default() };
+    [
+        ("crashes", Budget { crashes: ANY, ..restored }),
+        ("logins", Budget { imports: ANY, ..restored }),
+        ("answers lost", Budget { lost: ANY, errors: ANY, ..restored }),
+        ("pauses", Budget { pauses: ANY, ..restored }),
+        ("disk", Budget { disk: ANY, ..restored }),
+    ]
+}
+
 /// What the tests search: one fault less, and three keepers only before the provider that punishes most, without a
 /// pause.
 pub fn short() -> Vec<Run> {
     let mut runs = full(1);
     runs.retain(|Run { config: Config { keepers, class, budget, .. }, .. }| {
-        *keepers == 2 || *class == Class::Strict { revokes: true } && budget.pauses == 0
+        let two = *keepers == 2 && (budget.restores == 0 || budget.crashes > 0);
+        let three = *class == Class::Strict { revokes: true } && *keepers == 3;
+        two || three && budget.pauses == 0
     });
     runs
 }

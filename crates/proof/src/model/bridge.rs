@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use evergrant_core::chain::{
-    AttemptId, Generation, Intent, Kind, Lineage, OldDoubt, Record, Standing as Real,
+    self, AttemptId, Generation, Intent, Kind, Lineage, OldDoubt, Quarantine, Record, Standing as Real,
 };
 use evergrant_core::grant::{Grant, PairId};
 use evergrant_core::keeper::{
@@ -21,7 +21,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::search::Fast;
-use super::state::{ATTEMPTS, Answer, Content, Pair, Pairs, Rec, Standing, look};
+use super::state::{ATTEMPTS, Answer, Content, Mark, Pair, Pairs, Rec, Standing, look};
 use super::{Break, Class};
 
 const LIFE: Duration = Duration::from_secs(8 * 3600);
@@ -56,6 +56,8 @@ pub(super) struct RowFacts {
     pub(super) receipts: [Option<Filed>; ATTEMPTS],
     /// The open intent is this machine's.
     pub(super) intends: bool,
+    /// What this machine remembers of the chain.
+    pub(super) mark: Option<Mark>,
     pub(super) times: Times,
 }
 
@@ -71,6 +73,9 @@ pub(super) enum Verdict {
     Forward(u8),
     Spent,
     BeingRead,
+    BringUp(u8),
+    Forgotten(Mark),
+    Behind(Mark),
     Elsewhere,
     InDoubt,
     Outdated(u8),
@@ -88,9 +93,21 @@ pub(super) enum Write {
         presented: Pair,
         answer: Answer,
         file: Pair,
+        /// Where this machine, or the row itself, knows that the chain has stood.
+        known: Option<Mark>,
+    },
+    /// The same for a row that was restored from before this position was asked from.
+    BringUp {
+        attempt: u8,
+        from: (u8, u8),
+        presented: Pair,
+        answer: Answer,
+        known: Option<Mark>,
     },
     Settle(Answer),
     Doubt,
+    Forgotten(Mark),
+    Quarantine(Mark),
     TakeIn {
         pair: Pair,
         imported: bool,
@@ -180,7 +197,8 @@ impl Bridge {
             let record = self.record(&facts.record, facts.times);
             let receipts: Vec<_> = facts.receipts.iter().flatten().map(|filed| self.receipt(filed)).collect();
             let machine = if facts.intends { MACHINE } else { OTHER_MACHINE };
-            let found = FoundRow { record: &record, receipts: &receipts, mark: None, machine };
+            let mark = facts.mark.map(real_mark);
+            let found = FoundRow { record: &record, receipts: &receipts, mark, machine };
             let attempt = |attempt: AttemptId| attempt.0 as u8;
             match keeper::recover_row(found, now()) {
                 RowFinding::Outdated(of) => Verdict::Outdated(attempt(of)),
@@ -190,9 +208,9 @@ impl Bridge {
                 RowFinding::Elsewhere(_) => Verdict::Elsewhere,
                 RowFinding::InDoubt => Verdict::InDoubt,
                 RowFinding::Clean => Verdict::Clean,
-                RowFinding::BringUp(_) | RowFinding::Forgotten(_) | RowFinding::Behind(_) => {
-                    unreachable!("nothing is restored here")
-                }
+                RowFinding::BringUp(of) => Verdict::BringUp(attempt(of)),
+                RowFinding::Forgotten(mark) => Verdict::Forgotten(small_mark(mark)),
+                RowFinding::Behind(mark) => Verdict::Behind(small_mark(mark)),
             }
         })
     }
@@ -235,24 +253,37 @@ impl Bridge {
                 Some(keeper::settle(record?, &outcome, policy, now(), &mut rng))
             }
             Write::Doubt => Some(keeper::doubt(record?, now(), &mut rng)),
-            Write::Commit { attempt, presented, answer, file } => {
-                let record = record?;
-                let Outcome::Committed(tokens) = keeper::classify(&self.answer(answer), now()) else {
-                    return None;
-                };
-                let filed = Filed {
-                    attempt,
-                    lineage: 0,
-                    generation: 0,
-                    presented,
-                    answer: Some(answer),
-                    being_read: false,
-                };
-                let grant = keeper::committed_grant(&self.grant(file), &record, *tokens, now());
-                let fits = Some(grant.pair()) == self.receipt(&filed).pair();
-                fits.then(|| keeper::commit(&record, id(attempt), &grant, true, now(), policy, &mut rng))
+            Write::Forgotten(mark) => Some(keeper::forgotten(record?, real_mark(mark), now(), &mut rng)),
+            Write::Quarantine(mark) => Some(keeper::quarantine(record?, real_mark(mark), now())),
+            Write::Commit { attempt, presented, answer, file, known } => {
+                let filed = filed(attempt, (0, 0), presented, answer);
+                self.committed(record?, file, &filed, known)
+            }
+            Write::BringUp { attempt, from, presented, answer, known } => {
+                let filed = filed(attempt, from, presented, answer);
+                let from = keeper::bring_up_from(&record?, &self.receipt(&filed));
+                self.committed(from, presented, &filed, known)
             }
         }
+    }
+
+    fn committed(&self, record: Record, file: Pair, filed: &Filed, known: Option<Mark>) -> Option<Record> {
+        let (policy, mut rng) = (&self.policy, rng());
+        let Outcome::Committed(tokens) = keeper::classify(&self.answer(filed.answer?), now()) else {
+            return None;
+        };
+        let grant = keeper::committed_grant(&self.grant(file), &record, *tokens, now());
+        let fits = Some(grant.pair()) == self.receipt(filed).pair();
+        fits.then(|| {
+            let next = keeper::commit(&record, id(filed.attempt), &grant, true, now(), policy, &mut rng);
+            keeper::as_known(next, known.map(real_mark), now(), &mut rng)
+        })
+    }
+
+    /// Whether an answer that is only in memory may still be wanted.
+    pub(super) fn is_open(&self, record: Rec, filed: Filed) -> bool {
+        let (receipt, record) = (self.receipt(&filed), self.record(&record, (0, 0)));
+        receipt.is_awaited(&record) || receipt.may_follow(&record)
     }
 
     /// [`keeper::replaces`].
@@ -381,7 +412,7 @@ impl Bridge {
             presented: self.pair_id(record.pair),
             sent_at,
             deadline: sent_at + self.policy.deadline,
-            machine: MACHINE.into(),
+            machine: if record.nobodys { String::new() } else { MACHINE.into() },
         });
         let old_doubts = Pair::all().filter(|pair| record.old_doubts.has(*pair));
         let old_doubt = |pair| OldDoubt { fingerprint: self.pair_id(pair).fingerprint(), sent_at };
@@ -408,7 +439,7 @@ impl Bridge {
             rewriting: None,
             old_doubts: old_doubts.map(old_doubt).collect(),
             adoptions: Vec::new(),
-            quarantined: None,
+            quarantined: record.behind.map(|mark| Quarantine { since: now(), behind: real_mark(mark) }),
         }
     }
 
@@ -434,8 +465,26 @@ impl Bridge {
             made_by: record.made_by.map_or(0, attempt),
             last_attempt: attempt(record.last_attempt),
             old_doubts,
+            nobodys: record.intent.as_ref().is_some_and(|intent| intent.machine.is_empty()),
+            behind: record.quarantined.map(|is| small_mark(is.behind)),
         }
     }
+}
+
+fn filed(attempt: u8, (lineage, generation): (u8, u8), presented: Pair, answer: Answer) -> Filed {
+    Filed { attempt, lineage, generation, presented, answer: Some(answer), being_read: false }
+}
+
+fn real_mark((lineage, generation, attempt): Mark) -> chain::Mark {
+    chain::Mark {
+        lineage: Lineage(lineage.into()),
+        generation: Generation(generation.into()),
+        attempt: id(attempt),
+    }
+}
+
+fn small_mark(mark: chain::Mark) -> Mark {
+    (mark.lineage.0 as u8, mark.generation.0 as u8, mark.attempt.0 as u8)
 }
 
 fn id(attempt: u8) -> AttemptId {

@@ -3,6 +3,7 @@
 
 use super::bridge::Write;
 use super::keeper::seen;
+use super::restored::{marks_are_of_use, raise};
 use super::state::{ANY, ATTEMPTS, Answer, At, Content, FAMILIES, Keeper, Net, Pair, Pairs, State};
 use super::{Break, Budget, Class, Model, Sometimes, Vault, Violation};
 
@@ -64,6 +65,16 @@ pub enum Action {
     TimePasses,
     /// The grace of a login passes by one more count.
     GracePasses(u8),
+    /// The database is backed up.
+    BackUp,
+    /// It is restored from that.
+    Restore,
+    /// A machine hears where the chain stands.
+    Hears(u8),
+    /// A machine compares what it has seen with the row.
+    Compare(u8),
+    /// Intents are taken again.
+    HoldEnds,
 }
 
 /// What may happen, with the state after it.
@@ -91,6 +102,7 @@ impl Model {
             self.edits(s, moves);
         } else {
             self.pushes(s, moves);
+            self.restore_moves(s, moves);
         }
         for family in 0..FAMILIES as u8 {
             let lives = s.families[usize::from(family)].exists && !s.families[usize::from(family)].revoked;
@@ -111,7 +123,7 @@ impl Model {
     /// What is nobody else's business, so that there is no need to interleave it: what a process tells its own readers,
     /// and at a database what it does with receipts on its own disk.
     fn is_private(&self, at: At) -> bool {
-        let receipts = matches!(at, At::Keep(..) | At::DropReceipts);
+        let receipts = matches!(at, At::Keep(..) | At::DropReceipts(_));
         matches!(at, At::Publish(_)) || self.config.vault == Vault::Database && receipts
     }
 
@@ -336,12 +348,14 @@ impl Model {
                 self.lease_ends(s, k, moves);
             }
         }
-        // Time matters only to who is about to look at it: elsewhere it may as well pass later.
+        // Time matters only to who is about to look at it: elsewhere it may as well pass later. While intents are held, which
+        // is for minutes, no access token ends that has long to live.
         let at = |is: fn(&At) -> bool| s.keepers.iter().any(|keeper| is(&keeper.at));
         let looked_at = at(|at| *at == At::Look);
         if let Some(record) = &s.record
             && s.age(record.pair) < self.config.oldest()
             && looked_at
+            && !s.restored.held
         {
             let mut next = *s;
             self.grow_older(&mut next);
@@ -462,7 +476,9 @@ impl Model {
 
     /// At a database a push is a transaction of its own, whoever holds the lease.
     fn pushes(&self, s: &State, moves: &mut Moves) {
-        if let Some(pair) = next_login(s) {
+        // Whoever took it remembers; without a restore that is of no use.
+        let takers = if marks_are_of_use(s) { self.config.keepers } else { 1 };
+        for (k, pair) in (0..takers).zip(next_login(s).into_iter().cycle()) {
             self.spend(
                 s,
                 moves,
@@ -472,6 +488,7 @@ impl Model {
                     log_in(s, pair);
                     self.write(s, Write::TakeIn { pair, imported: true });
                     s.ghost.received = Pairs::default();
+                    raise(s, k, self.to_raise(s));
                 },
             );
         }

@@ -3,8 +3,10 @@
 
 use std::collections::HashSet;
 
+use super::restored::{begin_to_compare, end_hold};
 use super::search::{Fast, number};
-use super::state::{ATTEMPTS, Answer, At, Content, Net, Rec, Receipt, Standing, State};
+use super::sending::last_attempt;
+use super::state::{ATTEMPTS, Answer, At, Content, Net, Receipt, Standing, State};
 use super::{Budget, Model, Vault, Violation};
 
 /// Steps of good weather within which all must be well.
@@ -103,8 +105,9 @@ impl Model {
         let spent = matches!(s.file, Content::Grant(pair) if s.replaced.has(pair) && pair != record.pair);
         let unusable = self.config.vault == Vault::AuthFile
             && (matches!(s.file, Content::Missing | Content::Garbage) || spent);
+        let quarantined = record.behind.is_some();
         let refused = matches!(record.standing, Standing::Refused(true)) && s.ghost.refused.has(record.pair);
-        unusable || refused || no_room
+        unusable || refused || quarantined || no_room
     }
 
     /// Good weather: the one thing that happens next when nothing goes wrong any more and the first keeper runs.
@@ -142,6 +145,14 @@ impl Model {
             next.holder = 0;
             return Some(Ok(next));
         }
+        if let Some(k) = (0..self.config.keepers).find(|k| self.compares(s, *k)) {
+            begin_to_compare(&mut next, k);
+            return Some(Ok(next));
+        }
+        if s.restored.held {
+            end_hold(&mut next);
+            return Some(Ok(next));
+        }
         None
     }
 
@@ -155,13 +166,4 @@ impl Model {
             record.intent == 0 && !s.receipts.iter().any(waits)
         })
     }
-}
-
-/// The highest attempt that record or receipts know of: the next one is numbered behind it.
-pub(super) fn last_attempt(s: &State, record: &Rec) -> u8 {
-    let filed = s.receipts.iter().map(|receipt| match receipt {
-        Receipt::Reserved(of) | Receipt::Answered(of, _) => *of,
-        Receipt::Missing => 0,
-    });
-    filed.max().unwrap_or(0).max(record.last_attempt)
 }

@@ -1,8 +1,9 @@
 //! A keeper of the model, step by step: each step is one read or one durable write, so that a crash, an edit or
 //! another keeper may fall between any two.
 
-use super::bridge::{Facts, Filed, RowFacts, Verdict, Write};
+use super::bridge::{Facts, Filed, Verdict, Write};
 use super::file::{forget_staged, put_back};
+use super::restored::raise;
 use super::state::{
     ATTEMPTS, Answer, At, Attempt, Content, Goal, Pair, Pairs, Rec, Receipt, Seen, Standing, State,
 };
@@ -34,9 +35,10 @@ impl Model {
             }
             At::Remember(attempt) => self.remember(s, k, attempt),
             At::Books(attempt) | At::Commit(attempt) => self.books(s, k, attempt),
-            At::DropReceipts => {
+            At::DropReceipts(stands) => {
+                raise(s, k, stands);
                 self.drop_receipts(s, k);
-                s.keepers[k].at = At::Look;
+                self.written_down(s, k);
                 Ok(())
             }
             At::Settle(attempt) => self.settle(s, k, attempt),
@@ -46,7 +48,7 @@ impl Model {
                     s.keepers[k].at = At::Look;
                 } else if self.has_right(s, k) {
                     self.write(s, Write::Doubt);
-                    s.keepers[k].at = At::Look;
+                    self.written_down(s, k);
                 } else {
                     self.rest(s, k, None);
                 }
@@ -67,6 +69,10 @@ impl Model {
             At::Reserve => self.reserve(s, k),
             At::Intend(attempt) => self.intend(s, k, attempt),
             At::Check(attempt) => {
+                if self.restores() {
+                    let of = s.attempt(attempt);
+                    raise(s, k, Some((of.lineage, of.generation, attempt)));
+                }
                 let times = s.attempt(attempt).presented.map_or((0, 0), |pair| self.times(s, pair));
                 let in_time = s.record.is_some_and(|record| self.bridge.in_time(record, times));
                 let late = s.attempt(attempt).late || !in_time;
@@ -103,7 +109,7 @@ impl Model {
         }
     }
 
-    fn facts(&self, s: &State, k: usize) -> Facts {
+    pub(super) fn facts(&self, s: &State, k: usize) -> Facts {
         let mut receipts = [None; ATTEMPTS];
         for (filed, receipt) in receipts.iter_mut().zip(&s.receipts) {
             let (of, answer) = match *receipt {
@@ -150,14 +156,12 @@ impl Model {
     }
 
     fn verdict(&self, s: &State, k: usize) -> Verdict {
-        let facts = self.facts(s, k);
-        if let (Vault::Database, Some(record)) = (self.config.vault, facts.record) {
-            let (receipts, times) = (facts.receipts, (s.age(record.pair), 0));
-            let intends = record.intent == 0 || self.in_reach(s.attempt(record.intent), k);
-            let verdict = self.bridge.recover_row(RowFacts { record, receipts, intends, times });
+        if let (Vault::Database, Some(record)) = (self.config.vault, s.record) {
+            let verdict = self.row_verdict(s, k, record);
             let presents = verdict == Verdict::Elsewhere && self.broken == Some(Break::OtherMachinePresents);
             return if presents { Verdict::InDoubt } else { verdict };
         }
+        let facts = self.facts(s, k);
         let differs = match (facts.file, &facts.record) {
             (Content::Grant(pair), Some(record)) => record.pair != pair,
             (Content::Grant(_) | Content::Missing | Content::Garbage, _) => false,
@@ -209,6 +213,20 @@ impl Model {
                 At::Stage(Goal::Forward(attempt))
             }
             Verdict::Settle(attempt) => At::Settle(attempt),
+            Verdict::BringUp(attempt) => {
+                self.bring_up(s, k, attempt);
+                return Ok(());
+            }
+            Verdict::Forgotten(mark) => {
+                self.forgotten(s, k, mark);
+                return Ok(());
+            }
+            Verdict::Behind(mark) => return self.behind(s, k, mark),
+            // Without a lease nothing is said but what an answer says, or a mark.
+            Verdict::InDoubt | Verdict::Clean if s.keepers[k].compares => {
+                self.rest(s, k, known);
+                return Ok(());
+            }
             Verdict::Elsewhere => {
                 self.saw(Sometimes::WaitsForOtherMachine);
                 return self.stop(s, k, known);
@@ -254,6 +272,9 @@ impl Model {
         let times = self.times(s, record.pair);
         let why = self.bridge.decide(record, times, keeper.forced);
         let has_room = s.has_room(record.pair.family());
+        // To present a replaced pair makes no other.
+        let newest = usize::from(s.families[record.pair.family()].newest);
+        let has_room = has_room || self.restores() && record.pair.generation() < newest;
         match why {
             Some(_) if has_room => s.keepers[k].at = At::Reserve,
             Some(_) | None => self.rest(s, k, known),
@@ -288,19 +309,18 @@ impl Model {
         if usize::from(s.holder) == k + 1 {
             s.holder = 0;
         }
+        s.restored.compared[k] |= s.keepers[k].compares && s.restored.held;
         let keeper = &mut s.keepers[k];
+        keeper.compares = false;
         (keeper.read, keeper.refused, keeper.forced, keeper.settles) = (None, None, false, 0);
         keeper.at = At::Publish(known);
     }
 
     /// What was settled from memory is let go of once the chain has moved on; else it is tried again.
     fn memory_settled(&self, s: &mut State, attempt: u8) {
-        let is_open = s.record.is_some_and(|record| {
-            let of = s.attempt(attempt);
-            let gives = matches!(of.memory, Some(Answer::Tokens(_)));
-            Some(record.pair) == of.presented && (gives || record.intent == attempt)
-        });
-        if !is_open || self.broken == Some(Break::MemoryForgotten) {
+        let filed = self.filed(s.attempt(attempt), attempt, s.attempt(attempt).memory);
+        let is_open = |record| filed.is_some_and(|filed| self.bridge.is_open(record, filed));
+        if !s.record.is_some_and(is_open) || self.broken == Some(Break::MemoryForgotten) {
             let of = s.attempt_mut(attempt);
             (of.memory, of.reading) = (None, false);
         }
@@ -346,7 +366,8 @@ impl Model {
         if record.lineage != of.lineage && record.pair != presented {
             return Err(Violation::new("I4", "the result of an older lineage overwrites a newer one"));
         }
-        let write = Write::Commit { attempt, presented, answer, file: presented };
+        let known = if self.restores() { self.known(s, k) } else { None };
+        let write = Write::Commit { attempt, presented, answer, file: presented, known };
         let Some(next) = self.bridge.write(Some(record), self.times(s, record.pair), write) else {
             self.rest(s, k, None);
             return Ok(());
@@ -365,8 +386,8 @@ impl Model {
             s.replaced.add(record.pair);
         }
         s.ghost.durable.add(next.pair);
-        s.record = Some(next);
-        s.keepers[k].at = At::DropReceipts;
+        self.store(s, next);
+        s.keepers[k].at = At::DropReceipts(self.to_raise(s));
         Ok(())
     }
 
@@ -378,7 +399,9 @@ impl Model {
                 Receipt::Reserved(of) | Receipt::Answered(of, _) => of,
             };
             let being_read = s.attempt(of).reading && self.broken != Some(Break::PresentWhileRead);
-            if of != keep && !being_read && self.in_reach(s.attempt(of), k) {
+            // Where a restored row was put back, later ones may hold its successor.
+            let old = if self.config.vault == Vault::Database { of < keep } else { of != keep };
+            if old && !being_read && self.in_reach(s.attempt(of), k) {
                 s.receipts[slot] = Receipt::Missing;
             }
         }
@@ -396,7 +419,7 @@ impl Model {
             return Ok(());
         }
         self.write(s, Write::Settle(answer));
-        s.keepers[k].at = At::DropReceipts;
+        s.keepers[k].at = At::DropReceipts(self.to_raise(s));
         let refused = s.record.is_some_and(|next| matches!(next.standing, Standing::Refused(_)));
         if refused && !s.ghost.refused.has(record.pair) {
             return Err(Violation::new(
@@ -409,8 +432,28 @@ impl Model {
 
     pub(super) fn write(&self, s: &mut State, write: Write) {
         let times = s.record.map_or((0, 0), |record| self.times(s, record.pair));
-        let next = self.bridge.write(s.record, times, write);
-        s.record = next.or(s.record);
+        match (write, self.bridge.write(s.record, times, write)) {
+            (_, None) => {}
+            (Write::Begin(_) | Write::TakeIn { .. }, next) => s.record = next,
+            (_, Some(next)) => self.store(s, next),
+        }
+    }
+
+    /// The record is written. With a row, unless it is an intent or a login, its lease ends, whoever has it.
+    pub(super) fn store(&self, s: &mut State, next: Rec) {
+        s.record = Some(next);
+        if self.config.vault == Vault::Database {
+            s.holder = 0;
+        }
+    }
+
+    /// What was found is of record: under a lock, or where rows are compared, it is looked what else there is.
+    pub(super) fn written_down(&self, s: &mut State, k: usize) {
+        if self.config.vault == Vault::AuthFile || s.keepers[k].compares {
+            s.keepers[k].at = At::Look;
+        } else {
+            self.rest(s, k, s.record.as_ref().map(seen));
+        }
     }
 
     /// What an answer of an older lineage shows to be spent is remembered, and the receipt goes.

@@ -1,9 +1,8 @@
 //! How a keeper of the model presents a pair, and keeps the answer.
 
 use super::bridge::Write;
-use super::healing::last_attempt;
 use super::keeper::seen;
-use super::state::{ATTEMPTS, Answer, At, Attempt, Net, Pair, Receipt, Standing, State};
+use super::state::{ATTEMPTS, Answer, At, Attempt, Net, Pair, Rec, Receipt, Standing, State};
 use super::{Break, Class, Model, Sometimes, Vault, Violation};
 
 type Done = Result<(), Violation>;
@@ -54,6 +53,9 @@ impl Model {
             return Ok(());
         }
         let attempt = last + 1;
+        if self.restores() {
+            s.restored.given = attempt;
+        }
         *s.attempt_mut(attempt) = Attempt {
             by: k as u8 + 1,
             lineage: record.lineage,
@@ -72,8 +74,8 @@ impl Model {
         let Some(record) = s.record else { return Ok(()) };
         let of = s.attempt(attempt);
         let moved = record.position() != (of.lineage, of.generation) || record.intent > 0;
-        if self.config.vault == Vault::Database && (moved || !self.has_right(s, k)) {
-            self.saw(Sometimes::LeaseLost);
+        if self.config.vault == Vault::Database && (moved || !self.has_right(s, k) || self.holds_intents(s)) {
+            self.saw(if self.holds_intents(s) { Sometimes::Held } else { Sometimes::LeaseLost });
             s.attempt_mut(attempt).reading = false;
             s.receipts[self.slot(attempt)] = Receipt::Missing;
             self.rest(s, k, None);
@@ -128,7 +130,8 @@ impl Model {
         if !intended && self.config.vault == Vault::AuthFile {
             return Err(Violation::new("I2", format!("{pair:?} is sent before its intent is durable")));
         }
-        if !intended && same_lineage {
+        // A restore may take the intent away under who is about to send; nobody else's is taken before it has.
+        if !intended && same_lineage && !s.restored.held {
             return Err(Violation::new("I2", format!("{pair:?} is sent without being the chain's newest")));
         }
         let answers = |receipt: &Receipt| match receipt {
@@ -178,4 +181,13 @@ impl Model {
     pub(super) fn in_reach(&self, of: &Attempt, k: usize) -> bool {
         self.config.vault == Vault::AuthFile || usize::from(of.by) == k + 1
     }
+}
+
+/// The highest attempt that record or receipts know of: the next one is numbered behind it.
+pub(super) fn last_attempt(s: &State, record: &Rec) -> u8 {
+    let filed = s.receipts.iter().map(|receipt| match receipt {
+        Receipt::Reserved(of) | Receipt::Answered(of, _) => *of,
+        Receipt::Missing => 0,
+    });
+    filed.max().unwrap_or(0).max(record.last_attempt).max(s.restored.given)
 }

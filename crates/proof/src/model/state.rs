@@ -154,6 +154,9 @@ pub(super) enum Standing {
     Refused(bool),
 }
 
+/// Where a chain stood: lineage, generation, attempt.
+pub(super) type Mark = (u8, u8, u8);
+
 /// The record.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Rec {
@@ -175,12 +178,36 @@ pub(super) struct Rec {
     pub last_attempt: u8,
     /// Pairs of older lineages left in doubt.
     pub old_doubts: Pairs,
+    /// Nobody knows whose the open intent is: the row forgot it.
+    pub nobodys: bool,
+    /// It is older than what some machine has seen.
+    pub behind: Option<Mark>,
 }
 
 impl Rec {
     pub(super) fn position(&self) -> (u8, u8) {
         (self.lineage, self.generation)
     }
+    pub(super) fn mark(&self) -> Mark {
+        (self.lineage, self.generation, self.last_attempt)
+    }
+}
+
+/// A database that may be restored, and what the machines remember for that.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Restored {
+    /// The row as it was backed up.
+    pub backup: Option<Rec>,
+    /// The highest attempt that was ever made: a restored row forgets some, and here their numbers are not given once more.
+    pub given: u8,
+    /// Where each machine has seen the chain.
+    pub marks: [Option<Mark>; KEEPERS],
+    /// It was restored.
+    pub was: bool,
+    /// It takes no intent until all have compared.
+    pub held: bool,
+    /// Who has compared.
+    pub compared: [bool; KEEPERS],
 }
 
 /// What a keeper does next. What it read is in its other fields.
@@ -205,8 +232,8 @@ pub enum At {
     Remember(u8),
     /// It writes the record with the next generation.
     Books(u8),
-    /// It drops receipts but the one that made the record's pair.
-    DropReceipts,
+    /// It remembers where the chain stands now, if that is of use, and drops receipts but the one that made its pair.
+    DropReceipts(Option<Mark>),
     /// It writes the record that an answer without a pair leads to.
     Settle(u8),
     /// It writes down that the open intent is in doubt.
@@ -272,7 +299,7 @@ impl At {
             Self::Remember(of) | Self::Books(of) | Self::Settle(of) | Self::Intend(of) => of == number,
             Self::Check(of) | Self::Send(of) | Self::Await(of) | Self::Keep(of, _) => of == number,
             Self::Commit(of) | Self::Outdate(of) => of == number,
-            Self::Idle | Self::Look | Self::MakeFile(_) | Self::DropReceipts | Self::Doubt => false,
+            Self::Idle | Self::Look | Self::MakeFile(_) | Self::DropReceipts(_) | Self::Doubt => false,
             Self::Adopt | Self::TakeIn(_) | Self::Reserve | Self::Publish(_) => false,
         }
     }
@@ -288,7 +315,7 @@ impl At {
             Self::MakeFile(..) => 6,
             Self::Remember(..) => 7,
             Self::Books(..) => 8,
-            Self::DropReceipts => 9,
+            Self::DropReceipts(..) => 9,
             Self::Settle(..) => 10,
             Self::Doubt => 11,
             Self::Outdate(..) => 12,
@@ -335,6 +362,8 @@ pub(super) struct Keeper {
     pub at: At,
     /// The look was forced.
     pub forced: bool,
+    /// The look has no lease: it compares what its machine has seen with a restored row.
+    pub compares: bool,
     /// The access token was refused at this position.
     pub refused: Option<(u8, u8)>,
     /// An import that waits for the look to end.
@@ -416,6 +445,8 @@ pub struct Budget {
     pub revocations: u8,
     /// Receipts that cannot be written, and acknowledgements that are lost.
     pub disk: u8,
+    /// Databases that are restored from a backup.
+    pub restores: u8,
 }
 
 /// A state.
@@ -431,6 +462,8 @@ pub(super) struct State {
     pub staged: Option<Staged>,
     /// The record beside the file, or the chain's row.
     pub record: Option<Rec>,
+    /// A restored database.
+    pub restored: Restored,
     /// The list of replaced pairs.
     pub replaced: Pairs,
     /// Who holds lock or lease, from 1; 0: nobody.
@@ -457,6 +490,7 @@ impl State {
             file: Content::Grant(pair),
             staged: None,
             record: None,
+            restored: Restored::default(),
             replaced: Pairs::default(),
             holder: 0,
             receipts: Default::default(),
@@ -502,7 +536,7 @@ impl State {
 }
 
 impl Budget {
-    /// Everything, so often together.
+    /// Everything but a restore, so often together.
     pub fn anything(total: u8) -> Self {
         Self {
             total,
@@ -515,6 +549,7 @@ impl Budget {
             foreign: ANY,
             revocations: ANY,
             disk: ANY,
+            restores: 0,
         }
     }
 }

@@ -19,6 +19,7 @@ fn broken() -> Vec<(Break, Config, &'static str)> {
     };
     let crash = |total| with(total, |budget| budget.crashes = ANY);
     let edit = |total| with(total, |budget| (budget.crashes, budget.edits) = (ANY, ANY));
+    let restore = with(1, |budget| budget.restores = 1);
     let config = |vault, budget| Config { vault, class: STRICT, keepers: 2, budget };
     let file = |budget| config(Vault::AuthFile, budget);
     let database = |budget| config(Vault::Database, budget);
@@ -50,6 +51,9 @@ fn broken() -> Vec<(Break, Config, &'static str)> {
         (Break::ServerErrorAsRefused, file(with(1, |budget| budget.errors = ANY)), "I6"),
         (Break::ServerErrorAsRefused, database(with(1, |budget| budget.errors = ANY)), "I6"),
         (Break::LockOutlivesItsHolder, file(crash(1)), "L1 to L3"),
+        (Break::NobodyHeld, database(restore), "I5"),
+        (Break::HoldTooShort, database(restore), "I1"),
+        (Break::MarksIgnored, database(restore), "I5"),
     ]
 }
 
@@ -94,16 +98,20 @@ fn reached(model: &Model, early: bool) -> HashSet<u64> {
 fn what_falls_together_is_the_same() {
     let (file, row) = (Vault::AuthFile, Vault::Database);
     let crash = Budget { total: 1, crashes: 1, ..Budget::default() };
+    let restore = Budget { total: 1, restores: 1, ..Budget::default() };
     for (vault, class, keepers, budget) in [
         (file, STRICT, 2, Budget::anything(1)),
         (file, STRICT, 3, crash),
         (row, STRICT, 2, Budget::anything(1)),
         (row, STRICT, 3, crash),
         (row, Class::Grace, 2, Budget::anything(1)),
+        (row, STRICT, 2, restore),
     ] {
         let config = Config { vault, class, keepers, budget };
         let model = Model::new(config, None);
-        assert_eq!(reached(&model, true), reached(&model, false), "{config:?}");
+        let (early, late) = (reached(&model, true), reached(&model, false));
+        let differ = early.symmetric_difference(&late).count();
+        assert_eq!(differ, 0, "of {} states: {config:?}", late.len());
     }
 }
 

@@ -1,8 +1,9 @@
 //! Which states are the same for all that can happen: what no decision and no property depends on any more is
 //! forgotten, and keepers that nobody tells apart change places, so that states fall together.
 
+use super::restored::marks_are_of_use;
 use super::search::number;
-use super::state::{ATTEMPTS, Answer, At, Attempt, Family, KEEPERS, Net, Pair, Pairs, Receipt, State};
+use super::state::{ATTEMPTS, Answer, At, Attempt, Family, KEEPERS, Net, Pair, Pairs, Rec, Receipt, State};
 use super::{Budget, Model, Vault};
 
 impl Model {
@@ -22,8 +23,12 @@ impl Model {
             let (presented, sent) = if of.sent && !of.unspent { (of.presented, true) } else { (None, false) };
             *s.attempt_mut(number) = Attempt { presented, sent, ..Attempt::default() };
         }
-        if self.config.vault == Vault::Database {
-            rows_only_move_on(&mut s);
+        if self.config.vault == Vault::Database && !marks_are_of_use(&s) {
+            (s.restored.backup, s.restored.marks) = (None, Default::default());
+            // Who holds what a restored row lacks may bring it up.
+            if s.record.is_none_or(|record| record.behind.is_none()) {
+                rows_only_move_on(&mut s);
+            }
         }
         // Readers of the first are watched; the others are alike.
         if self.config.keepers == KEEPERS {
@@ -104,7 +109,8 @@ fn rows_only_move_on(s: &mut State) {
 /// Whether an attempt is still being made, or record, receipt or keeper still mean it.
 fn under_way(s: &State, number: u8) -> bool {
     let of = s.attempt(number);
-    let intended = s.record.is_some_and(|record| record.intent == number);
+    let of_it = |record: Rec| record.intent == number && !record.nobodys;
+    let intended = [s.record, s.restored.backup].into_iter().flatten().any(of_it);
     let filed = s.receipts.iter().any(|receipt| match receipt {
         Receipt::Reserved(of) | Receipt::Answered(of, _) => *of == number,
         Receipt::Missing => false,
@@ -127,6 +133,8 @@ fn changed_places(s: &State) -> State {
     };
     let mut changed = *s;
     changed.keepers.swap(1, 2);
+    changed.restored.marks.swap(1, 2);
+    changed.restored.compared.swap(1, 2);
     changed.holder = other(s.holder);
     for attempt in &mut changed.attempts {
         attempt.by = other(attempt.by);

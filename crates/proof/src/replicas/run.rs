@@ -9,7 +9,7 @@ use evergrant_core::ChainName;
 use evergrant_core::chain::Standing;
 use evergrant_core::gateway::Position;
 use evergrant_core::grant::Grant;
-use evergrant_core::keeper::{LEASE, Look, PAUSE_BOUND, Policy};
+use evergrant_core::keeper::{HOLD, LEASE, Look, PAUSE_BOUND, Policy};
 use evergrant_core::secret::Fingerprint;
 use evergrant_server::keeper::Import;
 use evergrant_server::metrics::Metrics;
@@ -42,7 +42,7 @@ const PACES: Paces = Paces {
     changes: Duration::from_secs(40),
     lease: LEASE,
     pause_bound: PAUSE_BOUND,
-    hold: Duration::from_secs(120),
+    hold: HOLD,
 };
 /// So many backups are kept.
 const BACKUPS: usize = 4;

@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use evergrant_core::chain::Record;
 use evergrant_core::keeper::{self, Answer, READ_LIMIT, Receipt, ReceiptState};
 use evergrant_core::{ChainName, Reason};
 use evergrant_store::vault::{Claim, Row, VaultState};
@@ -117,15 +118,17 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             };
             let in_memory = unwritten.is_some().then_some(&receipt);
             let settled = self.settle_found(chain, &policy, None, row.take(), in_memory, &mut seen).await;
+            // Somebody else's finding may go first. A receipt is found again later; what is only in memory is not.
+            let open = |record: &Record| {
+                receipt.is_awaited(record) || in_memory.is_some() && receipt.may_follow(record)
+            };
             let over = match settled {
-                Ok(Settled::Written) => true,
-                // A login has come first, and left the lease to this answer.
-                Ok(Settled::Clean(..)) => {
-                    self.give_back(&claim, None).await;
-                    true
-                }
-                Ok(Settled::Stop(_)) => {
-                    !seen.record.as_ref().is_some_and(|record| receipt.is_awaited(record))
+                Ok(settled) => {
+                    // A login has come first, and left the lease to this answer.
+                    if let Settled::Clean(..) = settled {
+                        self.give_back(&claim, None).await;
+                    }
+                    !seen.record.as_ref().is_some_and(open)
                 }
                 Err(stuck) => {
                     seen.fail(Reason::VaultUnwritable, format!("the answer waits on this machine: {stuck}"));

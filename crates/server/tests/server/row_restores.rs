@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use evergrant_core::Reason;
 use evergrant_core::chain::{Mark, Standing};
-use evergrant_core::keeper::HOLD;
+use evergrant_core::keeper::{HOLD, Look};
 use evergrant_server::keeper::Import;
+use evergrant_standin::{Fault, FaultTarget};
 use evergrant_store::MemoryState;
 use evergrant_store::vault::{NextRow, VaultState as _};
 
@@ -32,6 +33,15 @@ async fn copy(rig: &Rig) -> MemoryState {
         assert!(copy.take_in(None, next).await.unwrap());
     }
     copy
+}
+
+async fn until(holds: impl AsyncFn() -> bool) {
+    let holds = async {
+        while !holds().await {
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, holds).await.unwrap();
 }
 
 #[tokio::test]
@@ -73,6 +83,36 @@ async fn a_restored_database_is_recognised_and_brought_up_from_a_receipt() {
     rig.assert_alive(0).await;
 }
 
+/// A disk that takes nothing and a restore at once: what is only in memory waits until its row is brought up to it.
+#[tokio::test]
+async fn an_answer_that_cannot_be_written_waits_for_a_restored_row() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.replica("one"), rig.replica("two"));
+    one.import(0, rig.grant()).await;
+    let backup = rig.row(0).await;
+    assert!(two.force(0).await.refreshed);
+    rig.standin.engine().push_fault(FaultTarget::Token, Fault::DelayAfter { millis: 1_000 }, 1);
+    let keeper = one.keeper.clone();
+    let forced = tokio::spawn(async move { keeper.look(&chain(0), Look::Forced, None).await });
+    until(async || rig.exchanges() == 2).await;
+    fs::remove_dir_all(one.folder.path().join("receipts")).unwrap();
+    let now = rig.row(0).await.record.mark();
+    let restored = NextRow {
+        record: &backup.record,
+        sealed: Some(&backup.sealed),
+        replaced: &[],
+        events: &[],
+        wakes_at: None,
+    };
+    assert!(rig.state.take_in(Some(now), restored).await.unwrap());
+    assert_eq!(forced.await.unwrap().error, Some(Reason::Quarantined));
+    two.keeper.compare_all().await.unwrap();
+    until(async || rig.row(0).await.record.generation.0 == 3).await;
+    rig.pass(SignedDuration::try_from(HOLD).unwrap());
+    assert!(two.force(0).await.refreshed);
+    rig.assert_alive(0).await;
+}
+
 #[tokio::test]
 async fn no_token_is_sent_before_whoever_has_seen_more_could_say_so() {
     for put_back in [false, true] {
@@ -97,16 +137,11 @@ async fn no_token_is_sent_before_whoever_has_seen_more_could_say_so() {
         let mut cursor = None;
         let knows = if put_back { on("one", one.folder) } else { on("two", two.folder) };
         knows.keeper.follow(&mut cursor).await.unwrap();
-        let told = async {
-            loop {
-                let record = rig.row(0).await.record;
-                if record.quarantined.is_some() || record.pair == newest.pair() {
-                    return;
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, told).await.unwrap();
+        until(async || {
+            let record = rig.row(0).await.record;
+            record.quarantined.is_some() || record.pair == newest.pair()
+        })
+        .await;
         rig.pass(SignedDuration::try_from(HOLD).unwrap());
         assert_eq!(rig.exchanges(), exchanges);
         let report = three.force(0).await;

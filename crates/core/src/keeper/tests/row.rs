@@ -249,3 +249,31 @@ fn a_pair_that_is_put_back_is_no_newer_than_what_is_known() {
         assert_eq!(put(known).quarantined.map(|is| is.behind), known);
     }
 }
+
+/// What an answer that is only in memory is kept for.
+#[test]
+fn an_answer_is_awaited_where_it_was_asked_from_and_may_follow_what_is_older() {
+    let refused = || received(400, r#"{"error":"invalid_grant"}"#);
+    let older = || Record { generation: Generation(2), pair: grant(4).pair(), ..row() };
+    let newer = || Record { generation: Generation(4), pair: grant(6).pair(), ..row() };
+    let other = || Record { lineage: Lineage(3), generation: Generation(1), pair: grant(9).pair(), ..row() };
+    let put_back = || Record { pair: grant(5).pair(), ..other() };
+    for (what, record, state, is_awaited, may_follow) in [
+        ("a pair, at its intent", intended(), gives(6), true, false),
+        ("a pair, and the intent was settled", row(), gives(6), true, false),
+        ("a refusal, at its intent", intended(), refused(), true, false),
+        ("a refusal, and the intent was settled", row(), refused(), false, false),
+        ("a pair, and the chain has moved on", newer(), gives(6), false, false),
+        ("a pair behind a login", other(), gives(6), false, false),
+        ("a pair, and the presented one was put back", put_back(), gives(6), true, false),
+        ("a pair, and the row is an older copy", older(), gives(6), false, true),
+        ("a refusal, and the row is an older copy", older(), refused(), false, false),
+    ] {
+        let receipt = receipt(9, 3, 5, state);
+        assert_eq!(
+            (receipt.is_awaited(&record), receipt.may_follow(&record)),
+            (is_awaited, may_follow),
+            "{what}"
+        );
+    }
+}
