@@ -399,8 +399,8 @@ impl Model {
                 Receipt::Reserved(of) | Receipt::Answered(of, _) => of,
             };
             let being_read = s.attempt(of).reading && self.broken != Some(Break::PresentWhileRead);
-            // Where a restored row was put back, later ones may hold its successor.
-            let old = if self.config.vault == Vault::Database { of < keep } else { of != keep };
+            // Where a restored row was put back, later ones may hold its successor; elsewhere they say nothing any more.
+            let old = if self.restores() { of < keep } else { of != keep };
             if old && !being_read && self.in_reach(s.attempt(of), k) {
                 s.receipts[slot] = Receipt::Missing;
             }
