@@ -114,6 +114,16 @@ impl Marks {
         self.write(&[(chain.clone(), seen)], None)
     }
 
+    /// Those chains of which this machine has seen more than that, and how far each came.
+    pub fn ahead_of(&self, stand: &[(ChainName, Mark)]) -> Result<Vec<(ChainName, Mark)>, StateError> {
+        let mut ahead = Vec::new();
+        for (chain, stands) in stand {
+            let seen = self.of(chain)?.filter(|seen| seen > stands);
+            ahead.extend(seen.map(|seen| (chain.clone(), seen)));
+        }
+        Ok(ahead)
+    }
+
     /// The same for all changes up to a place in their order.
     pub fn follow(&self, seen: &[(ChainName, Mark)], cursor: ChangesCursor) -> Result<(), StateError> {
         self.write(seen, Some(cursor))

@@ -10,7 +10,7 @@ use super::recover::{Receipt, is_outdated, newest_answer};
 use super::settle::doubt;
 use super::when::due_at;
 use super::{AGAIN_AFTER_FAULT, Policy};
-use crate::chain::{AttemptId, Intent, Mark, Quarantine, Record};
+use crate::chain::{AttemptId, Intent, Mark, Quarantine, Record, Standing};
 
 /// No chain's deadline is longer.
 pub const LONGEST_DEADLINE: Duration = Duration::from_secs(55);
@@ -135,6 +135,10 @@ pub fn bring_up_from(record: &Record, receipt: &Receipt) -> Record {
 /// The record of a row that forgets a presentation of its pair: nobody can know what became of it, nor whether some machine has
 /// an answer or still reads one.
 pub fn forgotten(record: Record, mark: Mark, now: Timestamp, rng: &mut impl Rng) -> Record {
+    // What the provider has called dead twice is dead, whoever has asked again since.
+    if let Standing::Refused { confirmed: true, .. } = record.standing {
+        return Record { last_attempt: mark.attempt, ..record };
+    }
     // It was sent after this pair was stored; the earliest instant gives no grace.
     let intent = Intent {
         attempt: mark.attempt,

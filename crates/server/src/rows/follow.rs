@@ -78,6 +78,12 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 self.see(chain).await?;
             }
         }
+        let (own, told) = (marks.clone(), rows.clone());
+        let ahead = self.world().offload(move || own.ahead_of(&told)).await?;
+        // Who has seen less may have put an older pair back, over what this machine had said of the row.
+        if !ahead.is_empty() && !self.rests() {
+            self.compare_page(&ahead).await?;
+        }
         // Only now: what failed or was cut short in between is seen again, by another process, too.
         self.world().offload(move || marks.follow(&rows, next)).await?;
         *cursor = Some(next);

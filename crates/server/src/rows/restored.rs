@@ -4,6 +4,7 @@
 use std::sync::PoisonError;
 
 use evergrant_core::ChainName;
+use evergrant_core::chain::Mark;
 use evergrant_store::StateError;
 use evergrant_store::vault::VaultState;
 
@@ -63,21 +64,27 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let page = self.world().offload(move || marks.after(from.as_ref(), MOST_COMPARED)).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
-            let behind = self.state().behind(&page).await?;
-            if !behind.is_empty() {
-                self.state().hold_on(self.0.parts.paces.hold).await?;
-            }
-            for chain in behind {
-                match self.compare(&chain).await {
-                    Ok(()) => {}
-                    // What is wrong with one must not keep all others waiting.
-                    Err(error @ (Stuck::Vault(_) | Stuck::State(StateError::Unreadable { .. }))) => {
-                        tracing::error!(%chain, %error, "its row is older than what this machine has seen, and cannot be told so");
-                    }
-                    Err(Stuck::State(error)) => return Err(error),
+            self.compare_page(&page).await?;
+        }
+    }
+
+    /// Compares some chains with where this machine has seen them. Where a row is older, intents are held meanwhile.
+    pub(super) async fn compare_page(&self, seen: &[(ChainName, Mark)]) -> Result<(), StateError> {
+        let behind = self.state().behind(seen).await?;
+        if !behind.is_empty() {
+            self.state().hold_on(self.0.parts.paces.hold).await?;
+        }
+        for chain in behind {
+            match self.compare(&chain).await {
+                Ok(()) => {}
+                // What is wrong with one must not keep all others waiting.
+                Err(error @ (Stuck::Vault(_) | Stuck::State(StateError::Unreadable { .. }))) => {
+                    tracing::error!(%chain, %error, "its row is older than what this machine has seen, and cannot be told so");
                 }
+                Err(Stuck::State(error)) => return Err(error),
             }
         }
+        Ok(())
     }
 
     async fn compare_with(&self, incarnation: String) -> Result<(), StateError> {

@@ -113,6 +113,33 @@ async fn an_answer_that_cannot_be_written_waits_for_a_restored_row() {
     rig.assert_alive(0).await;
 }
 
+/// Two compare at once: who has seen less reads a row, and puts its pair back over what the other says of it meanwhile.
+#[tokio::test]
+async fn what_was_written_over_is_said_again() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.replica("one"), rig.replica("two"));
+    one.import(0, rig.grant()).await;
+    assert!(two.force(0).await.refreshed);
+    let older = rig.row(0).await;
+    assert!(two.force(0).await.refreshed);
+    let mut cursor = None;
+    one.keeper.follow(&mut cursor).await.unwrap();
+    one.marks.raise(&chain(0), rig.row(0).await.record.mark()).unwrap();
+    let put_back = NextRow {
+        record: &older.record,
+        sealed: Some(&older.sealed),
+        replaced: &[],
+        events: &[],
+        wakes_at: None,
+    };
+    assert!(rig.state.settle_rotation(rig.row(0).await.record.mark(), put_back).await.unwrap());
+    one.keeper.follow(&mut cursor).await.unwrap();
+    assert!(rig.row(0).await.record.quarantined.is_some());
+    rig.pass(SignedDuration::try_from(HOLD).unwrap());
+    assert_eq!(one.force(0).await.error, Some(Reason::Quarantined));
+    assert_eq!(rig.exchanges(), 2);
+}
+
 #[tokio::test]
 async fn no_token_is_sent_before_whoever_has_seen_more_could_say_so() {
     for put_back in [false, true] {

@@ -277,3 +277,16 @@ fn an_answer_is_awaited_where_it_was_asked_from_and_may_follow_what_is_older() {
         );
     }
 }
+
+#[test]
+fn what_was_refused_twice_is_not_in_doubt_because_a_row_forgets_who_asked_since() {
+    let refused =
+        |confirmed| Standing::Refused { reason: Reason::RefreshTokenRevoked, at: at(50), confirmed };
+    for confirmed in [false, true] {
+        let record = Record { standing: refused(confirmed), ..row() };
+        let next = forgotten(record.clone(), mark(2, 3, 11).unwrap(), at(100), &mut rng());
+        assert_eq!(next.last_attempt, AttemptId(11));
+        assert_eq!(matches!(next.standing, Standing::InDoubt { .. }), !confirmed);
+        assert_eq!(next.intent.is_none(), confirmed);
+    }
+}
