@@ -95,6 +95,16 @@ impl Marks {
         Ok(found.into_iter().filter_map(|(chain, mark)| Some((chain.parse().ok()?, mark))).collect())
     }
 
+    /// Those chains of which this machine has seen more than that, and how far each came.
+    pub fn ahead_of(&self, stand: &[(ChainName, Mark)]) -> Result<Vec<(ChainName, Mark)>, StateError> {
+        let mut ahead = Vec::new();
+        for (chain, stands) in stand {
+            let seen = self.of(chain)?.filter(|seen| seen > stands);
+            ahead.extend(seen.map(|seen| (chain.clone(), seen)));
+        }
+        Ok(ahead)
+    }
+
     /// The incarnation of the database that was compared with all marks last.
     pub fn compared(&self) -> Result<Option<String>, StateError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,16 +122,6 @@ impl Marks {
     /// Remembers where a chain stands; a mark never falls.
     pub fn raise(&self, chain: &ChainName, seen: Mark) -> Result<(), StateError> {
         self.write(&[(chain.clone(), seen)], None)
-    }
-
-    /// Those chains of which this machine has seen more than that, and how far each came.
-    pub fn ahead_of(&self, stand: &[(ChainName, Mark)]) -> Result<Vec<(ChainName, Mark)>, StateError> {
-        let mut ahead = Vec::new();
-        for (chain, stands) in stand {
-            let seen = self.of(chain)?.filter(|seen| seen > stands);
-            ahead.extend(seen.map(|seen| (chain.clone(), seen)));
-        }
-        Ok(ahead)
     }
 
     /// The same for all changes up to a place in their order.

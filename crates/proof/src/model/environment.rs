@@ -476,9 +476,10 @@ impl Model {
 
     /// At a database a push is a transaction of its own, whoever holds the lease.
     fn pushes(&self, s: &State, moves: &mut Moves) {
+        let Some(pair) = next_login(s) else { return };
         // Whoever took it remembers; without a restore that is of no use.
         let takers = if marks_are_of_use(s) { self.config.keepers } else { 1 };
-        for (k, pair) in (0..takers).zip(next_login(s).into_iter().cycle()) {
+        for k in 0..takers {
             self.spend(
                 s,
                 moves,

@@ -3,7 +3,7 @@
 
 use super::bridge::{RowFacts, Verdict, Write};
 use super::environment::{Action, Moves};
-use super::state::{Answer, At, Mark, Rec, Restored, State};
+use super::state::{Answer, At, Mark, Pair, Rec, Restored, State};
 use super::{Break, Model, Sometimes, Vault, Violation};
 
 impl Model {
@@ -164,7 +164,7 @@ fn restore(s: &mut State, backup: Rec) {
     }
 }
 
-fn in_hand(s: &State, pair: super::state::Pair) -> bool {
+fn in_hand(s: &State, pair: Pair) -> bool {
     let answers = |answer: Option<Answer>| answer == Some(Answer::Tokens(pair));
     let kept = |at: At| matches!(at, At::Keep(_, answer) if answers(Some(answer)));
     s.in_receipt(pair)

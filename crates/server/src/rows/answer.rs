@@ -8,7 +8,7 @@ use std::time::Duration;
 use evergrant_core::chain::Record;
 use evergrant_core::keeper::{self, Answer, READ_LIMIT, Receipt, ReceiptState};
 use evergrant_core::{ChainName, Reason};
-use evergrant_store::vault::{Claim, Row, VaultState};
+use evergrant_store::vault::{Claim, VaultState};
 use evergrant_store::{Reservation, crash};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
@@ -36,8 +36,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         let send_by = begun + keeper::send_within(&record, &policy.policy, looked_at);
         let secs = policy.policy.deadline.as_secs();
         let world = policy.world.clone();
-        let mut settling =
-            Settling { chain, policy, row: Some(claim.row.clone()), claim, receipt, done: Some(done) };
+        let mut settling = Settling { chain, policy, claim, late: false, receipt, done: Some(done) };
         let sent_at = self.world().monotonic();
         if sent_at >= send_by {
             let why = "the deadline had passed before anything was sent".into();
@@ -66,8 +65,7 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                 seen.record = Some(record);
                 seen.fail(Reason::InDoubt, format!("no answer within {secs} s; it is still being read"));
                 self.finish(&settling.chain, seen, settling.done.take());
-                // Others may have moved the row when it comes.
-                settling.row = None;
+                settling.late = true;
                 self.read_on(reservation, settling, answer).await;
             }
         }
@@ -108,8 +106,9 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     /// Commits an answer, again and again until it is of record, or until the chain has moved on without it: for as long
     /// as this process lives. What is only in memory is written down as soon as that can be done.
     async fn commit_answer(&self, settling: Settling<W>, mut unwritten: Option<Reservation<W::Disk>>) {
-        let Settling { chain, policy, claim, mut row, receipt, mut done } = settling;
+        let Settling { chain, policy, claim, late, receipt, mut done } = settling;
         let chain = &chain;
+        let mut row = (!late).then(|| claim.row.clone());
         loop {
             let mut seen = Seen {
                 record: row.as_ref().map(|row| row.record.clone()),
@@ -173,9 +172,10 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
 struct Settling<W: World> {
     chain: ChainName,
     policy: Arc<RowPolicy<W>>,
-    /// The row, if it is still as this task wrote it.
-    row: Option<Row>,
+    /// The row as this task wrote it.
     claim: Claim,
+    /// The deadline has passed: others may have moved the row.
+    late: bool,
     receipt: Receipt,
     done: Option<oneshot::Sender<keeper::Report>>,
 }

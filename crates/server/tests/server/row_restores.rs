@@ -9,7 +9,7 @@ use evergrant_core::keeper::{HOLD, Look};
 use evergrant_server::keeper::Import;
 use evergrant_standin::{Fault, FaultTarget};
 use evergrant_store::MemoryState;
-use evergrant_store::vault::{NextRow, VaultState as _};
+use evergrant_store::vault::{NextRow, Row, VaultState as _};
 
 use jiff::SignedDuration;
 
@@ -18,19 +18,16 @@ use super::rows::{LIFE, Rig, chain, state};
 const AGAIN: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 
+fn as_it_was(row: &Row) -> NextRow<'_> {
+    let (record, wakes_at) = (&row.record, row.record.renew_at);
+    NextRow { record, sealed: Some(&row.sealed), replaced: &[], events: &[], wakes_at }
+}
+
 /// The rows as they are now, in another database.
 async fn copy(rig: &Rig) -> MemoryState {
     let copy = state(rig.later_secs.clone());
     for row in rig.state.rows_after(None, 100).await.unwrap() {
-        let renew_at = row.record.renew_at;
-        let next = NextRow {
-            record: &row.record,
-            sealed: Some(&row.sealed),
-            replaced: &[],
-            events: &[],
-            wakes_at: renew_at,
-        };
-        assert!(copy.take_in(None, next).await.unwrap());
+        assert!(copy.take_in(None, as_it_was(&row)).await.unwrap());
     }
     copy
 }
@@ -97,14 +94,7 @@ async fn an_answer_that_cannot_be_written_waits_for_a_restored_row() {
     until(async || rig.exchanges() == 2).await;
     fs::remove_dir_all(one.folder.path().join("receipts")).unwrap();
     let now = rig.row(0).await.record.mark();
-    let restored = NextRow {
-        record: &backup.record,
-        sealed: Some(&backup.sealed),
-        replaced: &[],
-        events: &[],
-        wakes_at: None,
-    };
-    assert!(rig.state.take_in(Some(now), restored).await.unwrap());
+    assert!(rig.state.take_in(Some(now), as_it_was(&backup)).await.unwrap());
     assert_eq!(forced.await.unwrap().error, Some(Reason::Quarantined));
     two.keeper.compare_all().await.unwrap();
     until(async || rig.row(0).await.record.generation.0 == 3).await;
@@ -125,14 +115,8 @@ async fn what_was_written_over_is_said_again() {
     let mut cursor = None;
     one.keeper.follow(&mut cursor).await.unwrap();
     one.marks.raise(&chain(0), rig.row(0).await.record.mark()).unwrap();
-    let put_back = NextRow {
-        record: &older.record,
-        sealed: Some(&older.sealed),
-        replaced: &[],
-        events: &[],
-        wakes_at: None,
-    };
-    assert!(rig.state.settle_rotation(rig.row(0).await.record.mark(), put_back).await.unwrap());
+    let now = rig.row(0).await.record.mark();
+    assert!(rig.state.settle_rotation(now, as_it_was(&older)).await.unwrap());
     one.keeper.follow(&mut cursor).await.unwrap();
     assert!(rig.row(0).await.record.quarantined.is_some());
     rig.pass(SignedDuration::try_from(HOLD).unwrap());
