@@ -122,7 +122,7 @@ impl Rows {
             }
         }
         let book = Arc::new(Published::new(Book::of(settings, world)?));
-        let machine = format!("{}-{}", world.machine(), machine_id(&settings.state_dir)?);
+        let machine = machine_id(&settings.state_dir, world.machine())?;
         let name = Name {
             machine: machine.clone(),
             instance: instance(&settings.state_dir),
@@ -326,11 +326,15 @@ fn instance(state_dir: &Path) -> String {
     format!("{}-{:x}-{:x}", boot.trim(), file.0, file.1)
 }
 
-/// Tells this state folder, where receipts lie, from that of another machine of the same name.
-fn machine_id(state_dir: &Path) -> Result<String, String> {
+/// What the machine is called whose receipts lie in this state folder: by the host that made the folder, which may have
+/// another name since, as a container has that is made anew.
+fn machine_id(state_dir: &Path, host: &str) -> Result<String, String> {
     let file = state_dir.join(MACHINE_ID);
     let failed = |error: std::io::Error| format!("{} cannot be used: {error}", file.display());
-    let fits = |id: &str| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let fits = |id: &str| {
+        let number = id.rsplit('-').next().unwrap_or_default();
+        number.len() == 16 && number.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
     for _ in 0..2 {
         match fs::read_to_string(&file) {
             Ok(id) if fits(id.trim()) => return Ok(id.trim().to_owned()),
@@ -348,7 +352,7 @@ fn machine_id(state_dir: &Path) -> Result<String, String> {
         let staged = state_dir.join(format!("machine-id.{id:016x}"));
         let mut options = fs::OpenOptions::new();
         let mut opened = options.write(true).create_new(true).mode(0o600).open(&staged).map_err(failed)?;
-        writeln!(opened, "{id:016x}").and_then(|()| opened.sync_all()).map_err(failed)?;
+        writeln!(opened, "{host}-{id:016x}").and_then(|()| opened.sync_all()).map_err(failed)?;
         let linked = fs::hard_link(&staged, &file);
         fs::remove_file(&staged).map_err(failed)?;
         match linked {
@@ -367,12 +371,16 @@ mod tests {
     fn a_machine_id_stays_and_is_one_for_all_who_make_it() {
         let folder = tempfile::tempdir().unwrap();
         let ids: Vec<_> = std::thread::scope(|scope| {
-            let made: Vec<_> = (0..8).map(|_| scope.spawn(|| machine_id(folder.path()).unwrap())).collect();
+            let made = (0..8).map(|n| {
+                let (folder, host) = (folder.path(), format!("host-{n}"));
+                scope.spawn(move || machine_id(folder, &host).unwrap())
+            });
+            let made: Vec<_> = made.collect();
             made.into_iter().map(|one| one.join().unwrap()).collect()
         });
         assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         fs::write(folder.path().join("machine-id"), "nonsense").unwrap();
-        assert!(machine_id(folder.path()).unwrap_err().contains("holds no machine id"));
+        assert!(machine_id(folder.path(), "host").unwrap_err().contains("holds no machine id"));
     }
 }

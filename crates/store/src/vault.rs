@@ -105,6 +105,10 @@ pub struct HealthLooked {
 /// of a transaction in one page.
 pub const MOST_AT_ONCE: usize = 10_000;
 
+/// A row that is given back is looked at again so much later at least: it is due by the database's clock, and may not be by
+/// that of the machine that looked.
+pub const RELEASED: Duration = Duration::from_secs(1);
+
 /// So many of the last events of a chain tell of its health.
 pub const LATEST: usize = 20;
 
@@ -187,7 +191,8 @@ pub trait VaultState: State {
         next: NextRow<'_>,
     ) -> impl Future<Output = Result<bool, StateError>> + Send;
 
-    /// Gives a claim back. A row that has moved since it was claimed is looked at at once, whatever `wakes_at` says.
+    /// Gives a claim back, until `wakes_at`, and for [`RELEASED`] at least. A row that has moved since it was claimed is
+    /// looked at at once, whatever `wakes_at` says.
     fn release(
         &self,
         claim: &Claim,

@@ -171,7 +171,13 @@ impl Receipt {
         Some(PairId { access: tokens.access.fingerprint(), refresh })
     }
 
-    pub(super) fn being_read(&self) -> bool {
+    /// Whether its answer says that what was presented is spent: there is another refresh token now.
+    pub fn replaces(&self) -> bool {
+        self.pair().is_some_and(|pair| pair.refresh != self.presented.refresh)
+    }
+
+    /// Whether a task on this machine still waits for the answer.
+    pub fn being_read(&self) -> bool {
         matches!(self.state, ReceiptState::Reserved { being_read: true })
     }
 }
@@ -242,9 +248,8 @@ fn makes_current(receipt: &Receipt, record: &Record) -> bool {
 
 /// A receipt whose lineage has ended, with the successor of what it presented; unless just that was put back.
 pub(super) fn is_outdated(receipt: &Receipt, record: &Record) -> bool {
-    let replaces = |pair: PairId| pair.refresh != receipt.presented.refresh;
     let ended = receipt.lineage < record.lineage && receipt.presented != record.pair;
-    ended && receipt.pair().is_some_and(replaces)
+    ended && receipt.replaces()
 }
 
 fn rewriting(found: &Found) -> Option<AttemptId> {

@@ -164,6 +164,13 @@ pub fn as_known(record: Record, known: Option<Mark>, now: Timestamp, rng: &mut i
     }
 }
 
+/// The record of a login, above where the chain is known to have stood: its row may be lost with a database that was
+/// restored, or the database may be a new one.
+pub fn above(record: Record, known: Option<Mark>) -> Record {
+    let lineage = known.map_or(record.lineage, |known| record.lineage.max(known.lineage.next()));
+    Record { lineage, ..record }
+}
+
 /// The record of a row whose pair is known to have been replaced.
 pub fn quarantine(record: Record, mark: Mark, now: Timestamp) -> Record {
     let before = record.quarantined;

@@ -160,10 +160,18 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
         let Some(mark) = self.0.parts.marks.of(chain)? else { return Ok(true) };
         let position = mark.position();
         let made = |receipt: &keeper::Receipt| (receipt.lineage, receipt.generation.next());
-        for old in receipts.iter().filter(|receipt| made(receipt) < position) {
+        // Of an older login: what it says was spent is not remembered yet.
+        let outdated = |receipt: &keeper::Receipt| receipt.lineage < mark.lineage && receipt.replaces();
+        let says_nothing = |receipt: &&keeper::Receipt| {
+            made(receipt) < position && !outdated(receipt) && !receipt.being_read()
+        };
+        for old in receipts.iter().filter(says_nothing) {
             self.0.parts.receipts.drop_one(chain, old.attempt)?;
         }
         // The one that made the newest pair stays, for a database that is put back.
-        Ok(receipts.iter().any(|receipt| made(receipt) > position || receipt.attempt > mark.attempt))
+        let may_say = |receipt: &keeper::Receipt| {
+            made(receipt) > position || receipt.attempt > mark.attempt || outdated(receipt)
+        };
+        Ok(receipts.iter().any(may_say))
     }
 }

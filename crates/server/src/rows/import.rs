@@ -78,8 +78,11 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
                     "this chain has replaced that pair already, so it is worth nothing: log in again",
                 );
             }
+            let (marks, name) = (self.0.parts.marks.clone(), chain.clone());
+            let known = self.world().offload(move || marks.of(&name)).await?;
             let (now, mut rng) = (self.world().now(), self.world().rng());
             let record = keeper::take_in(chain, before.as_ref(), grant, true, &policy.policy, now, &mut rng);
+            let record = keeper::above(record, known);
             let sealed = self.0.parts.receipts.ring().seal_pair(chain, record.position(), grant, &mut rng);
             let detail = json!({ "fingerprint": pair.fingerprint(), "kind": record.kind.as_str() });
             let event = self.event(&record, EventKind::Adopted, Reason::Imported, None, detail);

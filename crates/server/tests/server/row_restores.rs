@@ -271,6 +271,29 @@ async fn a_quarantine_ends_with_a_login_or_an_operator_s_word() {
 }
 
 #[tokio::test]
+async fn a_login_for_a_row_that_was_lost_is_newer_than_what_was_seen_of_it() {
+    for swept in [false, true] {
+        let rig = Rig::new().await;
+        let one = rig.replica("one");
+        one.import(0, rig.grant()).await;
+        assert!(one.force(0).await.refreshed);
+        let empty = state(rig.later_secs.clone());
+        let rig = Rig { state: empty.clone(), ..rig };
+        let one = rig.replica_on("one", one.folder, empty);
+        let login = rig.grant();
+        one.import(0, login.clone()).await;
+        if swept {
+            one.keeper.sweep().await;
+        }
+        one.keeper.compare_all().await.unwrap();
+        assert_eq!(rig.held(0).await.refresh, login.refresh, "swept {swept}");
+        rig.pass(SignedDuration::try_from(HOLD).unwrap());
+        assert!(one.force(0).await.refreshed);
+        rig.assert_alive(0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_restored_row_that_forgets_a_presentation_is_in_doubt() {
     let rig = Rig::new().await;
     let one = rig.replica("one");

@@ -463,6 +463,24 @@ async fn whoever_is_sending_keeps_the_lease() {
     rig.assert_alive(0).await;
 }
 
+/// A sweep that knows of the login by its mark only.
+#[tokio::test]
+async fn what_an_older_login_s_answer_says_is_remembered_before_its_receipt_goes() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.replica("one"), rig.replica("two"));
+    let first = rig.grant();
+    one.import(0, first.clone()).await;
+    one.presents_and_dies(&rig, "one", true).await;
+    rig.pass(SignedDuration::from_mins(2));
+    two.import(0, rig.grant()).await;
+    one.marks.raise(&chain(0), rig.row(0).await.record.mark()).unwrap();
+    one.keeper.sweep().await;
+    assert!(rig.state.was_replaced(&chain(0), first.pair().fingerprint()).await.unwrap());
+    assert_eq!(one.receipts().of(&chain(0)).unwrap(), []);
+    let again = one.keeper.import(&chain(0), first).await;
+    assert!(matches!(&again, Import::Refused(refused) if refused.reason == Reason::GrantSpent), "{again:?}");
+}
+
 #[tokio::test]
 async fn others_see_a_commit_when_they_follow() {
     let rig = Rig::new().await;

@@ -15,7 +15,7 @@ use crate::seal::Sealed;
 use crate::state::StateError;
 use crate::vault::{
     Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, Incarnation, LATEST, NewRow,
-    NextRow, Row, VaultState,
+    NextRow, RELEASED, Row, VaultState,
 };
 
 #[derive(Debug, Clone)]
@@ -203,8 +203,10 @@ impl VaultState for MemoryState {
         let mut tables = self.tables();
         let stored = tables.vault.rows.get_mut(&claim.row.record.chain);
         if let Some(stored) = stored.filter(|stored| stored.is_of(claim)) {
-            (stored.lease, stored.wakes_at) =
-                (None, if stored.stands_as(claim) { wakes_at } else { Some(now) });
+            (stored.lease, stored.wakes_at) = (
+                None,
+                if stored.stands_as(claim) { wakes_at.map(|at| at.max(now + RELEASED)) } else { Some(now) },
+            );
         }
         Ok(())
     }

@@ -76,9 +76,9 @@ pub(super) async fn migrate(state: &PostgresState, steps: &[&str]) -> Result<(),
 
 /// Gives the schema that was found under the lock.
 async fn take_steps(client: &mut Client, steps: &[&str]) -> Result<i64, Fault> {
-    client.batch_execute("SET statement_timeout = 0; SET lock_timeout = 0").await?;
     make_version_table(client).await?;
     let transaction = begin(client).await?;
+    transaction.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0").await?;
     transaction.batch_execute("LOCK TABLE evergrant_schema IN ACCESS EXCLUSIVE MODE").await?;
     // Another process may have migrated it while this one waited.
     let found = schema(&transaction).await?;

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use deadpool_postgres::Client;
-use evergrant_core::ChainName;
 use evergrant_core::chain::{AttemptId, Epoch, Generation, Lineage, Mark, Record};
 use evergrant_core::event::Event;
 use evergrant_core::health::shows_trouble;
 use evergrant_core::secret::Fingerprint;
+use evergrant_core::{ChainName, Reason};
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
@@ -22,7 +22,7 @@ use crate::seal::Sealed;
 use crate::state::StateError;
 use crate::vault::{
     Changes, ChangesCursor, Claim, Claimed, HealthClaim, HealthLooked, Holder, Incarnation, LATEST, NewRow,
-    NextRow, Row, VaultState,
+    NextRow, RELEASED, Row, VaultState,
 };
 
 /// Now, in milliseconds since the epoch.
@@ -34,7 +34,7 @@ macro_rules! now_ms {
 
 /// Claims the rows that `$which` names, for the holder $1 and $2 milliseconds.
 macro_rules! claim_rows {
-    ($which:literal) => {
+    ($which:expr) => {
         concat!(
             "UPDATE vault_rows AS claimed
              SET epoch = claimed.epoch + 1, holder = $1, lease_ms = ",
@@ -47,7 +47,7 @@ macro_rules! claim_rows {
             $which,
             " FOR UPDATE SKIP LOCKED) AS free
              WHERE claimed.chain = free.chain
-             RETURNING claimed.record, claimed.sealed, claimed.epoch"
+             RETURNING claimed.record, claimed.sealed, claimed.epoch, claimed.chain"
         )
     };
 }
@@ -107,9 +107,12 @@ macro_rules! write_row {
                WHERE EXISTS (SELECT FROM moved)
                ON CONFLICT DO NOTHING
              ), woken AS (
-               UPDATE health_looks SET next_ms = (extract(epoch FROM now()) * 1000)::bigint
-               WHERE chain = $6::text AND (open OR $16) AND EXISTS (SELECT FROM moved)
-                 AND (next_ms IS NULL OR next_ms > (extract(epoch FROM now()) * 1000)::bigint)
+               UPDATE health_looks SET next_ms = ",
+                now_ms!(),
+                " WHERE chain = $6::text AND (open OR $16) AND EXISTS (SELECT FROM moved)
+                 AND (next_ms IS NULL OR next_ms > ",
+                now_ms!(),
+                ")
              ), "
             ),
             "WHERE EXISTS (SELECT FROM moved)",
@@ -130,10 +133,33 @@ fn length_ms(time: Duration) -> i64 {
     signed(time.as_millis())
 }
 
+/// The columns that a row is read from.
+macro_rules! row_columns {
+    () => {
+        "record, sealed, epoch, chain"
+    };
+}
+
 fn row_of(found: &tokio_postgres::Row) -> Result<Row, Fault> {
-    let record: Record = read("a row of the vault", found.try_get(0)?)?;
+    let chain: &str = found.try_get(3)?;
+    let record: Record = read(format_args!("the row of chain {chain}"), found.try_get(0)?)?;
     let epoch: i64 = found.try_get(2)?;
     Ok(Row { record, sealed: Sealed(found.try_get(1)?), epoch: Epoch(epoch.unsigned_abs()) })
+}
+
+/// Those rows that can be read: one that cannot, of a newer version perhaps, must not keep all others waiting.
+fn readable(found: &[tokio_postgres::Row]) -> Result<Vec<Row>, Fault> {
+    let mut read = Vec::with_capacity(found.len());
+    for row in found.iter().map(row_of) {
+        match row {
+            Ok(row) => read.push(row),
+            Err(Fault::Unreadable(what)) => {
+                tracing::error!(reason = %Reason::StateUnavailable, what, "a row of the vault cannot be read: nothing is done for its chain");
+            }
+            Err(fault @ (Fault::Database(_) | Fault::InDoubt(_))) => return Err(fault),
+        }
+    }
+    Ok(read)
 }
 
 async fn claim(
@@ -144,7 +170,8 @@ async fn claim(
 ) -> Result<Vec<Claim>, Fault> {
     let statement = client.prepare_cached(query).await?;
     let found = client.query(&statement, params).await.map_err(Fault::in_doubt)?;
-    found.iter().map(|found| Ok(Claim { row: row_of(found)?, process: holder.process.clone() })).collect()
+    let claim = |row| Claim { row, process: holder.process.clone() };
+    Ok(readable(&found)?.into_iter().map(claim).collect())
 }
 
 /// Writes a row where it stands at `before`; `more`: the parameters from $20 on.
@@ -248,7 +275,7 @@ async fn insert_many(client: &Client, new: &[NewRow]) -> Result<u64, Fault> {
 }
 
 async fn one(client: &Client, chain: &ChainName) -> Result<Option<Row>, Fault> {
-    let query = "SELECT record, sealed, epoch FROM vault_rows WHERE chain = $1";
+    let query = concat!("SELECT ", row_columns!(), " FROM vault_rows WHERE chain = $1");
     row(client, query, &[&chain.as_str()]).await?.as_ref().map(row_of).transpose()
 }
 
@@ -277,10 +304,10 @@ async fn claim_health(client: &Client, lease: Duration, most: usize) -> Result<V
     let Some(until) = claimed.first().map(|row| row.try_get(1)).transpose()? else { return Ok(Vec::new()) };
     let chains = claimed.iter().map(|row| row.try_get(0)).collect::<Result<Vec<&str>, _>>()?;
     // A statement of its own: rows that were written while the claim was made are read as they are now.
-    let query = "SELECT record, sealed, epoch FROM vault_rows WHERE chain = ANY ($1)";
+    let query = concat!("SELECT ", row_columns!(), " FROM vault_rows WHERE chain = ANY ($1)");
     let found = rows(client, query, &[&chains]).await?;
-    let claim = |found| Ok(HealthClaim { row: row_of(found)?, until: instant(until) });
-    found.iter().map(claim).collect()
+    let claim = |row| HealthClaim { row, until: instant(until) };
+    Ok(readable(&found)?.into_iter().map(claim).collect())
 }
 
 async fn settle_health(client: &Client, looked: &[HealthLooked]) -> Result<(), Fault> {
@@ -383,8 +410,7 @@ impl VaultState for PostgresState {
         lease: Duration,
         most: usize,
     ) -> Result<Vec<Claim>, StateError> {
-        let query =
-            claim_rows!("wakes_ms <= (extract(epoch FROM now()) * 1000)::bigint ORDER BY wakes_ms LIMIT $3");
+        let query = claim_rows!(concat!("wakes_ms <= ", now_ms!(), " ORDER BY wakes_ms LIMIT $3"));
         run!(self, Repeat::Wrong, |client| claim(
             client,
             query,
@@ -461,10 +487,14 @@ impl VaultState for PostgresState {
 
     async fn release(&self, claim: &Claim, wakes_at: Option<Timestamp>) -> Result<(), StateError> {
         let query = concat!(
-            "UPDATE vault_rows SET holder = NULL, lease_ms = NULL, wakes_ms =
-               CASE WHEN lineage = $5 AND generation = $6 AND attempt = $7 THEN $4::bigint ELSE ",
+            "UPDATE vault_rows SET holder = NULL, lease_ms = NULL, wakes_ms = CASE
+               WHEN lineage <> $5 OR generation <> $6 OR attempt <> $7 THEN ",
             now_ms!(),
-            " END WHERE chain = $1 AND holder = $2 AND epoch = $3"
+            " WHEN $4::bigint < ",
+            now_ms!(),
+            " + $8 THEN ",
+            now_ms!(),
+            " + $8 ELSE $4 END WHERE chain = $1 AND holder = $2 AND epoch = $3"
         );
         let [lineage, generation, attempt] = columns_of(claim.row.record.mark());
         let (chain, epoch) = (claim.row.record.chain.as_str(), signed(claim.row.epoch.0));
@@ -472,7 +502,16 @@ impl VaultState for PostgresState {
         let released: Result<_, StateError> = run!(self, Repeat::Fine, |client| change_alone(
             client,
             query,
-            &[&chain, &claim.process, &epoch, &wakes_ms, &lineage, &generation, &attempt]
+            &[
+                &chain,
+                &claim.process,
+                &epoch,
+                &wakes_ms,
+                &lineage,
+                &generation,
+                &attempt,
+                &length_ms(RELEASED)
+            ]
         ));
         released.map(|_| ())
     }
@@ -515,7 +554,8 @@ impl VaultState for PostgresState {
     }
 
     async fn rows_after(&self, after: Option<&ChainName>, most: usize) -> Result<Vec<Row>, StateError> {
-        let query = "SELECT record, sealed, epoch FROM vault_rows WHERE chain > $1 ORDER BY chain LIMIT $2";
+        let query =
+            concat!("SELECT ", row_columns!(), " FROM vault_rows WHERE chain > $1 ORDER BY chain LIMIT $2");
         let after = after.map_or("", ChainName::as_str);
         let found: Result<Vec<_>, StateError> =
             run!(self, Repeat::Fine, |client| rows(client, query, &[&after, &signed(most)]));

@@ -11,7 +11,7 @@ use evergrant_store::vault::{Claimed, Holder, NextRow, VaultState as _};
 use evergrant_store::{PostgresState, State, StateError};
 use tokio_postgres::{Client, NoTls};
 
-use crate::fixture::{chain, event, record};
+use crate::fixture::{chain, event, record, second};
 
 /// A database of the shared server.
 pub(crate) struct Database {
@@ -101,6 +101,36 @@ async fn a_state_from_before_there_were_callers_gets_them() {
     state.check().await.unwrap();
     assert!(state.was_replaced(&chain("claude"), spent).await.unwrap());
     assert_eq!((state.callers().await.unwrap(), state.callers_version().await.unwrap()), (vec![], 0));
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_keeps_no_other_waiting() {
+    let database = Database::new();
+    let state = database.open().await.unwrap();
+    let sealed = Sealed(b"sealed".to_vec());
+    for name in ["a", "b"] {
+        let record = record(name, 1, 1);
+        let next = NextRow {
+            record: &record,
+            sealed: Some(&sealed),
+            replaced: &[],
+            events: &[],
+            wakes_at: Some(second(1)),
+        };
+        assert!(state.take_in(None, next).await.unwrap());
+    }
+    // As a newer version may have written it.
+    let newer = "UPDATE vault_rows SET record = '{\"chain\":\"a\",\"standing\":\"new\"}' WHERE chain = 'a'";
+    database.client().await.batch_execute(newer).await.unwrap();
+    let (holder, lease) = (Holder { process: "p".into(), machine: "m".into() }, Duration::from_secs(60));
+    let looked_at = state.claim_health(lease, 9).await.unwrap();
+    let looked_at: Vec<_> = looked_at.iter().map(|claim| claim.row.record.chain.as_str()).collect();
+    assert_eq!(looked_at, ["b"]);
+    let claims = state.claim_due(&holder, lease, 9).await.unwrap();
+    let claims: Vec<_> = claims.iter().map(|claim| claim.row.record.chain.as_str()).collect();
+    assert_eq!(claims, ["b"]);
+    let error = state.row(&chain("a")).await.unwrap_err().to_string();
+    assert!(error.contains("the row of chain a: "), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
