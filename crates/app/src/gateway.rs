@@ -6,7 +6,7 @@ use evergrant_core::ChainName;
 use evergrant_core::gateway::Source;
 use evergrant_server::gateway::{
     Act, Bound, ChainRenewer, ChainSettings as GatewayChain, DayCount, FallbackKey, FallbackUses, Finder,
-    Plane, Renewer, note_grant_refused,
+    NotAnswered, Plane, Renewer, note_grant_refused,
 };
 use evergrant_server::http::HttpClient;
 use evergrant_server::{Renewable, tls};
@@ -91,18 +91,18 @@ struct RowFinder {
 }
 
 impl Finder for RowFinder {
-    fn find(&self, name: &ChainName) -> BoxFuture<'static, Option<GatewayChain>> {
+    fn find(&self, name: &ChainName) -> BoxFuture<'static, Result<Option<GatewayChain>, NotAnswered>> {
         let Self { host, settings, uses, .. } = self;
         let (host, settings, uses, name) = (host.clone(), settings.clone(), uses.clone(), name.clone());
         let task = self.runtime.spawn(async move {
             let found = host.find(&settings, &name).await;
-            let (chain, running) = found.unwrap_or_else(|error| {
+            let found = found.map_err(|error| {
                 tracing::warn!(chain = %name, %error, "a chain cannot be looked for");
-                None
+                NotAnswered
             })?;
-            one_chain(&host, &settings, &chain, &running, &uses)
+            Ok(found.and_then(|(chain, running)| one_chain(&host, &settings, &chain, &running, &uses)))
         });
-        task.map(|found| found.ok().flatten()).boxed()
+        task.map(|found| found.unwrap_or(Err(NotAnswered))).boxed()
     }
 
     fn keep_only(&self, keep: &dyn Fn(&ChainName) -> bool) {

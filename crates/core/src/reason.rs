@@ -175,6 +175,8 @@ reasons! {
     UpstreamMalformed = "upstream_malformed",
     /// The provider did not answer in time.
     UpstreamTimeout = "upstream_timeout",
+    /// The server ended, and the request outlasted its drain.
+    Drained = "drained",
     /// The client went away.
     ClientGone = "client_gone",
 

@@ -53,7 +53,7 @@ pub use access_log::AccessLog;
 pub(crate) use fallback::day_of;
 pub use fallback::{DayCount, FallbackKey, FallbackUses, check_fallback_key};
 pub use listen::Bound;
-pub use plane::{ChainSettings, Finder, Limits, Plane, Renewer};
+pub use plane::{ChainSettings, Finder, Limits, NotAnswered, Plane, Renewer};
 pub use renewer::{Act, ChainRenewer, note_grant_refused};
 
 use access_log::Log;

@@ -39,6 +39,8 @@ pub enum Next {
     Replay,
     /// Sent once more, with the fallback key.
     FallBack,
+    /// The fallback key would serve, but for its limit of requests a day: the client is told that.
+    UsedUp,
 }
 
 /// What follows an answer to the source `oauth`. `live` is the chain's access token now, `held` says that the whole
@@ -51,8 +53,11 @@ pub fn next(
     fallback: Fallback,
     on: FallbackOn,
 ) -> Next {
-    let fall_back_or = |when: bool, otherwise: Next| {
-        if when && held && fallback == Fallback::Ready { Next::FallBack } else { otherwise }
+    let fall_back_or = |when: bool, otherwise: Next| match fallback {
+        Fallback::Ready if when && held => Next::FallBack,
+        // Of its own source the client has nothing to hope for before it is somebody's turn.
+        Fallback::UsedUp if when && held && meaning == Meaning::TokenRefused => Next::UsedUp,
+        Fallback::Ready | Fallback::UsedUp | Fallback::Absent | Fallback::NotForCaller => otherwise,
     };
     match meaning {
         Meaning::Served => Next::PassOn,

@@ -123,8 +123,8 @@ impl Rules {
     }
 }
 
-/// Nobody on the way to the provider reads this path as another one: no empty or dot segment, no backslash, and
-/// none of them in percent-encoding.
+/// Nobody on the way to the provider reads this path as another one: no empty or dot segment, with parameters or without,
+/// no backslash, and none of them in percent-encoding.
 fn plain(path: &str) -> bool {
     let encoded = |at: usize| {
         let code = path.as_bytes().get(at + 1..at + 3);
@@ -134,7 +134,7 @@ fn plain(path: &str) -> bool {
             let byte = digit(code[0]).zip(digit(code[1])).map(|(high, low)| high * 16 + low);
             byte.is_some_and(|byte| {
                 let byte = u8::try_from(byte).unwrap_or(0);
-                !(byte.is_ascii_alphanumeric() || b"-._~/\\%?#".contains(&byte) || byte.is_ascii_control())
+                !(byte.is_ascii_alphanumeric() || b"-._~/\\%?#;".contains(&byte) || byte.is_ascii_control())
             })
         })
     };
@@ -142,7 +142,9 @@ fn plain(path: &str) -> bool {
     let mut ends_well = true;
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
-        ends_well &= !(segment == "." || segment == ".." || (segment.is_empty() && !last));
+        // Some take parameters off before they look (RFC 3986 §3.3).
+        let bare = segment.split(';').next().unwrap_or_default();
+        ends_well &= !(bare == "." || bare == ".." || (bare.is_empty() && !(segment.is_empty() && last)));
     }
     ends_well
         && path.bytes().enumerate().all(|(at, byte)| match byte {

@@ -167,7 +167,10 @@ fn a_refused_token_is_probed_renewed_replayed_once_and_then_the_fallback_serves(
         (TokenRefused, true, false, None, true, Ready, Next::FallBack),
         (TokenRefused, true, false, None, true, Absent, Next::PassOn),
         (TokenRefused, true, false, None, true, NotForCaller, Next::PassOn),
-        (TokenRefused, true, false, None, true, UsedUp, Next::PassOn),
+        (TokenRefused, true, false, None, true, UsedUp, Next::UsedUp),
+        (TokenRefused, true, true, Some(3), true, UsedUp, Next::UsedUp),
+        (TokenRefused, true, true, Some(3), false, UsedUp, Next::PassOnAndTell),
+        (GrantRefused, false, false, Some(1), true, UsedUp, Next::PassOn),
         // Replayed, and refused again.
         (TokenRefused, false, true, Some(2), true, Ready, Next::FallBack),
         (TokenRefused, true, true, Some(3), true, Ready, Next::FallBack),

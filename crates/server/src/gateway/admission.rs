@@ -13,7 +13,8 @@ use super::entry::Entry;
 use super::fallback::day_of;
 use super::http1::{Framing, Request, Version, empty_room, parse_request};
 use super::own_error::{
-    bad_head, no_source, not_forwarded, over_limit, provider_token, too_large, unauthorized, unknown_chain,
+    bad_head, chain_not_looked_for, no_source, not_forwarded, over_limit, provider_token, too_large,
+    unauthorized, unknown_chain,
 };
 use super::plane::Chain;
 use super::request::{Asker, Injected, own_head, provider_head};
@@ -139,15 +140,9 @@ pub(super) fn admit(thread: &Thread, bytes: &[u8], entry: &mut Entry) -> Option<
         let parents = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("traceparent"));
         entry.trace = thread.shared.traces.begin(parents.map(|header| header.value)).map(Box::new);
     }
-    let served = serve(seen, &head, asker.presented.key(), entry).and_then(|serving| {
-        asked.limit = serving.rule().body_limit;
-        match head.framing {
-            Framing::Length(length) if length > asked.limit => Err(too_large(asked.limit)),
-            Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => Ok(serving),
-        }
-    });
-    Some(match served {
+    Some(match serve(thread, seen, &head, asker.presented.key(), entry) {
         Ok(serving) => {
+            asked.limit = serving.rule().body_limit;
             let mut out = thread.buffer();
             serving.write_head(&mut out, &head, entry.trace.as_deref());
             Ok(Job { asked, out, serving: Some(serving) })
@@ -161,6 +156,7 @@ fn split(target: &str) -> (&str, &str) {
 }
 
 fn serve(
+    thread: &Thread,
     seen: Rc<Seen>,
     head: &Request<'_, '_>,
     presented: Option<&[u8]>,
@@ -173,7 +169,10 @@ fn serve(
     let caller = seen.callers.authorize(presented, Scope::Gateway, now).map_err(unauthorized)?.clone();
     entry.caller = Some(caller.clone());
     let Some(chain) = seen.plane.chain(&caller.caller.chain) else {
-        return Err(unknown_chain(&caller.caller.chain));
+        return Err(match seen.plane.not_answered(&caller.caller.chain) {
+            true => chain_not_looked_for(&caller.caller.chain),
+            false => unknown_chain(&caller.caller.chain),
+        });
     };
     entry.chain = Some(chain.clone());
     let path = split(head.target).0;
@@ -181,13 +180,17 @@ fn serve(
         return Err(not_forwarded(&chain, head.method));
     };
     entry.rule = Some(rule);
+    let limit = chain.rules.paths[rule].body_limit;
+    if matches!(head.framing, Framing::Length(length) if length > limit) {
+        return Err(too_large(limit));
+    }
     let permit = caller.admit(clock::age(entry.begun)).map_err(over_limit)?;
     let live = seen.live(&chain, now);
     let fallback = fallback(&chain, &caller, now);
     let on = chain.fallback.as_ref().map(|fallback| fallback.key.on).unwrap_or_default();
     let with = match choose(live.as_ref().map(|live| live.position), fallback, on) {
         Choice::Oauth(_) => live.map(With::Chain).ok_or(Reason::NoSource),
-        Choice::Fallback => spend_fallback(&chain, &caller, now).map(|()| With::Fallback),
+        Choice::Fallback => spend_fallback(thread, &chain, &caller, now).map(|()| With::Fallback),
         Choice::None(reason) => Err(reason),
     };
     let with = with.map_err(|reason| no_source(&chain, reason))?;
@@ -202,12 +205,18 @@ fn fallback(chain: &Chain, caller: &KnownCaller, now: Timestamp) -> Fallback {
 }
 
 /// One more request for the fallback key, said aloud: it costs money, and says that something is wrong.
-pub(super) fn spend_fallback(chain: &Chain, caller: &KnownCaller, now: Timestamp) -> Result<(), Reason> {
+pub(super) fn spend_fallback(
+    thread: &Thread,
+    chain: &Chain,
+    caller: &KnownCaller,
+    now: Timestamp,
+) -> Result<(), Reason> {
     let Some(fallback) = &chain.fallback else { return Err(Reason::NoSource) };
     let spent = fallback.key.uses.take(day_of(now), fallback.key.max_requests_per_day);
     if !spent.allowed {
         return Err(Reason::FallbackUsedUp);
     }
+    thread.shared.measures.fell_back(chain.labels("").0);
     let (chain, caller, key) = (&chain.name, &caller.caller.name, &fallback.shown);
     tracing::warn!(reason = %Reason::GatewayUsingFallbackKey, %chain, %caller, %key, "the fallback key serves a request");
     if let Some(percent) = spent.reached {

@@ -174,8 +174,8 @@ async fn next_head(
             }
         }
         let begun = !client.ahead.is_empty();
-        if !begun && let Some(since) = thread.seats.draining_since() {
-            client.seat.until(since + DRAIN_IDLE);
+        if !begun && let Some(draining) = thread.seats.draining_since() {
+            client.seat.until(draining.max(since) + DRAIN_IDLE);
         }
         match (client.seat.timed_out(now), begun) {
             (true, true) => waited(Waited::Slow),
@@ -195,7 +195,8 @@ async fn respond(thread: &Thread, client: &mut Client, waited: Waited, at: Insta
         && let Some(finding) = thread.seen().plane.find(&caller.caller.chain)
     {
         if client.unless_gone(thread, finding).await.is_none() {
-            return (After::Cut, at);
+            entry.reason = Some(Reason::ClientGone);
+            return (After::Cut, entry.finish(thread));
         }
         admission = admitted(thread, client, waited, &mut entry);
     }

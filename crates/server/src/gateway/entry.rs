@@ -118,7 +118,12 @@ impl Entry {
         };
         let caller = self.caller.as_ref().map(|known| &known.caller);
         let name = caller.map_or("", |caller| caller.name.as_str());
-        let (counted, by) = self.chain.as_ref().map_or(("", name), |chain| chain.labels(name));
+        let (counted, by) = match (&self.chain, caller) {
+            (Some(chain), _) => chain.labels(name),
+            // Of callers whose chain no configuration names there may be very many.
+            (None, Some(caller)) if thread.seen().plane.number(&caller.chain).is_none() => ("", "*"),
+            (None, _) => ("", name),
+        };
         thread.requests.count(counted, route, by, self.status, self.source);
         if self.source != Source::None {
             thread.shared.measures.request(overhead, first_byte);

@@ -63,7 +63,8 @@ pub(super) enum Recode {
 impl Recode {
     pub(super) fn of(framing: Framing, version: Version) -> Self {
         match (framing, version) {
-            (Framing::Chunked, Version::Http10) => Self::Dechunk,
+            // An answer without a body may name the coding that it would have.
+            (Framing::Chunked | Framing::None, Version::Http10) => Self::Dechunk,
             (Framing::UntilClose, Version::Http11) => Self::Chunk,
             (Framing::Chunked | Framing::UntilClose | Framing::None | Framing::Length(_), _) => Self::AsIs,
         }

@@ -80,6 +80,12 @@ impl DayCount {
         with(&mut counted)
     }
 
+    /// The same, unless another day has begun meanwhile.
+    fn still<T: Default>(&self, day: i32, with: impl FnOnce(&mut Day) -> T) -> T {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.day == day { with(&mut counted) } else { T::default() }
+    }
+
     /// One more request, unless `max` are served already.
     pub fn take(&self, day: i32, max: Option<u64>) -> Spent {
         self.with(day, |counted| {
@@ -124,17 +130,17 @@ impl DayCount {
 
     /// What is to be written to the state: it counts as written.
     pub fn unsaved(&self, day: i32) -> u64 {
-        self.with(day, |counted| std::mem::take(&mut counted.unsaved))
+        self.still(day, |counted| std::mem::take(&mut counted.unsaved))
     }
 
     /// The state's total of this day, which other processes and earlier ones have added to.
     pub fn seen(&self, day: i32, total: u64) {
-        self.with(day, |counted| counted.used = counted.used.max(total + counted.unsaved));
+        self.still(day, |counted| counted.used = counted.used.max(total + counted.unsaved));
     }
 
     /// What could not be written after all.
     pub fn not_saved(&self, day: i32, uses: u64) {
-        self.with(day, |counted| counted.unsaved += uses);
+        self.still(day, |counted| counted.unsaved += uses);
     }
 }
 
@@ -160,8 +166,11 @@ impl FallbackUses {
 
     /// Adds what was served to the state's count, and reads what other processes have added.
     pub async fn save<W: World>(&self, world: &W) {
-        let day = day_of(world.now());
-        for (chain, count) in self.all().into_iter().filter(|(_, count)| count.is_due(day)) {
+        for (chain, count) in self.all() {
+            let day = day_of(world.now());
+            if !count.is_due(day) {
+                continue;
+            }
             let uses = count.unsaved(day);
             match world.state().add_fallback_uses(&chain, day, uses).await {
                 Ok(total) => count.seen(day, total),
@@ -223,4 +232,23 @@ async fn ask(client: &HttpClient, profile: &Profile, key: &ApiKey) -> Option<u16
     let call = client.call(Method::GET, &url, &headers, Bytes::new());
     let reply = tokio::time::timeout(CHECK_TIMEOUT, call).await.ok()?.ok()?;
     Some(reply.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_yesterday_changes_nothing_today() {
+        let count = DayCount::default();
+        assert!(count.take(1, None).allowed);
+        let uses = count.unsaved(1);
+        // Midnight passes while they are written down.
+        assert!(count.take(2, Some(2)).allowed);
+        count.seen(1, 40);
+        count.not_saved(1, uses);
+        assert_eq!(count.unsaved(1), 0);
+        assert_eq!((count.used(2), count.unsaved(2)), (1, 1));
+        assert!(count.take(2, Some(2)).allowed && !count.take(2, Some(2)).allowed);
+    }
 }

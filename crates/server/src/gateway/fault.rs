@@ -23,6 +23,10 @@ pub(super) enum Fault {
     BadAnswer(BadHead),
     BadAnswerChunk(BadChunk),
     Timeout,
+    /// The drain is over.
+    Drained,
+    /// The token is refused, and today's requests for the fallback key are used up.
+    UsedUp(OwnError),
 }
 
 impl Fault {
@@ -35,6 +39,8 @@ impl Fault {
             Self::Closed { .. } => Reason::UpstreamClosed,
             Self::BadAnswer(_) | Self::BadAnswerChunk(_) => Reason::UpstreamMalformed,
             Self::Timeout => Reason::UpstreamTimeout,
+            Self::Drained => Reason::Drained,
+            Self::UsedUp(error) => error.reason,
         }
     }
 
@@ -59,6 +65,11 @@ impl Fault {
                 (ErrorKind::BadGateway, format!("the provider's answer cannot be passed on: {bad}"))
             }
             Self::Timeout => (ErrorKind::GatewayTimeout, "the provider did not answer in time".to_owned()),
+            Self::Drained => {
+                let message = "the server ends before the provider has answered: send the request again";
+                (ErrorKind::Unavailable, message.to_owned())
+            }
+            Self::UsedUp(error) => return After::Failed(error),
         };
         After::Failed(if kind == ErrorKind::BadRequest {
             OwnError::lasting(kind, reason, message)

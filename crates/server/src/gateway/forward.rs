@@ -204,6 +204,9 @@ impl Flight<'_> {
     ) -> Result<(), Fault> {
         let mut progress = Progress::new(now);
         poll_fn(|cx| {
+            if thread.seats.cut() {
+                return Poll::Ready(Err(Fault::Drained));
+            }
             if let Poll::Ready(Err(fault)) = self.poll_up(cx, thread, client) {
                 return Poll::Ready(Err(fault));
             }
@@ -215,14 +218,16 @@ impl Flight<'_> {
                     Poll::Pending => break,
                 }
             }
-            let (limit, fault) = if self.up.sent || self.up.refused {
-                (limits.answer, Fault::Timeout)
-            } else if self.up.waits_for_answerer() {
-                (limits.client, Fault::Timeout)
-            } else {
-                (limits.client, Fault::ClientSlow)
+            let whole = self.up.sent || self.up.refused;
+            let waits_for_client = !whole && !self.up.waits_for_answerer();
+            let (limit, fault) = match (whole, waits_for_client) {
+                (true, _) => (limits.answer, Fault::Timeout),
+                (false, false) => (limits.client, Fault::Timeout),
+                (false, true) => (limits.client, Fault::ClientSlow),
             };
-            progress.check(client, (self.up.sent, self.up.content + self.up.at as u64), limit, fault)
+            // Whoever is waited for has a time of their own.
+            let moved = (whole, waits_for_client, self.up.content + self.up.at as u64);
+            progress.check(client, moved, limit, fault)
         })
         .await
     }
@@ -379,6 +384,9 @@ impl Flight<'_> {
     ) -> Result<(), Fault> {
         let mut progress = Progress::new(now);
         poll_fn(|cx| {
+            if thread.seats.cut() {
+                return Poll::Ready(Err(Fault::Drained));
+            }
             // An answer may come before the request is whole; the client's end is noticed in any case.
             let over = self.up.sent && down.ended;
             match if over { Poll::Pending } else { self.poll_up(cx, thread, client) } {
@@ -390,12 +398,14 @@ impl Flight<'_> {
             if let Poll::Ready(ended) = down.poll(cx, thread, client, &mut self.stream) {
                 return Poll::Ready(ended);
             }
-            let (limit, fault) = if down.out.is_empty() {
-                (limits.stream_idle, Fault::Timeout)
-            } else {
+            // What TLS holds back of a whole answer waits for the client, too.
+            let waits_for_client = down.ended || !down.out.is_empty();
+            let (limit, fault) = if waits_for_client {
                 (limits.client, Fault::ClientSlow)
+            } else {
+                (limits.stream_idle, Fault::Timeout)
             };
-            let moved = (down.content, down.at, self.up.content);
+            let moved = (waits_for_client, down.content, down.at, self.up.content);
             progress.check(client, moved, limit, fault)
         })
         .await

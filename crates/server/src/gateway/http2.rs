@@ -16,13 +16,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::clock;
 use super::connection;
-use super::http1::MAX_HEAD;
+use super::http1::{MAX_HEAD, MAX_HEADERS};
 use super::thread::Thread;
 use crate::stream::Stream;
 
 /// Streams of one connection at a time.
 const STREAMS: u32 = 256;
 const WINDOW: u32 = 1 << 20;
+/// So many fields are added to an answer at most.
+const OUR_HEADERS: usize = 3;
 
 /// Serves a connection. `ahead` was read from it already.
 pub(super) async fn serve(thread: &Rc<Thread>, io: Stream, ahead: Vec<u8>) {
@@ -33,11 +35,7 @@ pub(super) async fn serve(thread: &Rc<Thread>, io: Stream, ahead: Vec<u8>) {
         move |request| {
             let open = Open::new(&open);
             let thread = thread.clone();
-            async move {
-                let answered = pass_on(&thread, request).await;
-                drop(open);
-                answered
-            }
+            async move { pass_on(&thread, request, open).await }
         }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(OnThisThread);
@@ -58,11 +56,18 @@ pub(super) async fn serve(thread: &Rc<Thread>, io: Stream, ahead: Vec<u8>) {
             return Poll::Ready(ended);
         }
         let now = clock::now();
-        if open.get() > 0 {
-            seat.until(now + limits.idle);
+        let idle = open.get() == 0;
+        if !idle {
+            seat.until(now + if told { limits.head } else { limits.idle });
         }
-        if !told && (thread.seats.draining() || seat.timed_out(now)) {
+        let timed_out = idle && seat.timed_out(now);
+        // A client that does not react, or has not said yet what it speaks, is not waited for.
+        if told && timed_out {
+            return Poll::Ready(Ok(()));
+        }
+        if !told && (timed_out || thread.seats.draining()) {
             told = true;
+            seat.until(now + limits.head);
             served.as_mut().graceful_shutdown();
             cx.waker().wake_by_ref();
         }
@@ -73,15 +78,21 @@ pub(super) async fn serve(thread: &Rc<Thread>, io: Stream, ahead: Vec<u8>) {
     }
 }
 
-/// One stream, by a connection of its own.
+/// One stream, by a connection of its own; `open` until that ends.
 async fn pass_on(
     thread: &Rc<Thread>,
     mut request: Request<Incoming>,
+    open: Open,
 ) -> Result<Response<Incoming>, hyper::Error> {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let (served, seat) = (thread.clone(), thread.seats.reserve());
-    tokio::task::spawn_local(async move { connection::serve(&served, Stream::Memory(theirs), seat).await });
-    let (mut sender, stream) = hyper::client::conn::http1::handshake(TokioIo::new(ours)).await?;
+    tokio::task::spawn_local(async move {
+        let _open = open;
+        connection::serve(&served, Stream::Memory(theirs), seat).await;
+    });
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    builder.max_headers(MAX_HEADERS + OUR_HEADERS);
+    let (mut sender, stream) = builder.handshake(TokioIo::new(ours)).await?;
     tokio::task::spawn_local(async move {
         // Its errors come out of the request.
         let _ = stream.await;

@@ -12,6 +12,7 @@ use super::entry::Entry;
 use super::exchange::Client;
 use super::fault::Fault;
 use super::forward::{Flight, Progress};
+use super::own_error::no_source;
 use super::plane::Limits;
 use super::thread::Thread;
 use super::{clock, told};
@@ -91,11 +92,11 @@ impl Flight<'_> {
                     return Ok(live.map(With::Chain));
                 }
                 Next::FallBack => {
-                    if spend_fallback(chain, &serving.caller, now).is_ok() {
-                        thread.shared.measures.fell_back(chain.labels("").0);
+                    if spend_fallback(thread, chain, &serving.caller, now).is_ok() {
                         return Ok(Some(With::Fallback));
                     }
                 }
+                Next::UsedUp => return Err(Fault::UsedUp(no_source(chain, Reason::FallbackUsedUp))),
             }
         }
     }
@@ -122,8 +123,12 @@ impl Flight<'_> {
                     Poll::Ready(Ok(_)) => {}
                     // It says what it says as far as it came; passing it on finds the end again.
                     Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
+                    // One that pauses says what it says so far, too.
                     Poll::Pending => {
-                        return progress.check(client, self.got.len(), limits.told, Fault::Timeout);
+                        return match progress.check(client, self.got.len(), limits.told, Fault::Timeout) {
+                            Poll::Ready(Err(_)) => Poll::Ready(Ok(())),
+                            waiting => waiting,
+                        };
                     }
                 }
             }

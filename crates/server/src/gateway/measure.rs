@@ -66,7 +66,11 @@ impl Measures {
             let mut counter = |name: &str, help: &str, family: &Family<OfChain, Counter>| {
                 registry.register(name, help, family.clone());
             };
-            counter("gateway_forced_renewals", "Renewals that a refused access token forced", &f.forced);
+            counter(
+                "gateway_forced_renewals",
+                "Requests that asked for a renewal, since their access token was refused",
+                &f.forced,
+            );
             counter("gateway_fallbacks", "Requests that the fallback key served", &f.fallbacks);
             counter("gateway_replays", "Requests that were sent again after a refused token", &f.replays);
             registry.register("gateway_requests", "Requests of the gateway", f.requests.clone());

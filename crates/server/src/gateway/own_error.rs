@@ -60,6 +60,13 @@ pub(super) fn unknown_chain(chain: &ChainName) -> OwnError {
     OwnError::lasting(ErrorKind::Forbidden, Reason::ChainUnknown, message)
 }
 
+/// The caller's chain may be in the database, which does not answer.
+pub(super) fn chain_not_looked_for(chain: &ChainName) -> OwnError {
+    let message =
+        format!("the chain {chain} of this caller key cannot be looked for at the moment: try again");
+    OwnError::passing(ErrorKind::Unavailable, Reason::StateUnavailable, message, Some(1))
+}
+
 /// The caller is over a limit of its key.
 pub(super) fn over_limit(limit: Limit) -> OwnError {
     let message = if limit.reason == Reason::ConcurrencyLimited {

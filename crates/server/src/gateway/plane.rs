@@ -31,11 +31,15 @@ pub trait Renewer: Send + Sync {
 /// Finds chains that no configuration names: those of a database, once somebody asks for them.
 pub trait Finder: Send + Sync {
     /// The chain of this name, its access token published; nothing if there is none.
-    fn find(&self, name: &ChainName) -> BoxFuture<'static, Option<ChainSettings>>;
+    fn find(&self, name: &ChainName) -> BoxFuture<'static, Result<Option<ChainSettings>, NotAnswered>>;
 
     /// Nobody asks any more for those that were found, but for these.
     fn keep_only(&self, keep: &dyn Fn(&ChainName) -> bool);
 }
+
+/// Whoever knows the chains did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAnswered;
 
 /// One chain, as the gateway needs it.
 pub struct ChainSettings {
@@ -159,9 +163,12 @@ struct Found {
     let_go_at: Duration,
 }
 
+/// What looking for a chain came to; an error: nobody could say.
+type Looked = Result<Option<Arc<Chain>>, NotAnswered>;
+
 /// One of them.
 struct Finding {
-    chain: Shared<BoxFuture<'static, Option<Arc<Chain>>>>,
+    chain: Shared<BoxFuture<'static, Looked>>,
     /// When it was looked for, or asked for last.
     at: Duration,
 }
@@ -179,14 +186,7 @@ impl Plane {
     /// The plane of a configuration.
     pub fn new(chains: Vec<ChainSettings>, limits: Limits) -> Self {
         let mut provider_prefixes = Vec::new();
-        for chain in &chains {
-            for prefix in &chain.provider_prefixes {
-                let pair = (prefix.clone(), chain.rules.client_variable.clone());
-                if !prefix.is_empty() && !provider_prefixes.contains(&pair) {
-                    provider_prefixes.push(pair);
-                }
-            }
-        }
+        chains.iter().for_each(|chain| chain.note_prefixes(&mut provider_prefixes));
         let chains: Vec<_> = chains.into_iter().map(|chain| Arc::new(Chain::new(chain))).collect();
         let by_name = chains.iter().enumerate().map(|(index, chain)| (chain.name.clone(), index)).collect();
         let budget = Budget::new(limits.replay_bytes);
@@ -198,6 +198,7 @@ impl Plane {
     /// whose name nobody asks for. The longest beginning comes first.
     #[must_use]
     pub fn finding(mut self, templates: Vec<(String, ChainSettings)>, finder: Arc<dyn Finder>) -> Self {
+        templates.iter().for_each(|(_, like)| like.note_prefixes(&mut self.provider_prefixes));
         let like = templates.into_iter().map(|(prefix, like)| (prefix, Arc::new(Chain::new(like))));
         self.templates = like.collect();
         self.finder = Some(finder);
@@ -216,7 +217,7 @@ impl Plane {
         }
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let finding = found.by_name.get_mut(name)?;
-        let chain = finding.chain.peek()?.clone()?;
+        let chain = finding.chain.peek()?.clone().ok()??;
         finding.at = clock::age(clock::now());
         Some(chain)
     }
@@ -234,24 +235,31 @@ impl Plane {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(finding) = found.by_name.get(name) {
             match finding.chain.peek() {
-                Some(Some(_)) => return None,
-                Some(None) if now.saturating_sub(finding.at) < LOOK_AGAIN => return None,
-                Some(None) => {}
+                Some(Ok(Some(_))) => return None,
+                Some(Ok(None) | Err(_)) if now.saturating_sub(finding.at) < LOOK_AGAIN => return None,
+                Some(Ok(None) | Err(_)) => {}
                 None => return Some(finding.chain.clone().map(drop)),
             }
         }
         found.let_go(finder.as_ref(), now);
         let (upstream, like) = (like.upstream.id, format!("{prefix}*"));
-        let chain = finder.find(name).map(move |settings| {
-            let mut chain = Chain::new(settings?);
+        let chain = finder.find(name).map(move |found| {
+            let Some(settings) = found? else { return Ok(None) };
+            let mut chain = Chain::new(settings);
             // They share the connections.
             chain.upstream.id = upstream;
             chain.like = Some(like);
-            Some(Arc::new(chain))
+            Ok(Some(Arc::new(chain)))
         });
         let chain = chain.boxed().shared();
         found.by_name.insert(name.clone(), Finding { chain: chain.clone(), at: now });
         Some(chain.map(drop))
+    }
+
+    /// Whether the last one who looked for the chain was not answered.
+    pub(super) fn not_answered(&self, name: &ChainName) -> bool {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.by_name.get(name).is_some_and(|finding| matches!(finding.chain.peek(), Some(Err(_))))
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Chain>> {
@@ -273,6 +281,18 @@ impl Plane {
     pub(super) fn provider_token(&self, presented: &[u8]) -> Option<&str> {
         let bears = |(prefix, _): &&(String, String)| presented.starts_with(prefix.as_bytes());
         self.provider_prefixes.iter().find(bears).map(|(_, variable)| variable.as_str())
+    }
+}
+
+impl ChainSettings {
+    /// Adds what the provider's own secrets begin with, each with the variable that a client sets instead.
+    fn note_prefixes(&self, known: &mut Vec<(String, String)>) {
+        for prefix in self.provider_prefixes.iter().filter(|prefix| !prefix.is_empty()) {
+            let pair = (prefix.clone(), self.rules.client_variable.clone());
+            if !known.contains(&pair) {
+                known.push(pair);
+            }
+        }
     }
 }
 
@@ -377,9 +397,19 @@ mod tests {
         }
     }
 
+    struct Nobody;
+
+    impl Finder for Nobody {
+        fn find(&self, _: &ChainName) -> BoxFuture<'static, Result<Option<ChainSettings>, NotAnswered>> {
+            std::future::ready(Err(NotAnswered)).boxed()
+        }
+
+        fn keep_only(&self, _: &dyn Fn(&ChainName) -> bool) {}
+    }
+
     impl Finder for Anybody {
-        fn find(&self, name: &ChainName) -> BoxFuture<'static, Option<ChainSettings>> {
-            std::future::ready(Some(settings(name))).boxed()
+        fn find(&self, name: &ChainName) -> BoxFuture<'static, Result<Option<ChainSettings>, NotAnswered>> {
+            std::future::ready(Ok(Some(settings(name)))).boxed()
         }
 
         fn keep_only(&self, keep: &dyn Fn(&ChainName) -> bool) {
@@ -406,6 +436,19 @@ mod tests {
         assert_eq!(one.upstream.id, two.upstream.id);
         assert_eq!(one.labels("somebody"), ("team-*", "*"), "and are counted together");
         assert!(plane.find(&name("other-1")).is_none(), "nobody could find it");
+    }
+
+    #[test]
+    fn a_chain_that_cannot_be_looked_for_is_no_chain_that_is_not_there() {
+        let mut like = settings(&name("team-"));
+        like.provider_prefixes.push("sk-ant-oat01-".to_owned());
+        let templates = vec![("team-".to_owned(), like)];
+        let plane = Plane::new(Vec::new(), Limits::default()).finding(templates, Arc::new(Nobody));
+        let one = name("team-1");
+        assert!(!plane.not_answered(&one));
+        plane.find(&one).unwrap().now_or_never().unwrap();
+        assert!(plane.chain(&one).is_none() && plane.not_answered(&one));
+        assert!(plane.provider_token(b"sk-ant-oat01-x").is_some(), "and what its provider gives is known");
     }
 
     #[test]

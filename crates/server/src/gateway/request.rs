@@ -153,11 +153,16 @@ pub(super) fn provider_head(
     let mut missing: u64 = (1 << rules.defaults.len()) - 1;
     let mut appended = false;
     let mut typed = false;
+    let ours = |name: &str| {
+        [&rules.oauth, &rules.api_key].into_iter().any(|how| name.eq_ignore_ascii_case(&how.header))
+    };
     for header in head.headers {
         match Field::of(header.name) {
             Field::Hop | Field::Host | Field::Key(_) | Field::Private => continue,
             Field::TransferEncoding => {}
-            Field::Other if nominated.holds(header.name) => continue,
+            Field::RequestId | Field::ContentType | Field::Other if nominated.holds(header.name) => continue,
+            // Where the secret goes, the client says nothing.
+            Field::RequestId | Field::ContentType | Field::Other if ours(header.name) => continue,
             Field::Other if trace.is_some_and(|trace| trace.replaces(header.name)) => continue,
             Field::ContentType if replaces(rule, header.value) => continue,
             Field::ContentType => typed = true,

@@ -40,7 +40,7 @@ pub(super) fn client_head(
         match Field::of(header.name) {
             Field::Hop => continue,
             Field::TransferEncoding if recode == Recode::Dechunk => continue,
-            Field::Other if nominated.holds(header.name) => continue,
+            Field::Other | Field::RequestId | Field::ContentType if nominated.holds(header.name) => continue,
             Field::RequestId => named = true,
             Field::Other
             | Field::TransferEncoding

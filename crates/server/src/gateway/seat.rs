@@ -16,6 +16,7 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 pub(super) struct Seats {
     seats: RefCell<Slab<Occupied>>,
     draining: Cell<Option<Instant>>,
+    cut: Cell<bool>,
     /// Wakes who waits for the last one to leave, or for the first to come.
     changed: tokio::sync::Notify,
 }
@@ -80,6 +81,19 @@ impl Seats {
         for (_, occupied) in self.seats.borrow().iter() {
             occupied.waker.wake_by_ref();
         }
+    }
+
+    /// Tells every connection that its time is over, the answer in hand included.
+    pub(super) fn end(&self) {
+        self.cut.set(true);
+        for (_, occupied) in self.seats.borrow().iter() {
+            occupied.waker.wake_by_ref();
+        }
+    }
+
+    /// Whether answers in hand are cut.
+    pub(super) fn cut(&self) -> bool {
+        self.cut.get()
     }
 
     /// Returns when all seats are free.

@@ -34,6 +34,8 @@ const SCRATCH: usize = 64 * 1024;
 const BUFFERS_ROOM: usize = 4 << 20;
 const BUFFER_ROOM: usize = 512 * 1024;
 const FLUSH: Duration = Duration::from_secs(1);
+/// Connections whose answer is cut have so long for it; those without an answer just close.
+const CUT: Duration = Duration::from_millis(500);
 
 /// What all threads share.
 pub(super) struct Shared {
@@ -139,6 +141,9 @@ impl Thread {
         if tokio::time::timeout(drain, self.seats.emptied()).await.is_err() {
             let left = self.seats.taken();
             tracing::warn!(left, "connections are cut: their requests outlasted the drain");
+            // By themselves: what is only closed may look whole.
+            self.seats.end();
+            let _ = tokio::time::timeout(CUT, self.seats.emptied()).await;
         }
         watching.abort();
         keeping.abort();

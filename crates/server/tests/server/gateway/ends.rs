@@ -176,6 +176,51 @@ async fn the_end_lets_requests_in_hand_finish_and_takes_no_others() {
 }
 
 #[tokio::test]
+async fn what_outlasts_the_end_is_cut_or_told_so() {
+    let limits = Limits { drain: Duration::from_millis(200), ..Limits::default() };
+    let rig = Rig::with(Change { limits, ..Change::default() }).await;
+    let (mut streaming, mut waiting) = (rig.client().await, rig.client().await);
+    streaming.send(rig.message("", "{}").replace("HTTP/1.1", "HTTP/1.0")).await;
+    let mut provider = rig.provider().await;
+    provider.head().await;
+    provider.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n").await;
+    streaming.head().await;
+    streaming.exactly(3).await;
+    waiting.send(rig.message("", "{}")).await;
+    let mut silent = rig.provider().await;
+    silent.head().await;
+    let ended = tokio::spawn(rig.log());
+    assert!(streaming.rest().await.is_err(), "what is cut does not look like an end");
+    let told = waiting.answer().await;
+    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("send the request again"), "{told}");
+    let log = soon("the end", ended).await.unwrap();
+    assert_eq!(log.lines().filter(|line| line.contains(r#""reason":"drained""#)).count(), 2, "{log}");
+}
+
+/// Its answer said that the connection stays.
+#[tokio::test]
+async fn a_connection_whose_answer_ends_during_the_end_is_heard_once_more() {
+    let limits = Limits { idle: Duration::from_millis(1200), ..Limits::default() };
+    let rig = Rig::with(Change { limits, ..Change::default() }).await;
+    let (mut busy, mut early) = (rig.client().await, rig.client().await);
+    busy.send(rig.message("", "{}")).await;
+    let mut provider = rig.provider().await;
+    provider.head().await;
+    provider.exactly(2).await;
+    provider.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    busy.head().await;
+    let request = rig.request("GET /v1/anthropic/v1/nothing", "", "");
+    let ended = tokio::spawn(rig.gateway.end());
+    // Who waits for its turn is sent away when its time is over.
+    early.closed().await;
+    provider.send("0\r\n\r\n").await;
+    busy.until("0\r\n\r\n").await;
+    busy.send(request).await;
+    assert!(busy.answer().await.starts_with("HTTP/1.1 404 "));
+    soon("the end", ended).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_end_serves_whoever_is_connected_already() {
     for _ in 0..5 {
         let rig = Rig::new().await;

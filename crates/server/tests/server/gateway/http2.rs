@@ -1,6 +1,9 @@
 //! Clients that speak HTTP/2: the same rules, over TLS or with prior knowledge.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use evergrant_server::gateway::Limits;
 use evergrant_server::tls;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -115,4 +118,52 @@ async fn tls_offers_both_and_a_reload_changes_the_certificate() {
     std::fs::write(folder.path().join("key.pem"), "no key").unwrap();
     let bad = tls::acceptor(&folder.path().join("cert.pem"), &folder.path().join("key.pem"));
     assert!(bad.err().unwrap().to_string().contains("key.pem"));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_finish_what_it_began_to_say_is_cut() {
+    let short = Duration::from_millis(200);
+    let limits = Limits { head: short, idle: short, ..Limits::default() };
+    let rig = Rig::with(Change { limits, ..Change::default() }).await;
+    let mut client = rig.client().await;
+    client.send("PRI * HTTP/2.0\r\n\r\n").await;
+    client.rest().await.unwrap_or_default();
+    // Nor does it hold up the end.
+    soon("the end", rig.gateway.end()).await;
+}
+
+#[tokio::test]
+async fn a_connection_with_a_stream_is_not_idle() {
+    let limits = Limits { idle: Duration::from_millis(200), ..Limits::default() };
+    let rig = Rig::with(Change { limits, ..Change::default() }).await;
+    let mut sender = speak(rig.client().await.0).await;
+    let first = tokio::spawn(sender.send_request(request(&rig, "/v1/anthropic/v1/messages", "{}")));
+    let mut provider = rig.provider().await;
+    provider.head().await;
+    provider.exactly(2).await;
+    provider.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    let answer = soon("the answer", first).await.unwrap().unwrap();
+    // Others come and are sent away meanwhile.
+    for _ in 0..3 {
+        rig.client().await.closed().await;
+    }
+    let second = tokio::spawn(sender.send_request(request(&rig, "/v1/anthropic/v1/nothing", "{}")));
+    assert_eq!(soon("the second answer", second).await.unwrap().unwrap().status(), 404);
+    provider.send("1\r\nx\r\n0\r\n\r\n").await;
+    assert_eq!(text(answer).await, "x");
+}
+
+#[tokio::test]
+async fn as_many_fields_pass_as_with_http_1_1() {
+    let rig = Rig::new().await;
+    let mut sender = speak(rig.client().await.0).await;
+    let asked = tokio::spawn(sender.send_request(request(&rig, "/v1/anthropic/v1/messages", "{}")));
+    let mut provider = rig.provider().await;
+    provider.head().await;
+    provider.exactly(2).await;
+    let fields: String = (0..126).map(|n| format!("x-{n}: 1\r\n")).collect();
+    provider.send(format!("HTTP/1.1 200 OK\r\n{fields}content-length: 2\r\n\r\nok")).await;
+    let answer = soon("the answer", asked).await.unwrap().unwrap();
+    assert!(answer.headers().contains_key("x-125"));
+    assert_eq!(text(answer).await, "ok");
 }

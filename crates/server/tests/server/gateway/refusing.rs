@@ -99,6 +99,11 @@ async fn paths_that_somebody_might_read_differently_are_not_forwarded() {
         "/api/hello",
         "",
         "/v1/models;x/../../organizations",
+        "/v1/models/..;/organizations",
+        "/v1/models/..;x=1/organizations",
+        "/v1/models/.;/x",
+        "/v1/models/;/x",
+        "/v1/models/..%3b/organizations",
     ] {
         client.send(rig.request(&format!("GET /v1/anthropic{path}"), "", "")).await;
         let answer = client.answer().await;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use evergrant_core::gateway::{Position, Source};
 use evergrant_core::keeper::Look;
@@ -272,6 +273,8 @@ async fn a_dead_grant_falls_back_or_passes_its_answer_on() {
             client.send(rig.message("", "body")).await;
             turn(&mut provider, FALLBACK, &ok("at once")).await;
             assert!(client.answer().await.ends_with("at once"));
+            let fallbacks = "evergrant_gateway_fallbacks_total{chain=\"claude\"} 2";
+            assert!(rig.metrics.text().contains(fallbacks), "{}", rig.metrics.text());
             let (_, key) = rig.add_caller(|new| new.fallback = false).await;
             client.send(rig.message("", "body").replace(&rig.key, &key)).await;
         } else {
@@ -360,6 +363,92 @@ async fn a_day_s_number_of_fallbacks_ends_with_429() {
     let answer = client.answer().await;
     assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("max_requests_per_day"), "{answer}");
     assert_eq!(field(&answer, "x-should-retry"), Some("true"));
+}
+
+/// The client would take the answer to a dead token for one to its own key.
+#[tokio::test]
+async fn a_refused_token_with_no_fallback_left_is_429() {
+    let renewer = Arc::new(Scripted { dead: true, ..Scripted::default() });
+    let ours = renewer.clone();
+    let change = Change {
+        chain: Box::new(move |chain| {
+            chain.renewer = Some(Arc::new(Shared(ours)));
+            let mut key = fallback();
+            key.max_requests_per_day = Some(0);
+            chain.fallback = Some(key);
+        }),
+        ..Change::default()
+    };
+    let rig = Rig::with(change).await;
+    *renewer.snapshots.lock().unwrap() = Some(rig.snapshots.clone());
+    let mut client = rig.client().await;
+    client.send(rig.message("", "body")).await;
+    turn(&mut rig.provider().await, ACCESS, &answer(UNAUTHORIZED, "{}")).await;
+    let told = client.answer().await;
+    assert!(told.starts_with("HTTP/1.1 429 ") && told.contains("max_requests_per_day"), "{told}");
+    assert_eq!(field(&told, "retry-after"), Some("60"));
+}
+
+#[tokio::test]
+async fn what_is_too_large_takes_nothing_of_the_day_s_fallbacks() {
+    let change = Change {
+        chain: Box::new(|chain| {
+            let mut key = fallback();
+            key.max_requests_per_day = Some(1);
+            chain.fallback = Some(key);
+        }),
+        ..Change::default()
+    };
+    let rig = Rig::with(change).await;
+    rig.snapshots.withdraw(&chain());
+    let mut client = rig.client().await;
+    client.send(rig.message(&format!("content-length: {}\r\n", (32 << 20) + 1), "")).await;
+    assert!(client.answer().await.starts_with("HTTP/1.1 413 "));
+    let mut client = rig.client().await;
+    client.send(rig.message("", "body")).await;
+    turn(&mut rig.provider().await, FALLBACK, &ok("served")).await;
+    assert!(client.answer().await.ends_with("served"));
+}
+
+/// Whatever the client says in the field of the secret would be a second one.
+#[tokio::test]
+async fn the_field_of_a_secret_is_ours_alone() {
+    for withdrawn in [false, true] {
+        let change = Change {
+            chain: Box::new(|chain| {
+                chain.rules.api_key.header = "x-key".into();
+                chain.fallback = Some(fallback());
+            }),
+            ..Change::default()
+        };
+        let rig = Rig::with(change).await;
+        if withdrawn {
+            rig.snapshots.withdraw(&chain());
+        }
+        let mut client = rig.client().await;
+        client.send(rig.message("X-Key: mine\r\n", "body")).await;
+        let head = rig.provider().await.head().await;
+        assert_eq!(field(&head, "x-key"), withdrawn.then_some(FALLBACK), "{head}");
+        assert_eq!(field(&head, "authorization").is_some(), !withdrawn, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_tells_and_pauses_is_passed_on() {
+    let limits = Limits { told: Duration::from_millis(200), ..Limits::default() };
+    let (rig, renewer) = scripted(Scripted::default(), false, limits).await;
+    let mut client = rig.client().await;
+    client.send(rig.message("", "body")).await;
+    let mut provider = rig.provider().await;
+    let said = r#"{"error":{"message":"OAuth is not allowed for this organization"#;
+    let whole = answer("403 Forbidden", &format!("{said}\"}}}}"));
+    let (first, rest) = whole.split_at(whole.len() - 3);
+    turn(&mut provider, ACCESS, first).await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    provider.send(rest).await;
+    assert!(client.until("\"}}").await.ends_with("organization\"}}"));
+    assert_eq!(renewer.grant_refused.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
