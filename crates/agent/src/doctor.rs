@@ -57,25 +57,21 @@ pub fn examine(agent: &Agent) -> Vec<Check> {
     for chain in &agent.settings().chains {
         checks.push(entry(chain, &chain.entry.look()));
     }
-    let key = agent.settings().key.key();
     let open = way(agent, &mut checks);
-    if let Some(chain) = agent.settings().chains.first() {
-        if open && tls_and_clock(agent, chain, &mut checks) {
-            checks.push(match &key {
-                Ok(key) => try_key(agent, chain, key),
-                Err(error) => check("key", Verdict::Bad, error.to_string(), None),
-            });
-            for chain in &agent.settings().chains {
-                checks.push(last_seen(agent, chain));
-            }
-        } else {
-            let (verdict, found) = match &key {
-                Ok(_) => (Verdict::Skipped, "there is one; whether it works cannot be tried".to_owned()),
-                Err(error) => (Verdict::Bad, error.to_string()),
-            };
-            checks.push(check("key", verdict, found, None));
-            checks.push(check("last-seen", Verdict::Skipped, "cannot be asked for", None));
-        }
+    let Some(first) = agent.settings().chains.first() else { return checks };
+    let reached = open && tls_and_clock(agent, first, &mut checks);
+    for chain in &agent.settings().chains {
+        let name = format!("key of chain {}", chain.name);
+        checks.push(match chain.key.key() {
+            Err(error) => check(&name, Verdict::Bad, error.to_string(), None),
+            Ok(key) if reached => try_key(agent, chain, &key),
+            Ok(_) => check(&name, Verdict::Skipped, "there is one; whether it works cannot be tried", None),
+        });
+    }
+    if reached {
+        checks.extend(agent.settings().chains.iter().map(|chain| last_seen(agent, chain)));
+    } else {
+        checks.push(check("last-seen", Verdict::Skipped, "cannot be asked for", None));
     }
     checks
 }
@@ -161,7 +157,7 @@ fn tls_and_clock(agent: &Agent, chain: &ChainSettings, checks: &mut Vec<Check>) 
             return false;
         }
     };
-    if seen.status == 200 {
+    if seen.status == 200 || seen.reason == Some(Reason::ChainUnknown) {
         checks.push(check(name, Verdict::Ok, "Evergrant answers", None));
     } else {
         let found = format!("it answers {}, which is not Evergrant", seen.status);
@@ -188,7 +184,12 @@ fn tls_and_clock(agent: &Agent, chain: &ChainSettings, checks: &mut Vec<Check>) 
 }
 
 fn try_key(agent: &Agent, chain: &ChainSettings, key: &PushKey) -> Check {
-    let next = "make one on the server (evergrant keys create --scope push) and put it into the key file";
+    let name = format!("key of chain {}", chain.name);
+    let next = format!(
+        "make one on the server (evergrant keys create --scope push --chain {}) and put it into the key file",
+        chain.name
+    );
+    let next = next.as_str();
     let memory = agent.folder().load(&chain.name).unwrap_or_default();
     // Only a push event proves the scope, and this is to be none: the last one tells.
     let lacks_scope = memory.streak.is_some_and(|streak| streak.reason == Reason::ScopeMissing);
@@ -196,24 +197,24 @@ fn try_key(agent: &Agent, chain: &ChainSettings, key: &PushKey) -> Check {
         Ok((200 | 403, _)) if lacks_scope => {
             let found = "the server knows it, and refused the last push event: it lacks the scope push, or is of \
                          another chain";
-            check("key", Verdict::Bad, found, Some(next))
+            check(&name, Verdict::Bad, found, Some(next))
         }
         Ok((200, _) | (403, Some(Reason::ScopeMissing))) => {
-            check("key", Verdict::Ok, "the server knows it", None)
+            check(&name, Verdict::Ok, "the server knows it", None)
         }
         Ok((401 | 403, reason)) => {
             let found = reason.map_or("the server refuses it", Reason::sentence);
-            check("key", Verdict::Bad, found, Some(next))
+            check(&name, Verdict::Bad, found, Some(next))
         }
         Ok((429, _)) => {
-            check("key", Verdict::Warning, "it is used too often at the moment", Some("try again"))
+            check(&name, Verdict::Warning, "it is used too often at the moment", Some("try again"))
         }
         Ok((status, reason)) => {
             let words = || format!("the server answers {status}");
             let found = reason.map_or_else(words, |reason| reason.sentence().to_owned());
-            check("key", Verdict::Warning, found, Some("see evergrant status on the server"))
+            check(&name, Verdict::Warning, found, Some("see evergrant status on the server"))
         }
-        Err(error) => check("key", Verdict::Warning, error, Some("try again")),
+        Err(error) => check(&name, Verdict::Warning, error, Some("try again")),
     }
 }
 
@@ -221,6 +222,10 @@ fn last_seen(agent: &Agent, chain: &ChainSettings) -> Check {
     let name = format!("last-seen of chain {}", chain.name);
     let start = Some("see evergrant agent status; evergrant agent install starts it");
     match agent.client().last_seen(&chain.name) {
+        Ok(seen) if seen.reason == Some(Reason::ChainUnknown) => {
+            let next = "see evergrant status on the server, and the names in [agent.chains]";
+            check(&name, Verdict::Bad, "the server has no chain of this name", Some(next))
+        }
         Ok(seen) => match seen.at {
             None => check(&name, Verdict::Warning, "the server never heard from an agent for it", start),
             Some(at) => {

@@ -146,8 +146,8 @@ impl Agent {
             memory.woke(now);
         }
         memory.look(&found.sight, now);
-        if let (Ask::Push { .. }, Some(fingerprint)) = (ask, found.sight.grant()) {
-            memory.ask_for(fingerprint, now);
+        if let (Ask::Push { accept_new_identity }, Some(fingerprint)) = (ask, found.sight.grant()) {
+            memory.ask_for(fingerprint, *accept_new_identity, now);
         }
         // Before anything is sent: whoever comes after a death here knows what waits.
         let looked = self.keep(chain, &before, &memory);
@@ -222,11 +222,11 @@ impl Agent {
             // Nothing to push: the caller says so, and no beat hides it.
             Ask::Push { accept_new_identity } => Some(push(found.grant.clone()?, true, *accept_new_identity)),
             Ask::Now => Some(match found.grant.clone().filter(|_| memory.has_pending(&found.sight)) {
-                Some(grant) => push(grant, true, false),
+                Some(grant) => push(grant, true, memory.accepts_new_identity()),
                 None => beat(memory.why_no_push(&found.sight)),
             }),
             Ask::Look { .. } => match decide(&found.sight, memory, absence, now, self.settings.periods) {
-                Decision::Push => Some(push(found.grant.clone()?, true, false)),
+                Decision::Push => Some(push(found.grant.clone()?, true, memory.accepts_new_identity())),
                 Decision::Beat { reason, refused } => Some(beat((reason, refused))),
                 Decision::Wait { .. } => None,
             },
@@ -242,7 +242,7 @@ impl Agent {
         absence: Option<Absence>,
         now: Timestamp,
     ) -> Outcome {
-        let key = match self.settings.key.key() {
+        let key = match chain.key.key() {
             Ok(key) => key,
             Err(error) => {
                 let contact = Contact::Failed { reason: Reason::CallerMissing, retry_after_secs: None };

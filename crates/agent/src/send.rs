@@ -55,6 +55,8 @@ pub struct LastSeen {
     pub ahead_secs: Option<i64>,
     /// The HTTP status.
     pub status: u16,
+    /// Why it does not say.
+    pub reason: Option<Reason>,
 }
 
 /// The server's address is nothing that a grant may be sent to.
@@ -105,9 +107,7 @@ impl Client {
         let url = self.url(&format!("{PATH}/status"), chain);
         let answered = self.agent.get(url).header("authorization", authorization.as_str()).call();
         let answer = take(answered.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
-        let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let reason = problem.get("reason").and_then(serde_json::Value::as_str);
-        Ok((answer.status, reason.and_then(|code| code.parse().ok())))
+        Ok((answer.status, reason_of(&answer)))
     }
 
     /// What the server says without a key.
@@ -125,6 +125,7 @@ impl Client {
             date: answer.date,
             ahead_secs: answer.date.map(ahead),
             status: answer.status,
+            reason: reason_of(&answer),
         })
     }
 
@@ -139,6 +140,12 @@ impl Client {
         let port = self.server.port().map(|port| format!(":{port}")).unwrap_or_default();
         format!("{}://{}{port}", self.server.scheme(), self.server.host_str().unwrap_or_default())
     }
+}
+
+/// The reason of a problem document.
+fn reason_of(answer: &Answer) -> Option<Reason> {
+    let problem: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+    problem.get("reason")?.as_str()?.parse().ok()
 }
 
 /// A hostile or broken server may repeat what it was sent.

@@ -23,8 +23,6 @@ pub struct Settings {
     pub folder: PathBuf,
     /// The server's address.
     pub server: Url,
-    /// The key of scope `push`.
-    pub key: KeySource,
     /// Certificates (PEM) that are trusted besides the public ones.
     pub ca_file: Option<PathBuf>,
     /// The workstation's name.
@@ -48,6 +46,8 @@ pub struct ChainSettings {
     pub name: ChainName,
     /// Where its login lies.
     pub entry: Entry,
+    /// The key of scope `push` for it: a key is one chain's.
+    pub key: KeySource,
 }
 
 /// What becomes of an alert: what each sink is sent.

@@ -185,6 +185,7 @@ fn settings(loaded: &Loaded, env: &Environment) -> Result<Settings, String> {
         }
         (None, None) => KeySource::Missing,
     };
+    let key_of = |chain: &AgentChain| chain.key_file.clone().map_or_else(|| key.clone(), KeySource::File);
     let notifier = match &given.notify_program {
         Some(program) => Notifier { program: Some(program.clone()), around: around.clone() },
         None => Notifier::of_this_machine(around.clone()),
@@ -192,11 +193,11 @@ fn settings(loaded: &Loaded, env: &Environment) -> Result<Settings, String> {
     let base = server.as_str().trim_end_matches('/').to_owned();
     let runbook = loaded.raw.alerts.runbook_url.clone().unwrap_or_else(|| format!("{base}/runbook"));
     let chains = given.chains.iter().map(|(name, chain)| {
-        Ok(ChainSettings { name: name.clone(), entry: entry(chain, loaded, &around, env)? })
+        let (name, key) = (name.clone(), key_of(chain));
+        Ok(ChainSettings { name, entry: entry(chain, loaded, &around, env)?, key })
     });
     Ok(Settings {
         folder: folder(loaded),
-        key,
         ca_file: given.ca_file.clone(),
         host: given.host.clone().unwrap_or_else(host_name),
         chains: chains.collect::<Result<_, String>>()?,

@@ -324,6 +324,7 @@ impl Running {
         let (open, reposted) = mpsc::unbounded();
         let monitor = Monitor::new(host.world.clone(), watched.clone(), alerting)
             .telling(move |alerts| drop(open.unbounded_send(alerts)));
+        let looks = monitor.looks();
         others.push(tokio::spawn(monitor.run(pokes)));
         others.push(tokio::spawn(repost(courier.clone(), reposted)));
         if let Some((monitor, open)) = row_monitor(common, settings) {
@@ -340,6 +341,7 @@ impl Running {
                 host.world.client().clone(),
                 url,
                 every,
+                looks,
             )));
         }
         let exports = export::of(settings, &chains);

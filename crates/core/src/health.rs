@@ -96,11 +96,19 @@ pub struct PushTrack {
     pub expected: Expected,
 }
 
+/// Since when an agent cannot read its keychain, of those that are still heard.
+pub fn blind_since(facts: &PushFacts, now: Timestamp) -> Option<Timestamp> {
+    let heard = |agent: &&AgentSeen| now.duration_since(agent.last_at).unsigned_abs() < SILENT_AFTER;
+    facts.agents.iter().filter(heard).filter_map(|agent| agent.blind_since).min()
+}
+
 /// The status of the push track and since when.
 pub fn push_status(track: &PushTrack, now: Timestamp) -> (PushStatus, Option<Timestamp>) {
     let PushTrack { facts, tracked_since, listened, expected } = track;
     let heard = facts.last_at.unwrap_or(*tracked_since);
-    let absences: Vec<_> = facts.agents.iter().filter_map(|agent| agent.absence).collect();
+    // Another agent's word says nothing of the one that was heard last: it may be gone for good.
+    let last = facts.agents.iter().filter(|agent| Some(agent.last_at) == facts.last_at);
+    let absences: Vec<_> = last.filter_map(|agent| agent.absence).collect();
     if silence(heard, listened, &absences, expected, now) >= SILENT_AFTER {
         return (PushStatus::MacSilent, Some(heard));
     }

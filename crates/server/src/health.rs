@@ -6,7 +6,7 @@ use evergrant_core::alert::{Alert, Condition};
 use evergrant_core::event::EventKind;
 use evergrant_core::health::{
     Expected, FallbackFacts, Finding, GrantFacts, PushFacts, PushStatus, PushTrack, Serving, Span, TICK,
-    conditions, grant_refused_at, push_status,
+    blind_since, conditions, grant_refused_at, push_status,
 };
 use evergrant_core::keeper::Report;
 use evergrant_core::{Reason, chain};
@@ -16,6 +16,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::watchdog::Looks;
 use crate::world::World;
 
 mod book;
@@ -63,6 +64,7 @@ pub struct Monitor<W, C> {
     world: W,
     chains: Vec<C>,
     episodes: EpisodeKeeper<W>,
+    looks: Looks,
 }
 
 /// How a chain stands, for those who ask.
@@ -83,7 +85,8 @@ where
 {
     /// A monitor that has not looked yet.
     pub fn new(world: W, chains: Vec<C>, alerting: Alerting) -> Self {
-        Self { world: world.clone(), chains, episodes: EpisodeKeeper::new(world, alerting) }
+        let looks = Looks::begun(world.monotonic());
+        Self { world: world.clone(), chains, episodes: EpisodeKeeper::new(world, alerting), looks }
     }
 
     /// Tells at every look of the episodes that were announced and are open.
@@ -92,12 +95,20 @@ where
         Self { episodes: self.episodes.telling(open), ..self }
     }
 
+    /// When it has looked with success.
+    pub fn looks(&self) -> Looks {
+        self.looks.clone()
+    }
+
     /// Looks every minute and whenever it is poked, until `pokes` ends.
     pub async fn run(self, mut pokes: UnboundedReceiver<()>) {
         let mut failing = false;
         loop {
             match self.tick().await {
-                Ok(_) => failing = false,
+                Ok(_) => {
+                    self.looks.note(self.world.monotonic());
+                    failing = false;
+                }
                 Err(error) => {
                     if !failing {
                         tracing::error!(reason = %Reason::StateUnavailable, %error, "health cannot be watched");
@@ -158,7 +169,7 @@ where
         };
         let grant = match chain.live(now) {
             None => None,
-            Some(live) => Some(self.grant_facts(name, live, &facts).await?),
+            Some(live) => Some(self.grant_facts(name, live, &facts, now).await?),
         };
         found.extend(grant.iter().flat_map(|grant| conditions(grant, now)));
         Ok(Gathered { chain: chain.clone(), grant, push, found })
@@ -169,6 +180,7 @@ where
         chain: &ChainName,
         live: Live,
         push: &PushFacts,
+        now: Timestamp,
     ) -> Result<GrantFacts, StateError> {
         let events = self.world.state().latest_events(chain, EVENTS_READ).await?;
         let events = || events.iter().map(|numbered| &numbered.event);
@@ -185,7 +197,7 @@ where
             fallback,
             probes,
             grant_refused_at,
-            blind_since: push.agents.iter().filter_map(|agent| agent.blind_since).min(),
+            blind_since: blind_since(push, now),
         })
     }
 }

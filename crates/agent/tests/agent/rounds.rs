@@ -207,13 +207,13 @@ fn an_agent_without_a_key_says_so_and_keeps_the_login_waiting() {
     let report = station.round(&LOOK);
     assert_eq!((report.reason, report.pending), (Reason::CallerMissing, true));
     assert!(report.detail.unwrap().contains("holds no key"));
-    station.settings.key = KeySource::Missing;
+    station.settings.chains[0].key = KeySource::Missing;
     assert!(station.round(&LOOK).detail.unwrap().contains("keys create --scope push"));
     assert_eq!(server.requests().len(), 0);
     // A key that is put there later is used without a restart.
     let key = station.path("push.key");
     fs::write(&key, KEY).unwrap();
-    station.settings.key = KeySource::File(key);
+    station.settings.chains[0].key = KeySource::File(key);
     assert_eq!(station.round(&LOOK).reason, Reason::Accepted);
 }
 

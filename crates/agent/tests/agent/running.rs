@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evergrant_agent::key::KeySource;
 use evergrant_agent::notify::Notifier;
 use evergrant_agent::process::Surroundings;
 use evergrant_agent::run::{Stop, run};
@@ -14,7 +15,7 @@ use evergrant_core::push::PushKind;
 
 use crate::programs::{calls, program};
 use crate::server::{Reply, Request, Server};
-use crate::support::{Station, fingerprint};
+use crate::support::{KEY, Station, fingerprint};
 
 /// An agent that runs until it is dropped.
 struct Running {
@@ -111,6 +112,10 @@ fn several_chains_do_not_wait_for_each_other() {
     let mut other = station.settings.chains[0].clone();
     other.name = "other".parse().unwrap();
     other.entry.file = station.path("other.json");
+    // A key is one chain's.
+    let key = KEY.replace("-0", "-1");
+    fs::write(station.path("other.key"), &key).unwrap();
+    other.key = KeySource::File(station.path("other.key"));
     station.settings.chains.push(other);
     server.then(Reply::Hang(Duration::from_secs(20)));
     let _running = Running::start(&station);
@@ -118,6 +123,10 @@ fn several_chains_do_not_wait_for_each_other() {
     let chains: std::collections::BTreeSet<_> =
         server.requests().iter().filter_map(|request| request.call().message.chain).collect();
     assert_eq!(chains.len(), 2);
+    for request in server.requests() {
+        let key = if request.call().message.chain.unwrap().as_str() == "other" { key.as_str() } else { KEY };
+        assert_eq!(request.header("authorization"), Some(format!("Bearer {key}").as_str()));
+    }
 }
 
 #[test]

@@ -37,11 +37,11 @@ impl Station {
         let chain = ChainSettings {
             name: "claude".parse().unwrap(),
             entry: Entry { keychain: None, file: home.path().join("login.json"), profile: Profile::claude() },
+            key: KeySource::File(key),
         };
         let settings = Settings {
             folder: home.path().join("agent"),
             server: Url::parse(server).unwrap(),
-            key: KeySource::File(key),
             ca_file: None,
             host: "desk".into(),
             chains: vec![chain],

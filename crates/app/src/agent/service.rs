@@ -72,12 +72,14 @@ pub(super) fn install(
     }
     // What would only be found in the log of a service that does not run is said now.
     let settings = settings(loaded, env)?;
-    if let KeySource::Given(_) = settings.key {
-        return Err(format!(
-            "a service does not see {KEY_VARIABLE}; put the key into a file and set key_file in [agent]"
-        ));
+    for chain in &settings.chains {
+        if let KeySource::Given(_) = chain.key {
+            return Err(format!(
+                "a service does not see {KEY_VARIABLE}; put the key into a file and set key_file in [agent]"
+            ));
+        }
+        chain.key.key().map_err(say)?;
     }
-    settings.key.key().map_err(say)?;
     let mut seen: Vec<_> = env.keys().filter(|name| name.starts_with("EVERGRANT_")).collect();
     seen.retain(|name| *name != "EVERGRANT_CONFIG");
     if !seen.is_empty() {

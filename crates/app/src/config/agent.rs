@@ -20,8 +20,8 @@ pub(crate) struct Agent {
     /// The server's address: an https URL (http only on loopback).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<String>,
-    /// The file with a caller key of scope `push` and nothing else, a path; it is read anew each time. Without it:
-    /// `$EVERGRANT_AGENT_KEY`, which an installed agent does not see.
+    /// The file with a caller key of scope `push` and nothing else, a path; it is read anew each time. It serves each
+    /// chain that names none of its own. Without it: `$EVERGRANT_AGENT_KEY`, which an installed agent does not see.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) key_file: Option<PathBuf>,
     /// The certificates (PEM) of the authority that the server's certificate is by, a path; then the public ones do
@@ -60,11 +60,14 @@ pub(crate) struct AgentChain {
     /// The account of the keychain's item. Without it: your login name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) account: Option<String>,
+    /// The file with this chain's caller key of scope `push`, a path: a key is one chain's. Without it: the agent's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 impl Default for AgentChain {
     fn default() -> Self {
-        Self { config_dir: None, file: None, keychain: true, account: None }
+        Self { config_dir: None, file: None, keychain: true, account: None, key_file: None }
     }
 }
 
@@ -146,7 +149,8 @@ fn one_chain(
     }
     let config_dir = resolve.path(&mut chain.config_dir, &["agent", "chains", name, "config_dir"]);
     let file = resolve.path(&mut chain.file, &["agent", "chains", name, "file"]);
-    config_dir.and(file)?;
+    let key_file = resolve.path(&mut chain.key_file, &["agent", "chains", name, "key_file"]);
+    config_dir.and(file).and(key_file)?;
     Some((parsed.ok()?, chain.clone()))
 }
 

@@ -143,12 +143,27 @@ fn login(context: &ActionContext<'_>, first: &str) -> (String, Vec<String>) {
         let text = format!(
             "{first} Make a new token on the workstation, and give what it prints to the second command."
         );
-        return (text, vec![login.long_lived.clone(), "evergrant agent push --stdin".into()]);
+        return (
+            text,
+            vec![login.long_lived.clone(), format!("evergrant agent push --chain {chain} --stdin")],
+        );
     }
-    let folder = context.config_dir.map(|folder| format!("{}={} ", login.folder_variable, quoted(folder)));
-    let text = format!("{first} Log in again on the workstation, then push that login to the server.");
-    let command = format!("{}{}", folder.unwrap_or_default(), login.command);
-    (text, vec![command, "evergrant agent push".into()])
+    let push = format!("evergrant agent push --chain {chain}");
+    let (text, command) = match context.config_dir {
+        Some(folder) => (
+            format!("{first} Log in again on the workstation, then push that login to the server."),
+            format!("{}={} {}", login.folder_variable, quoted(folder), login.command),
+        ),
+        None => (
+            format!(
+                "{first} Log in again on the workstation, with {}=FOLDER in front if [agent.chains.{chain}] there has \
+                 config_dir = FOLDER, then push that login to the server.",
+                login.folder_variable
+            ),
+            login.command.clone(),
+        ),
+    };
+    (text, vec![command, push])
 }
 
 /// A word of the shell; `~/` at its beginning stays what it is.
@@ -288,9 +303,17 @@ mod tests {
         let commands =
             |context: &ActionContext<'_>| action(Condition::ReauthRequired, context).unwrap().commands;
         let own = format!("{}=~/'Evergrant'\\''s login' {}", login.folder_variable, login.command);
-        assert_eq!(commands(&context), [own, "evergrant agent push".into()]);
+        assert_eq!(commands(&context), [own, "evergrant agent push --chain claude".into()]);
+        let unknown = ActionContext { config_dir: None, ..context };
+        let action = action(Condition::ReauthRequired, &unknown).unwrap();
+        let told = format!("{}=FOLDER in front if [agent.chains.claude]", login.folder_variable);
+        assert!(action.text.contains(&told), "{}", action.text);
+        assert_eq!(action.commands, [login.command.clone(), "evergrant agent push --chain claude".into()]);
         let fixed = ActionContext { kind: Kind::Static, ..context };
-        assert_eq!(commands(&fixed), [login.long_lived, "evergrant agent push --stdin".into()]);
+        assert_eq!(
+            commands(&fixed),
+            [login.long_lived, "evergrant agent push --chain claude --stdin".into()]
+        );
     }
 
     #[test]

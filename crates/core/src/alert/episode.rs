@@ -212,7 +212,8 @@ pub fn advance(
                 let since = *episode.ended_at.get_or_insert(now);
                 if now.duration_since(since) >= episode.hold() {
                     episode.closed_at = Some(now);
-                    episode.owed = episode.announced_at.is_some();
+                    // Sinks may still hold the one open that gave way to it.
+                    episode.owed = episode.announced_at.is_some() || episode.replaces.is_some();
                 }
             }
             Some(_) | None => {}

@@ -74,12 +74,12 @@ pub fn render(sink: &Sink, alert: &Alert, now: Timestamp) -> Rendered {
     Rendered::Requests(match &sink.kind {
         SinkKind::Teams { url } => vec![OutgoingRequest::json(url, &teams::message(alert))],
         SinkKind::Slack { url } => vec![OutgoingRequest::json(url, &slack::message(alert))],
-        SinkKind::PagerDuty { url, routing_key } => pagerduty::events(alert, routing_key)
+        SinkKind::PagerDuty { url, routing_key } => pagerduty::events(alert, sink.opens(alert), routing_key)
             .iter()
             .map(|event| OutgoingRequest::json(url, event))
             .collect(),
         SinkKind::Alertmanager { peers, key } => {
-            let alerts = alertmanager::alerts(alert, now);
+            let alerts = alertmanager::alerts(alert, sink.opens(alert), now);
             let post = |peer: &SinkUrl| {
                 OutgoingRequest::json(&alertmanager::place(peer), &alerts).bearer(key.as_ref())
             };

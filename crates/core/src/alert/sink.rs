@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::{Alert, Group, Level};
+use super::{Alert, EpisodeId, Group, Level};
 use crate::secret::SinkKey;
 
 /// Where PagerDuty takes events, unless the sink's own setting says otherwise.
@@ -33,9 +33,17 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Whether it gets this alert. What closes goes wherever it was opened: the level of its condition counts.
+    /// Whether it gets this alert. What closes goes wherever it was opened: the level of its condition counts, or of
+    /// one that gives way to it.
     pub fn wants(&self, alert: &Alert) -> bool {
-        alert.condition.level() >= self.min_level && self.groups.contains(&alert.group)
+        let replaces = || alert.replaces.iter().filter_map(EpisodeId::parts);
+        (self.opens(alert) || replaces().any(|(_, condition, _)| condition.level() >= self.min_level))
+            && self.groups.contains(&alert.group)
+    }
+
+    /// Whether it is to hold the alert's own episodes for open, and not only to end those that they replace.
+    pub(super) fn opens(&self, alert: &Alert) -> bool {
+        alert.condition.level() >= self.min_level
     }
 
     /// An open episode is posted to it again so often, besides reminders; `None`: it remembers by itself.
@@ -215,7 +223,7 @@ impl fmt::Debug for SigningKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alert::{Links, samples};
+    use crate::alert::{Condition, Links, samples};
     use jiff::Timestamp;
 
     fn slack(min_level: Level, groups: &[Group]) -> Sink {
@@ -243,6 +251,20 @@ mod tests {
         // The one that recovered had been red.
         assert_eq!(wanted(&slack(Level::Red, &both)), ["failed", "reauth_required", "recovered"]);
         assert_eq!(wanted(&slack(Level::Yellow, &[Group::Chain])), [""; 0]);
+    }
+
+    #[test]
+    fn what_gives_way_to_a_lesser_status_is_heard_where_it_was_opened() {
+        let links = Links { runbook: "https://r.example".into(), server: "https://s.example".into() };
+        let samples = samples(&links, Timestamp::UNIX_EPOCH);
+        let mut silent = samples.into_iter().find(|alert| alert.status == "mac_silent").unwrap();
+        let on_call = slack(Level::Red, &[Group::TokenPush]);
+        let chain = silent.concerned[0].chain.clone();
+        for (condition, wanted) in [(Condition::Stale, false), (Condition::Failed, true)] {
+            silent.replaces = vec![EpisodeId::new(&chain, condition, Timestamp::UNIX_EPOCH)];
+            assert_eq!((on_call.wants(&silent), on_call.opens(&silent)), (wanted, false), "{condition}");
+        }
+        assert!(!slack(Level::Red, &[Group::Chain]).wants(&silent));
     }
 
     #[test]

@@ -65,6 +65,16 @@ fn an_announced_absence_does_not_count() {
 }
 
 #[test]
+fn what_an_agent_said_that_is_gone_hides_nothing() {
+    let mut gone = seen(0, PushKind::Beat, Outcome::Good, "a");
+    (gone.agent.absence, gone.agent.blind_since) = (Some(span(0, 10_000)), Some(at(0)));
+    let track = track(&[gone, seen(10, PushKind::Beat, Outcome::Good, "b")], &[span(0, 20_000)]);
+    assert_eq!(status(&track, 69), PushStatus::Ok);
+    assert_eq!(status(&track, 70), PushStatus::MacSilent);
+    assert_eq!([59, 60].map(|minute| blind_since(&track.facts, at(minute))), [Some(at(0)), None]);
+}
+
+#[test]
 fn hours_in_which_nothing_is_expected_do_not_count() {
     let zone = TimeZone::fixed(Offset::constant(1));
     let days = [Weekday::Monday, Weekday::Tuesday, Weekday::Wednesday, Weekday::Thursday, Weekday::Friday];

@@ -107,6 +107,18 @@ pub struct Pending {
     pub fingerprint: Fingerprint,
     /// Since when.
     pub since: Timestamp,
+    /// It was sent, and no answer came: the server may have taken it, and replaced it since.
+    #[serde(default)]
+    pub unanswered: bool,
+    /// A person has said that it may be another account's than the chain's.
+    #[serde(default)]
+    pub accept_new_identity: bool,
+}
+
+impl Pending {
+    fn new(fingerprint: Fingerprint, since: Timestamp) -> Self {
+        Self { fingerprint, since, unanswered: false, accept_new_identity: false }
+    }
 }
 
 /// A grant that the server refused for good.
@@ -261,7 +273,7 @@ impl Memory {
             && self.is_fresh(sight, fingerprint, now)
             && self.pending.is_none_or(|pending| pending.fingerprint != fingerprint)
         {
-            self.pending = Some(Pending { fingerprint, since: now });
+            self.pending = Some(Pending::new(fingerprint, now));
         }
         if sight.holds == Holds::Wiped {
             self.pending = None;
@@ -280,9 +292,11 @@ impl Memory {
         }
     }
 
-    /// A person wants this grant pushed, whatever its age.
-    pub fn ask_for(&mut self, fingerprint: Fingerprint, now: Timestamp) {
-        self.pending = Some(Pending { fingerprint, since: now });
+    /// A person wants this grant pushed, whatever its age, and perhaps whose it is.
+    pub fn ask_for(&mut self, fingerprint: Fingerprint, accept_new_identity: bool, now: Timestamp) {
+        let known = self.pending.filter(|pending| pending.fingerprint == fingerprint);
+        let pending = known.unwrap_or(Pending::new(fingerprint, now));
+        self.pending = Some(Pending { since: now, accept_new_identity, ..pending });
         self.refused = self.refused.filter(|refused| refused.fingerprint != fingerprint);
     }
 
@@ -320,6 +334,11 @@ impl Memory {
     /// The grant that was seen waits to be pushed.
     pub fn has_pending(&self, sight: &Sight) -> bool {
         self.pending.is_some_and(|pending| sight.grant() == Some(pending.fingerprint))
+    }
+
+    /// Whether what waits may be another account's than the chain's.
+    pub fn accepts_new_identity(&self) -> bool {
+        self.pending.is_some_and(|pending| pending.accept_new_identity)
     }
 
     /// Why the sight is nothing to push, and the server's own reason where it refused the grant.
@@ -375,10 +394,13 @@ impl Memory {
                 self.server = answer.fingerprint;
                 self.status = Some(answer.status.clone());
                 if let (PushKind::Push, Some(fingerprint)) = (sent.kind, sent.fingerprint) {
-                    self.delivered = Some(fingerprint);
-                    self.no_longer_pending(fingerprint);
-                    self.refused = self.refused.filter(|refused| refused.fingerprint != fingerprint);
+                    self.taken(fingerprint);
                 }
+            }
+            // It was taken the first time, and its answer was lost; the server has replaced it since.
+            Contact::Refused(Reason::GrantSpent) if self.was_unanswered(sent) => {
+                self.heard(sent, now);
+                sent.fingerprint.into_iter().for_each(|fingerprint| self.taken(fingerprint));
             }
             Contact::Refused(reason) => {
                 self.heard(sent, now);
@@ -392,6 +414,10 @@ impl Memory {
                 self.hold_back(*retry_after_secs, now);
             }
             Contact::Failed { reason, retry_after_secs } => {
+                let was_sent = |pending: &Pending| Some(pending.fingerprint) == sent.fingerprint;
+                if let Some(pending) = self.pending.as_mut().filter(|pending| was_sent(pending)) {
+                    pending.unanswered = true;
+                }
                 self.missed(*reason, now);
                 self.hold_back(*retry_after_secs, now);
             }
@@ -404,6 +430,17 @@ impl Memory {
         self.failures.clear();
         self.streak = None;
         self.not_before = None;
+    }
+
+    fn taken(&mut self, fingerprint: Fingerprint) {
+        self.delivered = Some(fingerprint);
+        self.no_longer_pending(fingerprint);
+        self.refused = self.refused.filter(|refused| refused.fingerprint != fingerprint);
+    }
+
+    fn was_unanswered(&self, sent: &Sent) -> bool {
+        self.pending
+            .is_some_and(|pending| pending.unanswered && Some(pending.fingerprint) == sent.fingerprint)
     }
 
     fn no_longer_pending(&mut self, fingerprint: Fingerprint) {
@@ -434,7 +471,8 @@ impl Memory {
         let before = self.streak;
         self.streak = Some(Streak {
             count: before.map_or(1, |streak| streak.count.saturating_add(1)),
-            first: before.map_or(now, |streak| streak.first),
+            // One in the future comes of a clock that was set back.
+            first: before.map_or(now, |streak| streak.first.min(now)),
             last: now,
             reason,
         });

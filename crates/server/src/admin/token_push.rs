@@ -109,7 +109,9 @@ impl<S: HealthState + VaultState> Taking<'_, S> {
         match taken {
             Err(refusal) => self.refuse(Some(&call.message), refusal).await,
             Ok(reason) => {
-                let identity = call.identity.as_ref().filter(|_| reason == Reason::Accepted);
+                // An answer that was lost may have been the one that it came with.
+                let new = matches!(reason, Reason::Accepted | Reason::SameGrant);
+                let identity = call.identity.as_ref().filter(|_| new);
                 self.answer(&call.message, reason, (Outcome::Good, reason), identity).await
             }
         }

@@ -21,8 +21,8 @@ pub(super) fn place(peer: &SinkUrl) -> SinkUrl {
     SinkUrl::new(url)
 }
 
-/// The alerts of one post.
-pub(super) fn alerts(alert: &Alert, now: Timestamp) -> Value {
+/// The alerts of one post. What the sink does not open only ends what it replaces.
+pub(super) fn alerts(alert: &Alert, opens: bool, now: Timestamp) -> Value {
     let mut alerts = Vec::new();
     for episode in &alert.replaces {
         if let Some((chain, condition, opened)) = episode.parts() {
@@ -30,7 +30,7 @@ pub(super) fn alerts(alert: &Alert, now: Timestamp) -> Value {
             alerts.push(json!({ "labels": labels, "startsAt": opened, "endsAt": now.max(opened) }));
         }
     }
-    for concerned in &alert.concerned {
+    for concerned in alert.concerned.iter().filter(|_| opens) {
         let labels = labels(alert, concerned.chain.as_str(), alert.condition, &concerned.episode);
         let ends = concerned.ended_at.filter(|_| alert.ended_at.is_some()).unwrap_or(now + LASTS);
         alerts.push(json!({

@@ -9,11 +9,12 @@ use super::{clip, headline, left_out, one_line, severity};
 
 const MAX_DETAILS: usize = 60;
 
-/// The events. Reminders trigger again, which notifies nobody twice; a rehearsal ends what it began.
-pub(super) fn events(alert: &Alert, key: &SinkKey) -> Vec<Value> {
+/// The events. Reminders trigger again, which notifies nobody twice; a rehearsal ends what it began. What the sink does
+/// not open only ends what it replaces.
+pub(super) fn events(alert: &Alert, opens: bool, key: &SinkKey) -> Vec<Value> {
     let resolve = |episode: &str| json!({ "routing_key": key.expose(), "event_action": "resolve", "dedup_key": clip(episode, 255) });
     let mut events: Vec<_> = alert.replaces.iter().map(|episode| resolve(episode.as_str())).collect();
-    for concerned in &alert.concerned {
+    for concerned in alert.concerned.iter().filter(|_| opens) {
         let ended = alert.state == AlertState::Closed;
         if !ended {
             events.push(trigger(alert, concerned, key));

@@ -213,10 +213,53 @@ fn pending_ends_with_accepted_same_grant_or_a_final_refusal() {
 fn a_person_may_push_whatever_was_refused() {
     let mut memory = settled();
     memory.settle(&pushed("old"), &Contact::Refused(Reason::TermsNotAccepted), at(10));
-    memory.ask_for(grant("old"), at(20));
+    memory.ask_for(grant("old"), false, at(20));
     assert_eq!(decided(&memory, &file("old", -HOUR), 20), Decision::Push);
     memory.settle(&pushed("old"), &answer(Reason::Accepted, Some("old")), at(21));
     assert_eq!((memory.pending, memory.refused), (None, None));
+}
+
+#[test]
+fn a_login_that_was_taken_unheard_and_replaced_since_is_not_refused() {
+    let (new, spent) = (file("new", 30), Contact::Refused(Reason::GrantSpent));
+    for answer_lost in [true, false] {
+        let mut memory = settled();
+        memory.look(&new, at(60));
+        if answer_lost {
+            let lost = Contact::Failed { reason: Reason::ServerUnreachable, retry_after_secs: None };
+            memory.settle(&pushed("new"), &lost, at(60));
+        }
+        memory.settle(&pushed("new"), &spent, at(9 * HOUR));
+        assert_eq!(memory.pending, None);
+        let said =
+            if answer_lost { (Reason::SameGrant, None) } else { (Reason::Refused, Some(Reason::GrantSpent)) };
+        assert_eq!(memory.why_no_push(&new), said);
+    }
+}
+
+#[test]
+fn what_a_person_accepted_stays_so_until_it_is_taken() {
+    let mut memory = settled();
+    let (new, postponed) = (file("new", 30), Reason::ProbeUnavailable);
+    memory.ask_for(grant("new"), true, at(60));
+    memory.settle(&pushed("new"), &Contact::Postponed { reason: postponed, retry_after_secs: None }, at(60));
+    memory.look(&new, at(120));
+    assert!(memory.has_pending(&new) && memory.accepts_new_identity());
+    memory.settle(&pushed("new"), &answer(Reason::Accepted, Some("new")), at(121));
+    memory.look(&file("newer", 180), at(181));
+    assert!(memory.pending.is_some() && !memory.accepts_new_identity());
+}
+
+#[test]
+fn a_clock_that_is_set_back_hides_no_silence() {
+    let mut memory = settled();
+    let lost = Contact::Failed { reason: Reason::ServerUnreachable, retry_after_secs: None };
+    for now in [24 * HOUR, 0, 300, 700] {
+        memory.settle(&pushed("new"), &lost, at(now));
+    }
+    let chain: ChainName = "claude".parse().unwrap();
+    let notice = memory.take_stock(&chain, "a", None, at(700), Periods::default());
+    assert!(matches!(notice, Some(Notice::Opened(_))), "{notice:?}");
 }
 
 #[test]
