@@ -66,14 +66,14 @@ impl std::fmt::Debug for Rows {
 
 /// What holds for the chains of one configuration.
 #[derive(Default)]
-struct Book {
+pub(crate) struct Book {
     named: HashMap<ChainName, Arc<RowPolicy<World>>>,
     /// The longest beginning first.
     by_prefix: Vec<(String, Arc<RowPolicy<World>>)>,
 }
 
 impl Book {
-    fn of(settings: &Settings, world: &World) -> Result<Self, String> {
+    pub(crate) fn of(settings: &Settings, world: &World) -> Result<Self, String> {
         let policy = |chain: &ChainSettings| {
             let world = reaching(world, chain)?;
             Ok::<_, String>(Arc::new(RowPolicy {
@@ -174,10 +174,8 @@ impl Rows {
     }
 
     /// Goes on with another configuration.
-    pub(crate) fn take_up(&self, settings: &Settings, world: &World) -> Result<(), String> {
-        let book = Book::of(settings, world)?;
+    pub(crate) fn take_up(&self, book: Book) {
         self.book.replace(|_| Some(book));
-        Ok(())
     }
 
     /// Keeps all chains of the database, until the end.

@@ -30,7 +30,7 @@ use crate::export;
 use crate::gateway;
 use crate::host::{Chain, Host, World};
 use crate::output;
-use crate::rows::Keeping;
+use crate::rows::{Book, Keeping};
 use crate::traces::Exporting;
 
 /// The look behind the watch, for changes that it misses.
@@ -196,9 +196,11 @@ impl Serving<'_> {
         let new = fresh.chains.iter().filter(|chain| known(old, &chain.name).is_none());
         let host = &self.common.host;
         new.for_each(|chain| host.snapshots.forget(&chain.name));
+        let book = host.rows.as_ref().map(|_| Book::of(fresh, &host.world)).transpose()?;
+        // Last of what may fail: what runs cannot be taken back.
         let next = Running::start(self.common, fresh)?;
-        if let Some(rows) = &host.rows {
-            rows.take_up(fresh, &host.world)?;
+        if let (Some(rows), Some(book)) = (&host.rows, book) {
+            rows.take_up(book);
         }
         self.gateway.set_plane(gateway::plane(host, fresh, &next.chains, &self.common.uses));
         self.gateway.set_tls(tls);

@@ -48,6 +48,9 @@ pub fn begin(
     record
 }
 
+/// No access token lives longer; what says so is wrong, and would be added to instants.
+const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// The grant that an answer makes of the one that was presented: what is absent is kept (SPEC §3).
 pub fn committed_grant(old: &Grant, record: &Record, tokens: NewTokens, at: Timestamp) -> Grant {
     Grant {
@@ -164,7 +167,7 @@ pub fn take_in(
     let expires_at =
         grant.expires_at.unwrap_or_else(|| whole_millis(now + known_life.unwrap_or(ASSUMED_LIFE)));
     let left = Duration::try_from(expires_at.duration_since(now)).unwrap_or_default();
-    let life = left.max(known_life.unwrap_or_default());
+    let life = left.max(known_life.unwrap_or_default()).min(LONGEST_LIFE);
     let mut old_doubts = before.map(doubts_left_behind).unwrap_or_default();
     let doubted = old_doubts.iter().position(|old| old.fingerprint == pair.fingerprint());
     let standing = match doubted.map(|index| old_doubts.remove(index)) {

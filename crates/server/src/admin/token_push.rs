@@ -1,5 +1,6 @@
 //! `/api/v1/admin/system/token-push`: takes push events, and says how the push track stands (SPEC §5, §9).
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State as Extract};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -54,6 +55,7 @@ impl OfChain {
 async fn push<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
     who: Result<Authorized<Push>, Problem>,
+    of: Result<Query<OfChain>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
     // Whoever may not push makes no event, and nothing that would grow with every try.
@@ -69,6 +71,14 @@ async fn push<S: HealthState + VaultState>(
         return Err(limit.into());
     }
     let name = &who.known.caller.chain;
+    let is_of_key = |named: Option<&ChainName>| match named {
+        Some(named) if named != name => {
+            let detail = format!("this key pushes to chain {name} only: use one that names the other chain");
+            Err(Problem::with(StatusCode::FORBIDDEN, Reason::ScopeMissing, detail))
+        }
+        Some(_) | None => Ok(()),
+    };
+    is_of_key(asked_for(of)?.chain.as_ref())?;
     let chain = OfChain { chain: Some(name.clone()) }.find(&admin).await?;
     let taking = Taking { admin: &admin, chain: &chain };
     let Some(body) = read_up_to(push::MAX_LEN, request.into_body()).await else {
@@ -81,10 +91,7 @@ async fn push<S: HealthState + VaultState>(
             return taking.refuse(None, Refusal::new(fault.reason(), fault.to_string())).await;
         }
     };
-    if call.message.chain.as_ref().is_some_and(|named| named != name) {
-        let detail = format!("this key pushes to chain {name} only: use one that names the other chain");
-        return Err(Problem::with(StatusCode::FORBIDDEN, Reason::ScopeMissing, detail));
-    }
+    is_of_key(call.message.chain.as_ref())?;
     taking.take(call).await
 }
 
@@ -271,7 +278,7 @@ fn source_of<S: HealthState + VaultState>(chain: &AdminChain<S>, now: Timestamp)
 
 async fn status<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
-    Query(of): Query<OfChain>,
+    of: Result<Query<OfChain>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let now = admin.world.now();
@@ -285,7 +292,7 @@ async fn status<S: HealthState + VaultState>(
             true
         }
     };
-    let chain = of.find(&admin).await?;
+    let chain = asked_for(of)?.find(&admin).await?;
     let (status, since) = overall(&admin, &chain, now).await?;
     let mut shown = json!({ "status": status, "since": since, "source": source_of(&chain, now).as_str() });
     if whole {
@@ -327,11 +334,15 @@ pub(super) fn shown_prefix<S: HealthState + VaultState>(chain: &AdminChain<S>) -
     Some(current.access.shown(fixed.as_deref()))
 }
 
+fn asked_for(of: Result<Query<OfChain>, QueryRejection>) -> Result<OfChain, Problem> {
+    of.map(|Query(of)| of).map_err(|_| Problem::invalid("chain is the name of a chain"))
+}
+
 async fn last_seen<S: HealthState + VaultState>(
     Extract(admin): Extract<Admin<S>>,
-    Query(of): Query<OfChain>,
+    of: Result<Query<OfChain>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let (chain, now) = (of.find(&admin).await?, admin.world.now());
+    let (chain, now) = (asked_for(of)?.find(&admin).await?, admin.world.now());
     let standing =
         health::standing(admin.world.state(), chain.chain.chain(), chain.expected(now), now).await?;
     let last = standing.facts.last_at;

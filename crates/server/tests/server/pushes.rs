@@ -170,6 +170,16 @@ async fn a_beat_is_heard_and_shown() {
     let whole = server.get("token-push/status").await;
     assert_eq!((&whole["counts"]["events"], &whole["agents"][0]["id"]), (&json!(1), &json!("desk-1")));
     assert_eq!((&whole["tracked"], &whole["episodes"]), (&json!(true), &json!([])));
+    for path in ["token-push/status?chain=BAD%20NAME", "token-push/last-seen?chain="] {
+        let (status, problem) = server.send(Method::GET, path, None, Vec::new()).await;
+        assert_eq!((status, &problem["reason"]), (400, &json!("request_invalid")), "{path}");
+    }
+    // The address may name the chain, too.
+    for (path, answers) in [("token-push?chain=claude", 200), ("token-push?chain=other", 403)] {
+        let beat = server.call(None).encode();
+        let (status, answer) = server.send(Method::POST, path, Some(&server.push_key), beat).await;
+        assert_eq!(status, answers, "{path}: {answer}");
+    }
     let path = "token-push/status";
     let (status, problem) = server.send(Method::GET, path, Some(&server.push_key), Vec::new()).await;
     assert_eq!((status, &problem["reason"]), (403, &json!("scope_missing")));
