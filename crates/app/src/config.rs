@@ -30,7 +30,8 @@ pub(crate) use fault::{Fault, Severity};
 pub(crate) use file::{Config, LogFormat, LogLevel};
 pub(crate) use resolve::reachable_without_tls;
 pub(crate) use settings::{
-    AlertSettings, ChainSettings, Export, LogSettings, ProbeSettings, Settings, Template, Way,
+    AlertSettings, ChainSettings, Export, LogSettings, ProbeSettings, RetentionSettings, Settings, Template,
+    Way,
 };
 pub(crate) use source::home;
 

@@ -19,6 +19,7 @@ mod standin;
 mod status;
 mod timeline;
 mod traces;
+mod upkeep;
 
 use std::process::ExitCode;
 

@@ -14,8 +14,8 @@ use evergrant_server::health::{Alerting, EpisodeKeeper, Monitor, WatchedChain};
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
 use evergrant_server::rows::{RowMonitor, RowWatch};
-use evergrant_server::{Callers, Renewable, Renewal, Wake, World as _, probe, watchdog};
-use evergrant_store::{AnyState, State, watch};
+use evergrant_server::{Callers, Renewable, Wake, World as _, probe, watchdog};
+use evergrant_store::{AnyState, watch};
 use futures_channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use futures_util::FutureExt as _;
 use sd_notify::NotifyState;
@@ -32,6 +32,7 @@ use crate::host::{Chain, Host, World};
 use crate::output;
 use crate::rows::{Book, Keeping};
 use crate::traces::Exporting;
+use crate::upkeep::Upkeep;
 
 /// The look behind the watch, for changes that it misses.
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
@@ -39,7 +40,6 @@ const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 const FIRST_PROBE: Duration = Duration::from_secs(2);
 /// How often it is asked whether a look came to something else than the one before.
 const NOTICE_CHANGE: Duration = Duration::from_millis(100);
-const HOUSEKEEPING: Duration = Duration::from_secs(24 * 3600);
 /// So much longer than a deadline an exchange may take to be settled at the end.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -72,6 +72,7 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
         callers: callers.clone(),
         chains: Chains::default(),
         uses: uses.clone(),
+        upkeep: Upkeep::default(),
     };
     let keeping = match (&host.rows, &host.state) {
         (Some(rows), AnyState::Postgres(state)) => Some(rows.keep(state)),
@@ -99,6 +100,7 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     let router = admin::router(admin);
     let http = tokio::spawn(async move { axum::serve(own_routes, router).await });
     let saving = tokio::spawn(uses.clone().keep_saving(host.world.clone()));
+    let forgetting = tokio::spawn(common.upkeep.clone().run(host.world.clone()));
     // Before anybody is told that it is ready: a signal right after that must not end it.
     let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     let shown: Vec<_> = names(&loaded.settings).map(String::from).collect();
@@ -108,6 +110,7 @@ pub(crate) async fn serve(loaded: Loaded, global: &Global, env: &Environment) ->
     let serving = Serving { common: &common, gateway, keeping: keeping.as_ref() };
     let deadline = serving.until_told_to_end(running, loaded.settings, global, env, signals).await;
     saving.abort();
+    forgetting.abort();
     uses.save(&host.world).await;
     http.abort();
     follow.abort();
@@ -143,6 +146,7 @@ struct Common {
     callers: Callers,
     chains: Chains<AnyState>,
     uses: FallbackUses,
+    upkeep: Upkeep,
 }
 
 impl Serving<'_> {
@@ -352,8 +356,7 @@ impl Running {
         }
         others.push(tokio::spawn(poke_on_change(watched.clone(), poke.clone())));
         common.chains.set(watched, found_chains(common, settings), Some(poke));
-        let retention = (settings.retention.events, settings.retention.rotations);
-        others.push(tokio::spawn(housekeeping(host.world.clone(), chains.clone(), retention)));
+        common.upkeep.go_by(settings, &chains);
         let watch = watch_files(&chains, wakes.clone());
         Ok(Self { chains, wakes, others, _watch: watch, _deliver: deliver })
     }
@@ -502,20 +505,62 @@ async fn probe_loop(chain: Chain, snapshots: evergrant_server::Snapshots, settin
     }
 }
 
-async fn housekeeping(world: World, chains: Vec<Chain>, (events, rotations): (Duration, Duration)) {
-    loop {
-        tokio::time::sleep(HOUSEKEEPING).await;
-        let now = world.now();
-        match world.state().prune(now - events, now - rotations).await {
-            Ok(0) => {}
-            Ok(forgotten) => tracing::info!(forgotten, "old events were forgotten"),
-            Err(error) => tracing::warn!(%error, "old events could not be forgotten"),
+#[cfg(test)]
+mod tests {
+    use evergrant_core::event::{Event, EventKind};
+    use evergrant_core::{Generation, Lineage};
+    use evergrant_store::State as _;
+
+    use super::*;
+    use crate::upkeep;
+
+    #[tokio::test(start_paused = true)]
+    async fn old_events_are_forgotten_however_often_the_configuration_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let text = "state_dir = \"state\"\n[chains.claude]\nauth_file = \"grant/auth.json\"\n\
+                    [retention]\nevents_days = 90\n";
+        std::fs::write(&path, text).unwrap();
+        let settings = config::load(Some(&path), &Environment::new()).unwrap().settings;
+        let host = Host::open(&settings).await.unwrap();
+        let callers = Callers::load(&host.state).await.unwrap();
+        let common = Common {
+            host: host.clone(),
+            callers,
+            chains: Chains::default(),
+            uses: FallbackUses::default(),
+            upkeep: Upkeep::default(),
+        };
+        tokio::spawn(common.upkeep.clone().run(host.world.clone()));
+        let chain: ChainName = "claude".parse().unwrap();
+        let old = |days: u64| Event {
+            chain: chain.clone(),
+            at: host.world.now() - Duration::from_secs(days * 24 * 3600),
+            kind: EventKind::Found,
+            reason: Reason::NotDue,
+            lineage: Lineage::FIRST,
+            generation: Generation::FIRST,
+            attempt: None,
+            detail: serde_json::Value::Null,
+        };
+        let left = async || host.state.latest_events(&chain, 9).await.unwrap().len();
+        host.state.add_events(&[old(91), old(89)]).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let mut running = Running::start(&common, &settings).unwrap();
+        while left().await > 1 {
+            assert!(begun.elapsed() < Duration::from_secs(120), "nothing was forgotten");
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let next = Running::start(&common, &settings).unwrap();
+            std::mem::replace(&mut running, next).stop();
         }
-        for chain in &chains {
-            match &chain.renewal {
-                Renewal::Keeper(keeper) => keeper.forget_replaced(now - rotations).await,
-                Renewal::Row(_) | Renewal::Minter(_) | Renewal::ApiKey(_) => {}
-            }
+        running.stop();
+        // And again a day later.
+        host.state.add_events(&[old(91), old(89)]).await.unwrap();
+        tokio::time::sleep(upkeep::EVERY - Duration::from_secs(120)).await;
+        assert_eq!(left().await, 3);
+        while left().await > 2 {
+            assert!(begun.elapsed() < upkeep::EVERY + Duration::from_secs(240), "nothing was forgotten");
+            tokio::time::sleep(Duration::from_secs(10)).await;
         }
     }
 }
