@@ -81,7 +81,7 @@ where
     async fn deliver_one(&self, sink: &str) -> Result<bool, StateError> {
         let now = self.world.now();
         let state = self.world.state();
-        let Some(delivery) = state.claim_delivery(sink, &self.holder, now, now + LEASE).await? else {
+        let Some(delivery) = state.claim_delivery(sink, &self.holder, now, LEASE).await? else {
             return Ok(false);
         };
         let outcome = self.deliver.deliver(sink, &delivery.alert).await;

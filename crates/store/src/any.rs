@@ -80,7 +80,7 @@ impl HealthState for AnyState {
         episodes(chain: Option<&ChainName>, most: usize) -> Result<Vec<Episode>, StateError>;
         acknowledge(id: &EpisodeId, acknowledgement: Option<&Acknowledgement>, at: Timestamp, who: &Actor) -> Result<Option<Episode>, StateError>;
         mute(chain: &ChainName, until: Timestamp, at: Timestamp, who: &Actor) -> Result<(), StateError>;
-        claim_delivery(sink: &str, holder: &str, now: Timestamp, until: Timestamp) -> Result<Option<Delivery>, StateError>;
+        claim_delivery(sink: &str, holder: &str, now: Timestamp, lease: Duration) -> Result<Option<Delivery>, StateError>;
         settle_delivery(delivery: &Delivery, holder: &str, settled: &Settled, now: Timestamp) -> Result<(), StateError>;
         sink_states() -> Result<Vec<SinkState>, StateError>;
         add_audit(entry: &AuditEntry) -> Result<(), StateError>;

@@ -1,6 +1,7 @@
 //! What a state remembers of push events, episodes and alerts, as verbs that every backend offers (SPEC §6).
 
 use std::future::Future;
+use std::time::Duration;
 
 use evergrant_core::ChainName;
 use evergrant_core::alert::{
@@ -102,17 +103,18 @@ pub trait HealthState: State {
         who: &Actor,
     ) -> impl Future<Output = Result<(), StateError>> + Send;
 
-    /// The first alert that waits for a sink, if its time has come, for `holder` alone until `until`. An alert that
-    /// is to be tried again holds up those behind it.
+    /// The first alert that waits for a sink, if its time has come, for `holder` alone for as long as `lease`, which
+    /// a database measures by its own clock. An alert that is to be tried again holds up those behind it.
     fn claim_delivery(
         &self,
         sink: &str,
         holder: &str,
         now: Timestamp,
-        until: Timestamp,
+        lease: Duration,
     ) -> impl Future<Output = Result<Option<Delivery>, StateError>> + Send;
 
-    /// Writes down what became of a delivery that `holder` had claimed. One that is settled already stays so.
+    /// Writes down what became of a delivery that `holder` had claimed. One that is settled already stays so, and one
+    /// attempt counts once.
     fn settle_delivery(
         &self,
         delivery: &Delivery,

@@ -160,7 +160,7 @@ impl HealthState for Shaky {
         acknowledge(id: &EpisodeId, acknowledgement: Option<&Acknowledgement>, at: Timestamp, who: &Actor)
             -> Option<Episode>;
         mute(chain: &ChainName, until: Timestamp, at: Timestamp, who: &Actor) -> ();
-        claim_delivery(sink: &str, holder: &str, now: Timestamp, until: Timestamp) -> Option<Delivery>;
+        claim_delivery(sink: &str, holder: &str, now: Timestamp, lease: Duration) -> Option<Delivery>;
         sink_states() -> Vec<SinkState>;
         add_audit(entry: &AuditEntry) -> ();
     }

@@ -142,7 +142,7 @@ async fn hear(world: &PausedWorld, chain: &ChainName, kind: PushKind, outcome: O
 /// All that waits for the sink, in order.
 async fn alerts(state: &MemoryState, now: Timestamp) -> Vec<Alert> {
     let mut alerts = Vec::new();
-    while let Some(delivery) = state.claim_delivery("chat", "test", now, now).await.unwrap() {
+    while let Some(delivery) = state.claim_delivery("chat", "test", now, Duration::ZERO).await.unwrap() {
         state
             .settle_delivery(&delivery, "test", &evergrant_core::alert::Settled::Delivered, now)
             .await

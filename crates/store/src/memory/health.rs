@@ -1,6 +1,7 @@
 //! Push events, episodes and alerts, in memory.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use evergrant_core::ChainName;
 use evergrant_core::alert::{
@@ -211,15 +212,15 @@ impl HealthState for MemoryState {
         sink: &str,
         holder: &str,
         now: Timestamp,
-        until: Timestamp,
+        lease: Duration,
     ) -> Result<Option<Delivery>, StateError> {
         let tables = &mut self.tables().health;
         let waits = |sent: &&Sent| sent.sink == sink && sent.state == Way::Waiting;
         let Some(first) = tables.deliveries.iter().find(waits).filter(|sent| sent.next <= now) else {
             return Ok(None);
         };
-        let lease = tables.leases.get(sink);
-        if lease.is_some_and(|(other, until)| other != holder && *until > now) {
+        let leased = tables.leases.get(sink);
+        if leased.is_some_and(|(other, until)| other != holder && *until > now) {
             return Ok(None);
         }
         let delivery = Delivery {
@@ -228,7 +229,7 @@ impl HealthState for MemoryState {
             alert: tables.outbox[first.seq].clone(),
             attempts: first.attempts,
         };
-        tables.leases.insert(sink.to_owned(), (holder.to_owned(), until));
+        tables.leases.insert(sink.to_owned(), (holder.to_owned(), now + lease));
         Ok(Some(delivery))
     }
 
@@ -241,7 +242,12 @@ impl HealthState for MemoryState {
     ) -> Result<(), StateError> {
         let tables = &mut self.tables().health;
         let it = |sent: &&mut Sent| sent.sink == delivery.sink && sent.seq as u64 == delivery.seq;
-        let sent = tables.deliveries.iter_mut().find(it).filter(|sent| sent.state == Way::Waiting);
+        let counts = |sent: &&mut Sent| match settled {
+            Settled::Again { .. } => sent.attempts == delivery.attempts,
+            Settled::Delivered | Settled::Dropped { .. } => true,
+        };
+        let waits = tables.deliveries.iter_mut().find(it).filter(|sent| sent.state == Way::Waiting);
+        let sent = waits.filter(counts);
         if let Some(sent) = sent {
             sent.attempts += 1;
             sent.settled = Some(now);

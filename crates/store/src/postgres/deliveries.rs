@@ -1,5 +1,7 @@
 //! Alerts on their way to sinks (SPEC §6), in SQL.
 
+use std::time::Duration;
+
 use deadpool_postgres::{Client, GenericClient};
 use evergrant_core::alert::{Delivery, Settled, SinkState};
 use jiff::Timestamp;
@@ -18,20 +20,22 @@ pub(super) async fn claim(
     sink: &str,
     holder: &str,
     now: Timestamp,
-    until: Timestamp,
+    lease: Duration,
 ) -> Result<Option<Delivery>, Fault> {
-    let (now_ms, until_ms) = (now.as_millisecond(), until.as_millisecond());
-    let due = |row: &tokio_postgres::Row| Ok::<_, Fault>(row.try_get::<_, i64>(2)? <= now_ms);
+    let due = |row: &tokio_postgres::Row| Ok::<_, Fault>(row.try_get::<_, i64>(2)? <= now.as_millisecond());
     // A look that finds nothing writes nothing.
     match row(client, FIRST, &[&sink]).await? {
         Some(first) if due(&first)? => {}
         Some(_) | None => return Ok(None),
     }
     let transaction = begin(client).await?;
-    let lease = "INSERT INTO sink_leases AS known (sink, holder, until_ms) VALUES ($1, $2, $3)
+    // By its own clock: those of its servers may differ by more than a lease.
+    let take = "INSERT INTO sink_leases AS known (sink, holder, until_ms)
+           VALUES ($1, $2, (extract(epoch FROM now()) * 1000)::bigint + $3)
          ON CONFLICT (sink) DO UPDATE SET holder = excluded.holder, until_ms = excluded.until_ms
-           WHERE known.holder = excluded.holder OR known.until_ms <= $4::bigint";
-    if change(&transaction, lease, &[&sink, &holder, &until_ms, &now_ms]).await? == 0 {
+           WHERE known.holder = excluded.holder OR known.until_ms <= (extract(epoch FROM now()) * 1000)::bigint";
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    if change(&transaction, take, &[&sink, &holder, &lease_ms]).await? == 0 {
         return Ok(None);
     }
     // Again: whoever had the lease until now may have settled it.
@@ -64,9 +68,11 @@ pub(super) async fn settle(
     let transaction = begin(client).await?;
     let query = "UPDATE deliveries
          SET state = $3, next_ms = $4, detail = $5, attempts = attempts + 1, settled_ms = $6
-         WHERE sink = $1 AND seq = $2 AND state = 'waiting'";
+         WHERE sink = $1 AND seq = $2 AND state = 'waiting' AND ($3 <> 'waiting' OR attempts = $7)";
+    let attempts = i64::from(delivery.attempts);
     let (seq, next_ms, now_ms) = (signed(delivery.seq), next.as_millisecond(), now.as_millisecond());
-    change(&transaction, query, &[&delivery.sink, &seq, &state, &next_ms, &detail, &now_ms]).await?;
+    change(&transaction, query, &[&delivery.sink, &seq, &state, &next_ms, &detail, &now_ms, &attempts])
+        .await?;
     // The next one who comes may go on at once.
     let free = "DELETE FROM sink_leases WHERE sink = $1 AND holder = $2";
     change(&transaction, free, &[&delivery.sink, &holder]).await?;

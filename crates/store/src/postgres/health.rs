@@ -1,5 +1,7 @@
 //! Push events, episodes and alerts, in SQL.
 
+use std::time::Duration;
+
 use evergrant_core::ChainName;
 use evergrant_core::alert::{
     Acknowledgement, Book, BookChange, Delivery, Episode, EpisodeId, Settled, SinkState,
@@ -86,10 +88,10 @@ impl HealthState for PostgresState {
         sink: &str,
         holder: &str,
         now: Timestamp,
-        until: Timestamp,
+        lease: Duration,
     ) -> Result<Option<Delivery>, StateError> {
         // Its holder may come again.
-        run!(self, Repeat::Fine, |client| deliveries::claim(client, sink, holder, now, until))
+        run!(self, Repeat::Fine, |client| deliveries::claim(client, sink, holder, now, lease))
     }
 
     async fn settle_delivery(
@@ -99,9 +101,8 @@ impl HealthState for PostgresState {
         settled: &Settled,
         now: Timestamp,
     ) -> Result<(), StateError> {
-        // What is settled stays so; only what is to be tried again would count as tried twice.
-        let repeat = Repeat::fine_if(!matches!(settled, Settled::Again { .. }));
-        run!(self, repeat, |client| deliveries::settle(client, delivery, holder, settled, now))
+        // What is settled stays so, and an attempt counts once.
+        run!(self, Repeat::Fine, |client| deliveries::settle(client, delivery, holder, settled, now))
     }
 
     async fn sink_states(&self) -> Result<Vec<SinkState>, StateError> {

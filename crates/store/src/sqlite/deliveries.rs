@@ -1,5 +1,7 @@
 //! Alerts on their way to sinks (SPEC §6), in SQL.
 
+use std::time::Duration;
+
 use evergrant_core::alert::{Delivery, Settled, SinkState};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -13,7 +15,7 @@ pub(super) fn claim(
     sink: &str,
     holder: &str,
     now: Timestamp,
-    until: Timestamp,
+    lease: Duration,
 ) -> Result<Option<Delivery>, Fault> {
     let query = "SELECT seq, attempts, next_ms, id, alert FROM deliveries JOIN outbox USING (seq)
          WHERE sink = ?1 AND state = 'waiting' ORDER BY seq LIMIT 1";
@@ -31,10 +33,10 @@ pub(super) fn claim(
         return Ok(None);
     }
     let transaction = begin(connection)?;
-    let lease = "INSERT INTO sink_leases (sink, holder, until_ms) VALUES (?1, ?2, ?3)
+    let take = "INSERT INTO sink_leases (sink, holder, until_ms) VALUES (?1, ?2, ?3)
          ON CONFLICT (sink) DO UPDATE SET holder = ?2, until_ms = ?3 WHERE holder = ?2 OR until_ms <= ?4";
-    let leased =
-        transaction.execute(lease, params![sink, holder, until.as_millisecond(), now.as_millisecond()])? == 1;
+    let until_ms = (now + lease).as_millisecond();
+    let leased = transaction.execute(take, params![sink, holder, until_ms, now.as_millisecond()])? == 1;
     let Some((seq, attempts, next_ms, id, json)) = first(&transaction)?.filter(|_| leased) else {
         return Ok(None);
     };
@@ -62,14 +64,15 @@ pub(super) fn settle(
     let transaction = begin(connection)?;
     transaction.execute(
         "UPDATE deliveries SET state = ?3, next_ms = ?4, detail = ?5, attempts = attempts + 1, settled_ms = ?6
-         WHERE sink = ?1 AND seq = ?2 AND state = 'waiting'",
+         WHERE sink = ?1 AND seq = ?2 AND state = 'waiting' AND (?3 <> 'waiting' OR attempts = ?7)",
         params![
             delivery.sink,
             super::signed(delivery.seq),
             state,
             next.as_millisecond(),
             detail,
-            now.as_millisecond()
+            now.as_millisecond(),
+            delivery.attempts
         ],
     )?;
     // The next one who comes may go on at once.

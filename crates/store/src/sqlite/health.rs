@@ -1,5 +1,7 @@
 //! Push events, episodes and alerts, in SQL.
 
+use std::time::Duration;
+
 use evergrant_core::ChainName;
 use evergrant_core::alert::{
     Acknowledgement, Book, BookChange, Delivery, Episode, EpisodeId, Settled, SinkState,
@@ -95,10 +97,10 @@ impl HealthState for SqliteState {
         sink: &str,
         holder: &str,
         now: Timestamp,
-        until: Timestamp,
+        lease: Duration,
     ) -> Result<Option<Delivery>, StateError> {
         let (sink, holder) = (sink.to_owned(), holder.to_owned());
-        self.with(move |connection| deliveries::claim(connection, &sink, &holder, now, until)).await
+        self.with(move |connection| deliveries::claim(connection, &sink, &holder, now, lease)).await
     }
 
     async fn settle_delivery(

@@ -1,5 +1,7 @@
 //! Push events, episodes and alerts, in every state.
 
+use std::time::Duration;
+
 use evergrant_core::Reason;
 use evergrant_core::alert::{
     Acknowledgement, Alert, AlertState, BookChange, Condition, Delivery, Episode, EpisodeId, Links, Mute,
@@ -12,7 +14,7 @@ use evergrant_core::push::{Identity, PushKind};
 use evergrant_store::HealthState;
 use jiff::SignedDuration;
 
-use super::Two;
+use super::{Two, postgres_twice};
 use crate::fixture::{chain, event, second};
 
 conformance! {
@@ -28,6 +30,7 @@ conformance! {
     deliveries_keep_their_order,
     one_holder_delivers_at_a_time,
     what_is_settled_stays_settled,
+    an_attempt_counts_once,
     a_sink_may_say_anything,
     old_pushes_and_episodes_are_forgotten,
 }
@@ -235,7 +238,7 @@ async fn three<S: HealthState>(state: &S) -> Vec<Alert> {
 }
 
 async fn claim<S: HealthState>(state: &S, sink: &str, holder: &str, at: i64) -> Option<Delivery> {
-    state.claim_delivery(sink, holder, second(at), second(at + 60)).await.unwrap()
+    state.claim_delivery(sink, holder, second(at), Duration::from_secs(60)).await.unwrap()
 }
 
 async fn deliveries_keep_their_order<S: HealthState>(Two { one, other, .. }: Two<S>) {
@@ -268,9 +271,26 @@ async fn one_holder_delivers_at_a_time<S: HealthState>(Two { one, other, .. }: T
     assert_eq!(claim(&other, "chat", "q", 79).await, None);
     // Its holder may come again, and when it died somebody else.
     assert_eq!(claim(&one, "chat", "p", 30).await.unwrap(), first);
+    assert_eq!(claim(&other, "chat", "q", 31).await, None);
+    let over = one.claim_delivery("chat", "p", second(32), Duration::ZERO).await.unwrap();
+    assert_eq!(over.as_ref(), Some(&first));
     assert_eq!(claim(&other, "chat", "q", 90).await.unwrap().alert, alerts[0]);
     other.settle_delivery(&first, "q", &Settled::Delivered, second(91)).await.unwrap();
     assert_eq!(claim(&one, "chat", "p", 92).await.unwrap().alert, alerts[1]);
+}
+
+#[tokio::test]
+async fn one_holder_delivers_at_a_time_by_the_clock_of_the_database() {
+    let Two { one, other, _kept } = postgres_twice().await;
+    let alerts = three(&one).await;
+    let first = claim(&one, "chat", "p", 20).await.unwrap();
+    // Its clock is an hour ahead.
+    assert_eq!(claim(&other, "chat", "q", 3620).await, None);
+    one.settle_delivery(&first, "p", &Settled::Delivered, second(21)).await.unwrap();
+    let next = other.claim_delivery("chat", "q", second(3621), Duration::ZERO).await.unwrap();
+    assert_eq!(next.unwrap().alert, alerts[1]);
+    // That one died, and nobody waits an hour.
+    assert_eq!(claim(&one, "chat", "p", 22).await.unwrap().alert, alerts[1]);
 }
 
 async fn what_is_settled_stays_settled<S: HealthState>(Two { one, other, .. }: Two<S>) {
@@ -284,6 +304,23 @@ async fn what_is_settled_stays_settled<S: HealthState>(Two { one, other, .. }: T
     let states = one.sink_states().await.unwrap();
     assert_eq!((states[0].dropped, states[0].waiting), (1, 2));
     assert_eq!(states[0].last_fault.as_deref(), Some("sink_refused: 400"));
+}
+
+async fn an_attempt_counts_once<S: HealthState>(Two { one, other, .. }: Two<S>) {
+    let alerts = three(&one).await;
+    let first = claim(&one, "chat", "p", 20).await.unwrap();
+    let again = |at| Settled::Again { at: second(at), detail: "503".into() };
+    one.settle_delivery(&first, "p", &again(50), second(21)).await.unwrap();
+    // Nobody heard that it was written down.
+    one.settle_delivery(&first, "p", &again(50), second(21)).await.unwrap();
+    let second_try = claim(&other, "chat", "q", 50).await.unwrap();
+    assert_eq!((&second_try.alert, second_try.attempts), (&alerts[0], 1));
+    other.settle_delivery(&second_try, "q", &again(80), second(51)).await.unwrap();
+    // Whoever comes late with an attempt that is counted changes nothing, but what was taken was taken.
+    one.settle_delivery(&first, "p", &again(22), second(21)).await.unwrap();
+    assert_eq!(claim(&one, "chat", "p", 79).await, None);
+    one.settle_delivery(&first, "p", &Settled::Delivered, second(52)).await.unwrap();
+    assert_eq!(claim(&other, "chat", "q", 53).await.unwrap().alert, alerts[1]);
 }
 
 async fn a_sink_may_say_anything<S: HealthState>(Two { one, other, .. }: Two<S>) {
