@@ -1,6 +1,7 @@
-//! Simulates health monitors and alerters for months: several processes on one state, killed at random moments, an
-//! agent that falls silent and fails, a provider that flaps, and a sink that is down for hours. What they do is held
-//! against a small reference that knows only what was true when (SPEC §6, I8).
+//! Simulates health monitors and alerters for months: several processes on one state, killed at random moments, a
+//! state that fails at times to write down what was delivered, an agent that falls silent and fails, a provider that
+//! flaps, and a sink that is down for hours. What they do is held against a small reference that knows only what was
+//! true when (SPEC §6, I8).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -97,7 +98,7 @@ impl Run {
     }
 
     fn world(&self, process: ProcessId) -> AlertWorld {
-        let state = Shaky::new(&self.executor, &self.state, self.lie);
+        let state = Shaky::new(&self.executor, &self.state, self.lie, &self.sink);
         AlertWorld::new(&self.executor, process, state)
     }
 
@@ -161,6 +162,7 @@ impl Run {
 
     fn died(&mut self, process: ProcessId) {
         self.outcome.kills += 1;
+        self.sink.died(process);
         let pause = Duration::from_secs(self.rng.random_range(1..1200));
         let until = self.executor.now() + pause;
         for place in &mut self.places {
@@ -272,7 +274,7 @@ impl Run {
         if self.outcome.again > self.sink.cut_short() {
             let (again, cut) = (self.outcome.again, self.sink.cut_short());
             return Some(format!(
-                "{again} alerts came once more, and {cut} deliveries were cut short by a kill"
+                "{again} alerts came once more, and {cut} times a kill fell between a delivery and its record"
             ));
         }
         let first = |id: &EpisodeId, state| {

@@ -10,14 +10,15 @@ pub use sink::Courier;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use evergrant_core::Reason;
 use evergrant_core::alert::{Alert, Delivery, Settled, try_again_at};
 use evergrant_store::{HealthState, StateError};
-use futures_channel::mpsc::UnboundedReceiver;
+use futures_channel::mpsc::{self, Receiver, UnboundedReceiver};
 use futures_util::StreamExt as _;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, join_all, select};
 
 use crate::world::World;
 
@@ -54,42 +55,106 @@ where
 
     /// Delivers until `pokes` ends. Each sink goes its own pace.
     pub async fn run(self, mut pokes: UnboundedReceiver<()>) {
-        let mut failing = false;
+        let failing = Failing::default();
+        let (mut wakes, mut paces) = (Vec::new(), Vec::new());
+        for sink in self.sinks.iter() {
+            let (wake, woken) = mpsc::channel(0);
+            wakes.push(wake);
+            paces.push(self.keep_delivering(sink, woken, &failing));
+        }
+        // They end when it ends, and what wakes them with it.
+        let hand_on = async move {
+            while let Some(()) = pokes.next().await {
+                // Whoever is to look anyway needs no second word.
+                wakes.iter_mut().for_each(|wake| drop(wake.try_send(())));
+            }
+        };
+        join(hand_on, join_all(paces)).await;
+    }
+
+    /// The loop of one sink.
+    async fn keep_delivering(&self, sink: &str, mut woken: Receiver<()>, failing: &Failing) {
+        let (mut unrecorded, mut failed) = (None, false);
         loop {
-            let passes = self.sinks.iter().map(|sink| self.deliver_all(sink));
-            let faults = futures_util::future::join_all(passes).await;
-            let fault = faults.into_iter().find_map(Result::err);
-            if let Some(error) = fault.as_ref().filter(|_| !failing) {
+            let fault = self.deliver_due(sink, &mut unrecorded).await.err();
+            let is_first = failing.is_first(&mut failed, fault.is_some());
+            if let Some(error) = fault.filter(|_| is_first) {
                 tracing::error!(reason = %Reason::StateUnavailable, %error, "alerts cannot be delivered");
             }
-            failing = fault.is_some();
             let sleep = std::pin::pin!(self.world.sleep(LOOK));
-            match select(pokes.next(), sleep).await {
-                Either::Left((None, _)) => return,
+            match select(woken.next(), sleep).await {
+                Either::Left((None, _)) => break,
                 Either::Left((Some(()), _)) | Either::Right(((), _)) => {}
             }
+        }
+        if let Err(error) = self.record(&mut unrecorded).await {
+            tracing::error!(
+                reason = %Reason::StateUnavailable, sink, %error,
+                "what came of the last alert could not be recorded: it will be sent again"
+            );
         }
     }
 
     /// Delivers to one sink what is due, until nothing is.
     pub async fn deliver_all(&self, sink: &str) -> Result<(), StateError> {
-        while self.deliver_one(sink).await? {}
+        self.deliver_due(sink, &mut None).await
+    }
+
+    async fn deliver_due(&self, sink: &str, unrecorded: &mut Option<Unrecorded>) -> Result<(), StateError> {
+        while self.deliver_one(sink, unrecorded).await? {}
         Ok(())
     }
 
     /// Says whether the next one may follow at once.
-    async fn deliver_one(&self, sink: &str) -> Result<bool, StateError> {
-        let now = self.world.now();
+    async fn deliver_one(&self, sink: &str, unrecorded: &mut Option<Unrecorded>) -> Result<bool, StateError> {
+        // Otherwise the same one would be claimed and sent again.
+        self.record(unrecorded).await?;
         let state = self.world.state();
-        let Some(delivery) = state.claim_delivery(sink, &self.holder, now, LEASE).await? else {
+        let Some(delivery) = state.claim_delivery(sink, &self.holder, self.world.now(), LEASE).await? else {
             return Ok(false);
         };
         let outcome = self.deliver.deliver(sink, &delivery.alert).await;
-        let now = self.world.now();
-        let settled = settle(&delivery, outcome, now);
+        let at = self.world.now();
+        let settled = settle(&delivery, outcome, at);
         log(&delivery, &settled);
-        state.settle_delivery(&delivery, &self.holder, &settled, now).await?;
-        Ok(!matches!(settled, Settled::Again { .. }))
+        let goes_on = !matches!(settled, Settled::Again { .. });
+        *unrecorded = Some(Unrecorded { delivery, settled, at });
+        self.record(unrecorded).await?;
+        Ok(goes_on)
+    }
+
+    /// Writes down what is not yet.
+    async fn record(&self, unrecorded: &mut Option<Unrecorded>) -> Result<(), StateError> {
+        if let Some(Unrecorded { delivery, settled, at }) = unrecorded {
+            self.world.state().settle_delivery(delivery, &self.holder, settled, *at).await?;
+            *unrecorded = None;
+        }
+        Ok(())
+    }
+}
+
+/// What came of a delivery, until the state takes it.
+struct Unrecorded {
+    delivery: Delivery,
+    settled: Settled,
+    at: jiff::Timestamp,
+}
+
+/// How many sinks find that the state fails: that is said once, and not by each.
+#[derive(Default)]
+struct Failing(AtomicUsize);
+
+impl Failing {
+    /// Notes how it went for one of them, which `failed` the time before; says whether it is the first to fail.
+    fn is_first(&self, failed: &mut bool, fails: bool) -> bool {
+        match (std::mem::replace(failed, fails), fails) {
+            (false, true) => self.0.fetch_add(1, Ordering::AcqRel) == 0,
+            (true, false) => {
+                self.0.fetch_sub(1, Ordering::AcqRel);
+                false
+            }
+            (false, false) | (true, true) => false,
+        }
     }
 }
 
@@ -119,6 +184,32 @@ fn log(delivery: &Delivery, settled: &Settled) {
         ),
         Settled::Dropped { reason, detail } => {
             tracing::error!(%reason, %sink, alert = alert.id, detail, "the alert was not delivered");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_the_state_fails_is_said_once_until_every_sink_is_past_it() {
+        let failing = Failing::default();
+        let mut sinks = [false, false];
+        let mut said = |sink: usize, fails| failing.is_first(&mut sinks[sink], fails);
+        let steps = [
+            (0, true, true),
+            (0, true, false),
+            (1, true, false),
+            (0, false, false),
+            (0, true, false),
+            (0, false, false),
+            (1, false, false),
+            (1, false, false),
+            (1, true, true),
+        ];
+        for (step, (sink, fails, says)) in steps.into_iter().enumerate() {
+            assert_eq!(said(sink, fails), says, "step {step}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The world of the simulated monitors and alerters: a state that yields and loses acknowledgements, chains that
 //! stand as the seed says, and a sink with moods.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -102,16 +103,18 @@ fn wall_clock(executor: &Executor) -> Timestamp {
 }
 
 /// A state in memory that lets others run around each verb: a process may die there, with its verb done or not.
+/// What became of a delivery it does not take at times, or takes and does not say so.
 #[derive(Clone)]
 pub(super) struct Shaky {
     executor: Executor,
     inner: MemoryState,
     lie: Option<Lie>,
+    sink: Arc<Sink>,
 }
 
 impl Shaky {
-    pub(super) fn new(executor: &Executor, inner: &MemoryState, lie: Option<Lie>) -> Self {
-        Self { executor: executor.clone(), inner: inner.clone(), lie }
+    pub(super) fn new(executor: &Executor, inner: &MemoryState, lie: Option<Lie>, sink: &Arc<Sink>) -> Self {
+        Self { executor: executor.clone(), inner: inner.clone(), lie, sink: sink.clone() }
     }
 }
 
@@ -186,7 +189,12 @@ impl HealthState for Shaky {
         let forgets =
             self.lie == Some(Lie::NoReceipt) && delivery.seq.is_multiple_of(7) && delivery.attempts == 0;
         let settled = if forgets { &again } else { settled };
-        self.inner.settle_delivery(delivery, holder, settled, now).await
+        let (taken, said) = self.sink.state_fails();
+        if taken {
+            self.inner.settle_delivery(delivery, holder, settled, now).await?;
+            self.sink.written_down(holder);
+        }
+        if said { Ok(()) } else { Err(StateError::Closed) }
     }
 }
 
@@ -366,7 +374,9 @@ struct Moods {
     well: bool,
     got: Vec<Alert>,
     turned_away: u64,
-    /// It took something, and its sender did not live to hear so.
+    /// Senders from which it took something that they have not written down yet.
+    unwritten: BTreeSet<ProcessId>,
+    /// It took something, and its sender did not live to write that down.
     cut_short: u64,
     /// Senders die there at times.
     kills: bool,
@@ -375,7 +385,15 @@ struct Moods {
 impl Sink {
     pub(super) fn new(executor: &Executor, seed: u64) -> Self {
         let rng = SmallRng::seed_from_u64(seed ^ 0x51_4b);
-        let moods = Moods { rng, well: true, got: Vec::new(), turned_away: 0, cut_short: 0, kills: true };
+        let moods = Moods {
+            rng,
+            well: true,
+            got: Vec::new(),
+            turned_away: 0,
+            unwritten: BTreeSet::new(),
+            cut_short: 0,
+            kills: true,
+        };
         Self { executor: executor.clone(), inner: Mutex::new(moods) }
     }
 
@@ -402,16 +420,23 @@ impl Sink {
     pub(super) fn cut_short(&self) -> u64 {
         locked(&self.inner).cut_short
     }
-}
 
-/// Counts a sender that died before it heard the answer.
-struct Answering<'s>(&'s Sink, bool);
+    /// A process died.
+    pub(super) fn died(&self, process: ProcessId) {
+        let moods = &mut *locked(&self.inner);
+        moods.cut_short += u64::from(moods.unwritten.remove(&process));
+    }
 
-impl Drop for Answering<'_> {
-    fn drop(&mut self) {
-        if self.1 {
-            locked(&self.0.inner).cut_short += 1;
-        }
+    /// Whether the state takes what is to be written down now, and whether it says that it did.
+    fn state_fails(&self) -> (bool, bool) {
+        let rng = &mut locked(&self.inner).rng;
+        let taken = rng.random_bool(0.9);
+        (taken, taken && rng.random_bool(0.9))
+    }
+
+    /// The process of this name wrote down what came of its last delivery.
+    fn written_down(&self, holder: &str) {
+        locked(&self.inner).unwritten.retain(|process| process.to_string() != holder);
     }
 }
 
@@ -433,13 +458,12 @@ impl Deliver for Reached {
                 return Outcome::Unavailable { retry_after: None, detail: "503".into() };
             }
             moods.got.push(alert.clone());
+            moods.unwritten.insert(self.process);
             if moods.kills && moods.rng.random_bool(0.05) {
                 sink.executor.doom(self.process, 0);
             }
         }
-        let mut answering = Answering(sink, true);
         sink.executor.sleep(wait()).await;
-        answering.1 = false;
         Outcome::Delivered
     }
 }

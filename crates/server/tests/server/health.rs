@@ -360,6 +360,45 @@ async fn a_sink_that_was_down_gets_each_alert_once_and_in_order() {
     assert_eq!((states[0].delivered, states[0].waiting, states[0].dropped), (5, 0, 0));
 }
 
+/// One of its sinks never answers.
+#[derive(Default)]
+struct Stuck(Mutex<Vec<String>>);
+
+impl Deliver for Stuck {
+    async fn deliver(&self, sink: &str, alert: &Alert) -> Delivered {
+        if sink == "stuck" {
+            std::future::pending::<()>().await;
+        }
+        self.0.lock().unwrap().push(alert.status.clone());
+        Delivered::Delivered
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_hangs_holds_up_no_other() {
+    let (world, chain) = (PausedWorld::new(settings()), Told::new("claude"));
+    let links = Links { runbook: "https://r.invalid".into(), server: "https://s.invalid".into() };
+    let both = Arc::new(|_: &Alert| vec!["stuck".to_owned(), "chat".to_owned()]);
+    let alerting = Alerting { links, reminding: Reminding::default(), sinks: both };
+    let monitor = Monitor::new(world.clone(), vec![chain.clone()], alerting);
+    let sinks = Arc::new(Stuck::default());
+    let names = ["stuck".to_owned(), "chat".to_owned()];
+    let alerter = Alerter::new(world.clone(), names, "one", sinks.clone());
+    let (poke, pokes) = mpsc::unbounded();
+    tokio::spawn(alerter.run(pokes));
+    for (error, status) in
+        [(Reason::ProviderBlocked, "renewal_failing"), (Reason::VaultUnwritable, "vault_unwritable")]
+    {
+        chain.error(Some(error));
+        monitor.tick().await.unwrap();
+        // Nobody waits for the next look.
+        poke.unbounded_send(()).unwrap();
+        world.sleep(Duration::from_millis(100)).await;
+        let got = sinks.0.lock().unwrap().clone();
+        assert_eq!(got.last().map(String::as_str), Some(status), "{got:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_announced_and_is_open_is_told_at_every_look() {
     let (world, chain) = (PausedWorld::new(settings()), Told::new("claude"));
