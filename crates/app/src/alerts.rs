@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::cli::AlertsCommand;
 use crate::config::{Environment, Loaded};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::{keys, output, serve};
 
 /// So many episodes are shown.
@@ -37,9 +37,7 @@ pub(crate) async fn run(
         }
         AlertsCommand::Test { sink } => test(host, loaded, sink.as_deref(), json).await,
         AlertsCommand::Mute { chain, span } => {
-            if !loaded.settings.chains.iter().any(|known| known.name == *chain) {
-                return Err(format!("there is no chain {chain} in the configuration"));
-            }
+            host::covered(&loaded.settings, chain)?;
             let now = host.world.now();
             let until = now.checked_add(*span).map_err(|_| "that is too long".to_owned())?;
             host.state.mute(chain, until, now, &who).await.map_err(|error| error.to_string())?;

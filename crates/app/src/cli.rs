@@ -60,6 +60,9 @@ pub(crate) enum Command {
         /// Show what happened, in order: rotations, push events, episodes and their alerts.
         #[arg(long)]
         timeline: bool,
+        /// Of this chain only; it needs no section of its own.
+        #[arg(long, value_name = "NAME")]
+        chain: Option<ChainName>,
     },
     /// Look at a chain now, and renew it if that is due.
     Refresh {

@@ -93,8 +93,12 @@ async fn with_configuration(
     };
     let chain = |which: &OneChain| host.one_chain(&loaded.settings, which.chain.as_ref());
     let code = match &command {
-        Command::Status { timeline: true } => timeline::show(&host, &loaded, global.json).await,
-        Command::Status { timeline: false } => status::status(&host, &loaded, global.json).await,
+        Command::Status { timeline: true, chain } => {
+            timeline::show(&host, &loaded, chain.as_ref(), global.json).await
+        }
+        Command::Status { timeline: false, chain } => {
+            status::status(&host, &loaded, chain.as_ref(), global.json).await
+        }
         Command::Alerts { command } => alerts::run(&host, &loaded, env, command, global.json).await,
         Command::Refresh { chain: which, force, accept_stale } => match chain(which) {
             Ok(chain) => refresh(&chain, *force, *accept_stale, global.json).await,

@@ -124,23 +124,37 @@ impl Host {
 
     /// The chain that is meant: the named one, or the only one.
     pub(crate) fn one_chain(&self, settings: &Settings, name: Option<&ChainName>) -> Result<Chain, String> {
-        let names = || {
-            let named = settings.chains.iter().map(|chain| chain.name.to_string());
-            let templates = settings.templates.iter().map(|template| format!("{}*", template.prefix));
-            named.chain(templates).collect::<Vec<_>>().join(", ")
-        };
         let chain = match (name, settings.chains.as_slice()) {
-            (Some(name), _) => settings.chain(name).ok_or_else(|| {
-                format!("there is no chain {name} in the configuration; there is: {}", names())
-            })?,
+            (Some(name), _) => covered(settings, name)?,
             (None, [only]) if settings.templates.is_empty() => only.clone(),
             (None, []) if settings.templates.is_empty() => {
                 return Err("no chain is configured and enabled".into());
             }
-            (None, _) => return Err(format!("say which chain with --chain: {}", names())),
+            (None, _) => return Err(format!("say which chain with --chain: {}", names(settings))),
         };
         self.chain(settings, &chain)
     }
+}
+
+/// The settings of a chain that the configuration covers, whether it names it or its beginning.
+pub(crate) fn covered(settings: &Settings, name: &ChainName) -> Result<ChainSettings, String> {
+    settings.chain(name).ok_or_else(|| {
+        format!("there is no chain {name} in the configuration; there is: {}", names(settings))
+    })
+}
+
+/// The settings of the chains that are meant: of the named one, or of all that have a section.
+pub(crate) fn chosen(settings: &Settings, only: Option<&ChainName>) -> Result<Vec<ChainSettings>, String> {
+    match only {
+        Some(name) => Ok(vec![covered(settings, name)?]),
+        None => Ok(settings.chains.clone()),
+    }
+}
+
+fn names(settings: &Settings) -> String {
+    let named = settings.chains.iter().map(|chain| chain.name.to_string());
+    let templates = settings.templates.iter().map(|template| format!("{}*", template.prefix));
+    named.chain(templates).collect::<Vec<_>>().join(", ")
 }
 
 /// The world through which a chain's provider is reached: one with certificates of its own needs its own client.

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use evergrant_core::alert::{ActionContext, Episode, Level, action};
 use evergrant_core::caller::Scope;
-use evergrant_core::chain::Record;
+use evergrant_core::chain::{Kind, Record};
 use evergrant_core::event::{Event, EventKind};
 use evergrant_core::keeper::Report;
+use evergrant_core::provider::Profile;
 use evergrant_core::{ChainName, Reason, api_key};
 use evergrant_server::Callers;
 use evergrant_server::health::{self, Standing};
@@ -18,8 +19,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::alerts;
-use crate::config::{ChainSettings, Loaded};
-use crate::host::{Chain, Host};
+use crate::config::{ChainSettings, Loaded, Settings, Template};
+use crate::host::{self, Chain, Host};
 use crate::output;
 
 /// So many events are shown of a chain.
@@ -30,13 +31,18 @@ const EVENTS_READ: usize = 2_000;
 /// What an exchange came to.
 const EXCHANGED: [EventKind; 2] = [EventKind::Committed, EventKind::Unspent];
 
-/// Shows all chains.
-pub(crate) async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<ExitCode, String> {
+/// Shows the named chain; or all that have a section, and what is wrong with those that have none.
+pub(crate) async fn status(
+    host: &Host,
+    loaded: &Loaded,
+    only: Option<&ChainName>,
+    json: bool,
+) -> Result<ExitCode, String> {
     let mut shown = Vec::new();
     let mut worst = output::FINE;
     let callers = Callers::load(&host.state).await.map_err(|error| error.to_string())?;
-    let chains = host.chains(&loaded.settings)?;
-    for (settings, chain) in loaded.settings.chains.iter().zip(chains) {
+    for settings in &host::chosen(&loaded.settings, only)? {
+        let chain = host.chain(&loaded.settings, settings)?;
         let most = if chain.login("show").is_ok() { EVENTS_SHOWN } else { EVENTS_READ };
         let events = host.state.latest_events(chain.chain(), most).await;
         let events = events.map_err(|error| error.to_string())?;
@@ -67,16 +73,62 @@ pub(crate) async fn status(host: &Host, loaded: &Loaded, json: bool) -> Result<E
             health.print(&chain, now);
         }
     }
+    let others = if only.is_none() { of_others(host, &loaded.settings).await? } else { Vec::new() };
+    if others.iter().any(needs_somebody) {
+        worst = output::NEEDS_SOMEBODY;
+    }
     let sinks = host.state.sink_states().await.map_err(|error| error.to_string())?;
     if json {
-        output::json(&json!({ "chains": shown, "sinks": sinks }));
+        output::json(&json!({ "chains": shown, "episodes": others, "sinks": sinks }));
     } else {
-        if loaded.settings.chains.is_empty() {
-            anstream::println!("no chain is configured and enabled");
+        if only.is_none() {
+            print_others(&loaded.settings, &others, host.world.now());
         }
         sinks.iter().for_each(alerts::sink);
     }
     Ok(ExitCode::from(worst))
+}
+
+/// The open episodes of chains that have no section: there may be any number of such chains.
+async fn of_others(host: &Host, settings: &Settings) -> Result<Vec<Episode>, String> {
+    if settings.templates.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut open = host.state.open_episodes().await.map_err(|error| error.to_string())?;
+    let named = |name: &ChainName| settings.chains.iter().any(|chain| chain.name == *name);
+    open.retain(|episode| settings.template(&episode.chain).is_some() && !named(&episode.chain));
+    Ok(open)
+}
+
+fn print_others(settings: &Settings, open: &[Episode], now: Timestamp) {
+    for episode in open {
+        if let Some(like) = settings.template(&episode.chain).map(Template::common) {
+            print_episode(episode, like.kind(), &like.policy.profile, now);
+        }
+    }
+    let prefixes: Vec<_> =
+        settings.templates.iter().map(|template| format!("{}*", template.prefix)).collect();
+    if !prefixes.is_empty() && open.is_empty() {
+        anstream::println!("nothing is wrong with {}; --chain NAME shows one of them", prefixes.join(", "));
+    }
+    if prefixes.is_empty() && settings.chains.is_empty() {
+        anstream::println!("no chain is configured and enabled");
+    }
+}
+
+fn needs_somebody(episode: &Episode) -> bool {
+    episode.holds() && episode.condition.level() == Level::Red
+}
+
+/// An open episode, and what to do.
+fn print_episode(episode: &Episode, kind: Kind, profile: &Profile, now: Timestamp) {
+    alerts::line(episode, now);
+    let (chain, reason) = (&episode.chain, episode.reason);
+    let context = ActionContext { chain, kind, profile, reason, config_dir: None };
+    let action = action(episode.condition, &context).filter(|_| episode.holds());
+    for command in action.iter().flat_map(|action| &action.commands) {
+        anstream::println!("  {}next:{:#} {command}", output::DIM, output::DIM);
+    }
 }
 
 /// The push track of a chain, and what is wrong with it.
@@ -103,7 +155,7 @@ impl Health {
     }
 
     fn needs_somebody(&self) -> bool {
-        self.open.iter().any(|episode| episode.holds() && episode.condition.level() == Level::Red)
+        self.open.iter().any(needs_somebody)
     }
 
     fn into_json(self, value: &mut Value) {
@@ -127,18 +179,7 @@ impl Health {
             }
         }
         for episode in &self.open {
-            alerts::line(episode, now);
-            let context = ActionContext {
-                chain: &episode.chain,
-                kind: chain.kind,
-                profile: chain.profile(),
-                reason: episode.reason,
-                config_dir: None,
-            };
-            let action = action(episode.condition, &context).filter(|_| episode.holds());
-            for command in action.iter().flat_map(|action| &action.commands) {
-                anstream::println!("  {dim}next:{dim:#} {command}");
-            }
+            print_episode(episode, chain.kind, chain.profile(), now);
         }
     }
 }

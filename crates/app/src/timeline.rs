@@ -5,15 +5,14 @@ use std::process::ExitCode;
 use evergrant_core::ChainName;
 use evergrant_core::alert::{Episode, Level, span};
 use evergrant_core::event::EventKind;
-use evergrant_server::Renewable as _;
 use evergrant_store::state::Numbered;
 use evergrant_store::{HealthState as _, State as _};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::config::Loaded;
-use crate::host::Host;
+use crate::config::{ChainSettings, Loaded};
+use crate::host::{self, Host};
 use crate::output;
 
 /// So many events and episodes of a chain are read.
@@ -31,14 +30,18 @@ struct Entry {
     level: Option<Level>,
 }
 
-/// Shows what happened to all chains.
-pub(crate) async fn show(host: &Host, loaded: &Loaded, json: bool) -> Result<ExitCode, String> {
+/// Shows what happened to the named chain, or to all that have a section.
+pub(crate) async fn show(
+    host: &Host,
+    loaded: &Loaded,
+    only: Option<&ChainName>,
+    json: bool,
+) -> Result<ExitCode, String> {
     let mut entries = Vec::new();
-    for chain in host.chains(&loaded.settings)? {
-        let events =
-            host.state.latest_events(chain.chain(), READ).await.map_err(|error| error.to_string())?;
+    for ChainSettings { name, .. } in host::chosen(&loaded.settings, only)? {
+        let events = host.state.latest_events(&name, READ).await.map_err(|error| error.to_string())?;
         entries.extend(events.iter().filter_map(of_event));
-        let episodes = host.state.episodes(Some(chain.chain()), READ).await;
+        let episodes = host.state.episodes(Some(&name), READ).await;
         entries.extend(episodes.map_err(|error| error.to_string())?.iter().flat_map(of_episode));
     }
     entries.sort_by_key(|entry| entry.at);

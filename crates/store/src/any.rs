@@ -78,6 +78,7 @@ impl HealthState for AnyState {
         book(chains: &[ChainName], now: Timestamp) -> Result<Book, StateError>;
         keep_book(version: i64, change: &BookChange) -> Result<bool, StateError>;
         episodes(chain: Option<&ChainName>, most: usize) -> Result<Vec<Episode>, StateError>;
+        open_episodes() -> Result<Vec<Episode>, StateError>;
         acknowledge(id: &EpisodeId, acknowledgement: Option<&Acknowledgement>, at: Timestamp, who: &Actor) -> Result<Option<Episode>, StateError>;
         mute(chain: &ChainName, until: Timestamp, at: Timestamp, who: &Actor) -> Result<(), StateError>;
         claim_delivery(sink: &str, holder: &str, now: Timestamp, lease: Duration) -> Result<Option<Delivery>, StateError>;

@@ -83,6 +83,9 @@ pub trait HealthState: State {
         most: usize,
     ) -> impl Future<Output = Result<Vec<Episode>, StateError>> + Send;
 
+    /// Every episode that is open, of whatever chain, newest first.
+    fn open_episodes(&self) -> impl Future<Output = Result<Vec<Episode>, StateError>> + Send;
+
     /// Acknowledges an episode, with the audit entry of who did; nothing takes it back. Gives the episode as it is
     /// now, or nothing if there is none.
     fn acknowledge(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use evergrant_standin::{Fault, FaultTarget, Fingerprint, LoginOptions, StandIn};
 use evergrant_store::postgres::scratch::SharedPostgres;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::alerts::Sinks;
@@ -412,6 +412,54 @@ async fn a_found_chain_whose_login_ends_is_told_once() {
     let nobody = call("GET", "chains/team-404", "");
     assert_eq!(nobody["reason"], "chain_unknown", "{nobody}");
     assert!(nobody["detail"].as_str().unwrap().contains("in the database"), "{nobody}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chains_without_a_section_are_shown_and_muted() {
+    let rig = Rig::new().await;
+    let machine = rig.machine(&new_key(), "");
+    let config = machine.folder.path().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap().replace("[chains.claude]", "[chains.\"team-*\"]");
+    fs::write(&config, text).unwrap();
+    machine.import(&rig.standin, "team-1");
+    let fine = machine.run(&["status"]);
+    assert!(fine.status.success(), "{}", shown(&fine));
+    assert!(
+        shown(&fine).contains("nothing is wrong with team-*; --chain NAME shows one"),
+        "{}",
+        shown(&fine)
+    );
+    let fine = machine.json(&["status", "--chain", "team-1"]);
+    assert_eq!(fine["chains"][0]["token_valid"], true, "{fine}");
+
+    let (_server, _) = machine.serve();
+    rig.standin.engine().push_fault(FaultTarget::Token, Fault::named("invalid_grant_400").unwrap(), 1);
+    let report = machine.json(&["refresh", "--chain", "team-1", "--force"]);
+    assert_eq!(report["error"], "refresh_token_revoked", "{report}");
+    let open = || machine.json(&["alerts", "list", "--open"])["episodes"].clone();
+    wait_until("the monitor finds it", 90 * SOON, || open()[0]["condition"] == "reauth_required");
+    for args in [&["status"][..], &["status", "--chain", "team-1"]] {
+        let output = machine.run(args);
+        let said = shown(&output);
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {said}");
+        assert!(said.contains("reauth_required  team-1  open for "), "{args:?}: {said}");
+        assert!(said.contains("next: "), "{args:?}: {said}");
+    }
+    let all = machine.json(&["status"]);
+    assert_eq!((&all["chains"], &all["episodes"][0]["chain"]), (&json!([]), &json!("team-1")), "{all}");
+    let one = machine.json(&["status", "--chain", "team-1"]);
+    assert_eq!(one["chains"][0]["episodes"][0]["condition"], "reauth_required", "{one}");
+    let timeline = machine.run(&["status", "--timeline", "--chain", "team-1"]);
+    assert!(shown(&timeline).contains("reauth_required opened"), "{}", shown(&timeline));
+
+    let muted = machine.run(&["alerts", "mute", "team-1", "--for", "2h"]);
+    assert!(shown(&muted).contains("held back for"), "{}", shown(&muted));
+    for args in [&["alerts", "mute", "nobody", "--for", "2h"][..], &["status", "--chain", "nobody"]] {
+        let output = machine.run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", shown(&output));
+        let said = "there is no chain nobody in the configuration; there is: team-*";
+        assert!(shown(&output).contains(said), "{args:?}: {}", shown(&output));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

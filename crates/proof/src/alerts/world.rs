@@ -160,6 +160,7 @@ impl HealthState for Shaky {
         listened() -> Vec<Span>;
         book(chains: &[ChainName], now: Timestamp) -> Book;
         episodes(chain: Option<&ChainName>, most: usize) -> Vec<Episode>;
+        open_episodes() -> Vec<Episode>;
         acknowledge(id: &EpisodeId, acknowledgement: Option<&Acknowledgement>, at: Timestamp, who: &Actor)
             -> Option<Episode>;
         mute(chain: &ChainName, until: Timestamp, at: Timestamp, who: &Actor) -> ();

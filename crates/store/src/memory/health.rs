@@ -173,6 +173,12 @@ impl HealthState for MemoryState {
         Ok(episodes)
     }
 
+    async fn open_episodes(&self) -> Result<Vec<Episode>, StateError> {
+        let mut episodes = self.episodes(None, usize::MAX).await?;
+        episodes.retain(Episode::is_open);
+        Ok(episodes)
+    }
+
     async fn acknowledge(
         &self,
         id: &EpisodeId,

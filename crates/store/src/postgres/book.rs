@@ -123,6 +123,11 @@ pub(super) async fn episodes(
     all(&rows(client, query, &[&chain.map(ChainName::as_str), &signed(most)]).await?)
 }
 
+pub(super) async fn open_episodes(client: &impl GenericClient) -> Result<Vec<Episode>, Fault> {
+    let query = "SELECT id, episode FROM episodes WHERE closed_ms IS NULL ORDER BY opened_ms DESC, id DESC";
+    all(&rows(client, query, &[]).await?)
+}
+
 pub(super) async fn acknowledge(
     client: &mut Client,
     id: &EpisodeId,

@@ -63,6 +63,10 @@ impl HealthState for PostgresState {
         run!(self, Repeat::Fine, |client| book::episodes(client, chain, most))
     }
 
+    async fn open_episodes(&self) -> Result<Vec<Episode>, StateError> {
+        run!(self, Repeat::Fine, |client| book::open_episodes(client))
+    }
+
     async fn acknowledge(
         &self,
         id: &EpisodeId,

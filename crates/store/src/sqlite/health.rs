@@ -70,6 +70,10 @@ impl HealthState for SqliteState {
         self.with(move |connection| book::episodes(connection, chain.as_ref(), most)).await
     }
 
+    async fn open_episodes(&self) -> Result<Vec<Episode>, StateError> {
+        self.with(|connection| book::open_episodes(connection)).await
+    }
+
     async fn acknowledge(
         &self,
         id: &EpisodeId,

@@ -178,9 +178,13 @@ async fn the_book_holds_what_is_open_owed_or_last<S: HealthState>(Two { one, oth
     assert_eq!(book.episodes, [owing.clone(), open.clone(), last.clone(), stale.clone()]);
     assert_eq!(other.episodes(None, 2).await.unwrap(), [stale.clone(), last.clone()]);
     assert_eq!(other.episodes(Some(&chain("other")), 9).await.unwrap(), []);
+    assert_eq!(other.open_episodes().await.unwrap(), std::slice::from_ref(&open));
     // One closes and another opens in one change.
     let again = of(Condition::NotServing, 11);
     assert!(keep(&one, vec![again.clone(), closed(&open, 11, false)], Vec::new()).await);
+    let elsewhere = episode("other", Condition::Failed, 10);
+    assert!(keep(&one, vec![elsewhere.clone()], Vec::new()).await);
+    assert_eq!(other.open_episodes().await.unwrap(), [again.clone(), elsewhere]);
     assert_eq!(one.book(&[chain("claude")], second(12)).await.unwrap().episodes, [owing, last, stale, again]);
 }
 
