@@ -6,7 +6,7 @@ use evergrant_core::alert::{self, Acknowledgement, Episode, EpisodeId, Level, Ou
 use evergrant_core::audit::Actor;
 use evergrant_core::{ChainName, Reason};
 use evergrant_server::World as _;
-use evergrant_store::HealthState as _;
+use evergrant_store::{HealthState as _, StateError};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -31,7 +31,8 @@ pub(crate) async fn run(
         AlertsCommand::List { chain, open } => list(host, chain.as_ref(), *open, json).await,
         AlertsCommand::Ack { episode, span, undo } => {
             let now = host.world.now();
-            let until = span.map(|span| now + span);
+            let until = span.map(|span| now.checked_add(span).map_err(|_| "that is too long".to_owned()));
+            let until = until.transpose()?;
             let ack = (!undo).then(|| Acknowledgement { by: who.clone(), at: now, until });
             acknowledge(host, &EpisodeId::known(episode), ack, now, &who, json).await
         }
@@ -135,8 +136,13 @@ async fn acknowledge(
 }
 
 async fn list(host: &Host, chain: Option<&ChainName>, open: bool, json: bool) -> Result<ExitCode, String> {
-    let mut episodes = host.state.episodes(chain, SHOWN).await.map_err(|error| error.to_string())?;
-    episodes.retain(|episode| !open || episode.is_open());
+    let failed = |error: StateError| error.to_string();
+    // All of them: one that is open for long lies behind many that came and went.
+    let mut is_open = host.state.open_episodes().await.map_err(failed)?;
+    is_open.retain(|episode| chain.is_none_or(|chain| episode.chain == *chain));
+    let red = is_open.iter().any(|episode| episode.holds() && episode.condition.level() == Level::Red);
+    let mut episodes =
+        if open { is_open } else { host.state.episodes(chain, SHOWN).await.map_err(failed)? };
     episodes.reverse();
     let sinks = host.state.sink_states().await.map_err(|error| error.to_string())?;
     let now = host.world.now();
@@ -149,7 +155,6 @@ async fn list(host: &Host, chain: Option<&ChainName>, open: bool, json: bool) ->
         episodes.iter().for_each(|episode| line(episode, now));
         sinks.iter().for_each(sink);
     }
-    let red = episodes.iter().any(|episode| episode.holds() && episode.condition.level() == Level::Red);
     Ok(ExitCode::from(if red { output::NEEDS_SOMEBODY } else { output::FINE }))
 }
 

@@ -99,12 +99,13 @@ const PLAIN: Furniture = Furniture { mounted: false, no_exchange: false, client_
 pub(super) fn all() -> Vec<Scenario> {
     let plain = |name, course| Scenario { name, course, furniture: PLAIN, meanwhile: Meanwhile::Nothing };
     let rotation = |name, furniture| Scenario { furniture, ..plain(name, Course::Rotation) };
+    let mounted = |scenario| Scenario { furniture: Furniture { mounted: true, ..PLAIN }, ..scenario };
     let edited = |name, meanwhile| Scenario { meanwhile, ..plain(name, Course::Rotation) };
     vec![
         plain("adoption", Course::Adoption),
         plain("rotation", Course::Rotation),
         rotation("rotation under the client's locks", Furniture { client_locks: true, ..PLAIN }),
-        rotation("rotation of a mounted file", Furniture { mounted: true, ..PLAIN }),
+        mounted(plain("rotation of a mounted file", Course::Rotation)),
         rotation("rotation without exchange", Furniture { no_exchange: true, ..PLAIN }),
         plain("refusal", Course::Refusal),
         plain("unspent", Course::Unspent),
@@ -115,6 +116,7 @@ pub(super) fn all() -> Vec<Scenario> {
         edited("rotation, a login in between", Meanwhile::Login),
         edited("rotation, a member added in between", Meanwhile::Note),
         edited("rotation, the file removed in between", Meanwhile::Remove),
+        mounted(plain("older file put back over a mounted one", Course::RollForward)),
     ]
 }
 

@@ -38,8 +38,14 @@ async fn list<S: HealthState + VaultState>(
 ) -> Result<Response, Problem> {
     let invalid = |_| Problem::invalid("chain is a chain's name, open is true or false");
     let Query(Which { chain, open }) = which.map_err(invalid)?;
-    let mut episodes = admin.world.state().episodes(chain.as_ref(), SHOWN).await?;
-    episodes.retain(|episode| !open || episode.is_open());
+    let state = admin.world.state();
+    let episodes = if open {
+        // All are looked through: one that is open for long lies behind many that came and went.
+        let of_it = |episode: &Episode| chain.as_ref().is_none_or(|chain| episode.chain == *chain);
+        state.open_episodes().await?.into_iter().filter(of_it).take(SHOWN).collect()
+    } else {
+        state.episodes(chain.as_ref(), SHOWN).await?
+    };
     let sinks = admin.world.state().sink_states().await?;
     Ok(Json(json!({ "episodes": episodes, "sinks": sinks })).into_response())
 }

@@ -269,18 +269,30 @@ impl<W: World> Session<'_, W> {
         let Some((grant, said, at)) = self.grant_of(self.receipt(attempt)) else {
             return Ok(self.stop(Reason::GrantSpent, "the receipt does not fit the auth file".into()));
         };
-        if self.held.rewrites_in_place() {
-            self.held.write_record(&Record { rewriting: Some(attempt), ..self.record().clone() })?;
-        }
-        let read = self.files.bytes.as_deref().unwrap_or_default();
-        let new = evergrant_core::authfile::write(Some(read), &grant);
-        match self.held.replace_file(read, &new)? {
-            Written::Done => {}
-            Written::EditedMeanwhile | Written::RemovedMeanwhile => return Ok(Next::LookAgain),
+        if !self.put_into_file(attempt, &grant)? {
+            return Ok(Next::LookAgain);
         }
         crash::point("file_replaced");
         self.keep_books(attempt, &grant, said, at)?;
         Ok(Next::LookAgain)
+    }
+
+    /// Writes a receipt's pair over the grant that was read. Says whether that was still there. What writes a mounted file
+    /// marks it first, so that half of it is not taken for somebody else's.
+    fn put_into_file(&self, attempt: AttemptId, grant: &Grant) -> Result<bool, VaultError> {
+        let marks = self.held.rewrites_in_place();
+        let marked = |rewriting| self.held.write_record(&Record { rewriting, ..self.record().clone() });
+        if marks {
+            marked(Some(attempt))?;
+        }
+        let read = self.files.bytes.as_deref().unwrap_or_default();
+        let new = evergrant_core::authfile::write(Some(read), grant);
+        let done = self.held.replace_file(read, &new)? == Written::Done;
+        // What is there now is an outside edit, and may be half of one.
+        if marks && !done {
+            marked(None)?;
+        }
+        Ok(done)
     }
 
     /// The file has the pair already: the bookkeeping only.
@@ -334,9 +346,7 @@ impl<W: World> Session<'_, W> {
                 self.stop(Reason::GrantSpent, "the auth file holds an older pair; log in again".into())
             );
         };
-        let read = self.files.bytes.as_deref().unwrap_or_default();
-        let new = evergrant_core::authfile::write(Some(read), &grant);
-        if self.held.replace_file(read, &new)? != Written::Done {
+        if !self.put_into_file(attempt, &grant)? {
             return Ok(Next::LookAgain);
         }
         self.looked.reason = Some(Reason::AuthFileRolledBack);
@@ -345,6 +355,8 @@ impl<W: World> Session<'_, W> {
         self.looked.changed = true;
         if record.pair != grant.pair() {
             self.keep_books(attempt, &grant, said, at)?;
+        } else if self.held.rewrites_in_place() {
+            self.held.write_record(&Record { rewriting: None, ..record })?;
         }
         Ok(Next::LookAgain)
     }
