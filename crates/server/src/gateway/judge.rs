@@ -125,10 +125,8 @@ impl Flight<'_> {
                     Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
                     // One that pauses says what it says so far, too.
                     Poll::Pending => {
-                        return match progress.check(client, self.got.len(), limits.told, Fault::Timeout) {
-                            Poll::Ready(Err(_)) => Poll::Ready(Ok(())),
-                            waiting => waiting,
-                        };
+                        let waited = progress.check(client, self.got.len(), limits.told, Fault::Timeout);
+                        return waited.map(|_: Result<(), Fault>| Ok(()));
                     }
                 }
             }
