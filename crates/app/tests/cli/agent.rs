@@ -173,7 +173,15 @@ async fn a_person_pushes_asks_and_pauses() {
         doctor["checks"].as_array().unwrap().iter().map(|check| check["name"].clone()).collect();
     assert_eq!(
         names,
-        ["login of chain claude", "DNS", "TCP", "HTTP", "clock", "key", "last-seen of chain claude"]
+        [
+            "login of chain claude",
+            "DNS",
+            "TCP",
+            "HTTP",
+            "clock",
+            "key of chain claude",
+            "last-seen of chain claude"
+        ]
     );
 
     let paused = station.run(&["pause", "--for", "8h", "--reason", "on a plane"]);

@@ -190,7 +190,7 @@ fn every_fault_has_its_place_and_says_what_to_do() {
                 "2:10 server must be the address of Evergrant, not \"evergrant\" | for example \"https://evergrant.example.org\"",
                 "3:15 \"A\" is no chain name: use 1 to 64 of a-z, 0-9, - and _, with a letter or digit first | -",
                 "4:14 config_dir must not be empty | -",
-                "5:1 unknown key \"foldr\" in [agent.chains.A] | known here: config_dir, file, keychain, account",
+                "5:1 unknown key \"foldr\" in [agent.chains.A] | known here: config_dir, file, keychain, account, key_file",
             ],
         ),
         (
