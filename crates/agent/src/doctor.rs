@@ -64,7 +64,7 @@ pub fn examine(agent: &Agent) -> Vec<Check> {
         let name = format!("key of chain {}", chain.name);
         checks.push(match chain.key.key() {
             Err(error) => check(&name, Verdict::Bad, error.to_string(), None),
-            Ok(key) if reached => try_key(agent, chain, &key),
+            Ok(key) if reached => try_key(agent, chain, &key, &name),
             Ok(_) => check(&name, Verdict::Skipped, "there is one; whether it works cannot be tried", None),
         });
     }
@@ -183,8 +183,7 @@ fn tls_and_clock(agent: &Agent, chain: &ChainSettings, checks: &mut Vec<Check>) 
     true
 }
 
-fn try_key(agent: &Agent, chain: &ChainSettings, key: &PushKey) -> Check {
-    let name = format!("key of chain {}", chain.name);
+fn try_key(agent: &Agent, chain: &ChainSettings, key: &PushKey, name: &str) -> Check {
     let next = format!(
         "make one on the server (evergrant keys create --scope push --chain {}) and put it into the key file",
         chain.name
@@ -197,24 +196,24 @@ fn try_key(agent: &Agent, chain: &ChainSettings, key: &PushKey) -> Check {
         Ok((200 | 403, _)) if lacks_scope => {
             let found = "the server knows it, and refused the last push event: it lacks the scope push, or is of \
                          another chain";
-            check(&name, Verdict::Bad, found, Some(next))
+            check(name, Verdict::Bad, found, Some(next))
         }
         Ok((200, _) | (403, Some(Reason::ScopeMissing))) => {
-            check(&name, Verdict::Ok, "the server knows it", None)
+            check(name, Verdict::Ok, "the server knows it", None)
         }
         Ok((401 | 403, reason)) => {
             let found = reason.map_or("the server refuses it", Reason::sentence);
-            check(&name, Verdict::Bad, found, Some(next))
+            check(name, Verdict::Bad, found, Some(next))
         }
         Ok((429, _)) => {
-            check(&name, Verdict::Warning, "it is used too often at the moment", Some("try again"))
+            check(name, Verdict::Warning, "it is used too often at the moment", Some("try again"))
         }
         Ok((status, reason)) => {
             let words = || format!("the server answers {status}");
             let found = reason.map_or_else(words, |reason| reason.sentence().to_owned());
-            check(&name, Verdict::Warning, found, Some("see evergrant status on the server"))
+            check(name, Verdict::Warning, found, Some("see evergrant status on the server"))
         }
-        Err(error) => check(&name, Verdict::Warning, error, Some("try again")),
+        Err(error) => check(name, Verdict::Warning, error, Some("try again")),
     }
 }
 

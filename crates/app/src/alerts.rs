@@ -1,6 +1,7 @@
 //! `evergrant alerts`: what is and was wrong, who looks after it, and maintenance windows (SPEC §6).
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use evergrant_core::alert::{self, Acknowledgement, Episode, EpisodeId, Level, Outcome, SinkState, span};
 use evergrant_core::audit::Actor;
@@ -31,8 +32,7 @@ pub(crate) async fn run(
         AlertsCommand::List { chain, open } => list(host, chain.as_ref(), *open, json).await,
         AlertsCommand::Ack { episode, span, undo } => {
             let now = host.world.now();
-            let until = span.map(|span| now.checked_add(span).map_err(|_| "that is too long".to_owned()));
-            let until = until.transpose()?;
+            let until = span.map(|span| end_of(span, now)).transpose()?;
             let ack = (!undo).then(|| Acknowledgement { by: who.clone(), at: now, until });
             acknowledge(host, &EpisodeId::known(episode), ack, now, &who, json).await
         }
@@ -40,12 +40,16 @@ pub(crate) async fn run(
         AlertsCommand::Mute { chain, span } => {
             host::covered(&loaded.settings, chain)?;
             let now = host.world.now();
-            let until = now.checked_add(*span).map_err(|_| "that is too long".to_owned())?;
+            let until = end_of(*span, now)?;
             host.state.mute(chain, until, now, &who).await.map_err(|error| error.to_string())?;
             muted(chain, until, now, json);
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn end_of(span: Duration, now: Timestamp) -> Result<Timestamp, String> {
+    now.checked_add(span).map_err(|_| "that is too long".to_owned())
 }
 
 /// Sends one of each status, and says of each sink what came of it.
@@ -140,7 +144,7 @@ async fn list(host: &Host, chain: Option<&ChainName>, open: bool, json: bool) ->
     // All of them: one that is open for long lies behind many that came and went.
     let mut is_open = host.state.open_episodes().await.map_err(failed)?;
     is_open.retain(|episode| chain.is_none_or(|chain| episode.chain == *chain));
-    let red = is_open.iter().any(|episode| episode.holds() && episode.condition.level() == Level::Red);
+    let red = is_open.iter().any(needs_somebody);
     let mut episodes =
         if open { is_open } else { host.state.episodes(chain, SHOWN).await.map_err(failed)? };
     episodes.reverse();
@@ -156,6 +160,11 @@ async fn list(host: &Host, chain: Option<&ChainName>, open: bool, json: bool) ->
         sinks.iter().for_each(sink);
     }
     Ok(ExitCode::from(if red { output::NEEDS_SOMEBODY } else { output::FINE }))
+}
+
+/// A red one, while it holds.
+pub(crate) fn needs_somebody(episode: &Episode) -> bool {
+    episode.holds() && episode.condition.level() == Level::Red
 }
 
 /// One episode in two lines.

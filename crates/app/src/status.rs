@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use evergrant_core::alert::{ActionContext, Episode, Level, action};
+use evergrant_core::alert::{ActionContext, Episode, action};
 use evergrant_core::caller::Scope;
 use evergrant_core::chain::{Kind, Record};
 use evergrant_core::event::{Event, EventKind};
@@ -74,7 +74,7 @@ pub(crate) async fn status(
         }
     }
     let others = if only.is_none() { of_others(host, &loaded.settings).await? } else { Vec::new() };
-    if others.iter().any(needs_somebody) {
+    if others.iter().any(alerts::needs_somebody) {
         worst = output::NEEDS_SOMEBODY;
     }
     let sinks = host.state.sink_states().await.map_err(|error| error.to_string())?;
@@ -116,10 +116,6 @@ fn print_others(settings: &Settings, open: &[Episode], now: Timestamp) {
     }
 }
 
-fn needs_somebody(episode: &Episode) -> bool {
-    episode.holds() && episode.condition.level() == Level::Red
-}
-
 /// An open episode, and what to do.
 fn print_episode(episode: &Episode, kind: Kind, profile: &Profile, now: Timestamp) {
     alerts::line(episode, now);
@@ -155,7 +151,7 @@ impl Health {
     }
 
     fn needs_somebody(&self) -> bool {
-        self.open.iter().any(needs_somebody)
+        self.open.iter().any(alerts::needs_somebody)
     }
 
     fn into_json(self, value: &mut Value) {

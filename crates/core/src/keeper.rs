@@ -16,8 +16,8 @@ pub use backoff::back_off;
 pub use recover::{FileFound, Finding, Found, Receipt, ReceiptState, Staged, recover};
 pub use report::Report;
 pub use row::{
-    FoundRow, HOLD, LEASE, LONGEST_DEADLINE, PAUSE_BOUND, RowFinding, above, as_known, bring_up_from,
-    forgotten, quarantine, recover_row, wakes_at,
+    FoundRow, HOLD, LEASE, LONGEST_DEADLINE, PAUSE_BOUND, RowFinding, Says, above, as_known, bring_up_from,
+    forgotten, quarantine, recover_row, says, wakes_at,
 };
 pub(crate) use settle::{ASSUMED_LIFE, failed, renew_at, whole_millis};
 pub use settle::{begin, commit, committed_grant, doubt, replaces, settle, take_in};

@@ -55,7 +55,7 @@ pub fn next(
 ) -> Next {
     let fall_back_or = |when: bool, otherwise: Next| match fallback {
         Fallback::Ready if when && held => Next::FallBack,
-        // Of its own source the client has nothing to hope for before it is somebody's turn.
+        // As it came, the answer would tell the client that its own key is bad.
         Fallback::UsedUp if when && held && meaning == Meaning::TokenRefused => Next::UsedUp,
         Fallback::Ready | Fallback::UsedUp | Fallback::Absent | Fallback::NotForCaller => otherwise,
     };

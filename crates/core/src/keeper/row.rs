@@ -115,6 +115,31 @@ fn waits(receipt: &Receipt, found: FoundRow<'_>) -> bool {
     found.record.intent.as_ref().is_some_and(|intent| !own(intent))
 }
 
+/// What a receipt still has to say of a chain that stands at a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Says {
+    /// Nothing: others have gone on from what it made.
+    Nothing,
+    /// Nothing now. It stays: it made the newest pair, for a database that is put back, or is still being read.
+    NothingYet,
+    /// Perhaps something that is not of record: the row is to be compared.
+    Perhaps,
+}
+
+/// Says what is to be done about a receipt that lies here.
+pub fn says(receipt: &Receipt, mark: Mark) -> Says {
+    let made = (receipt.lineage, receipt.generation.next());
+    // Of an older login: what it says was spent is not remembered yet.
+    let outdated = receipt.lineage < mark.lineage && receipt.replaces();
+    if made < mark.position() && !outdated && !receipt.being_read() {
+        Says::Nothing
+    } else if made > mark.position() || receipt.attempt > mark.attempt || outdated {
+        Says::Perhaps
+    } else {
+        Says::NothingYet
+    }
+}
+
 /// The receipt's pair is the one that stood at the mark.
 fn makes(receipt: &Receipt, mark: Mark) -> bool {
     receipt.lineage == mark.lineage

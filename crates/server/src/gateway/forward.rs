@@ -218,15 +218,16 @@ impl Flight<'_> {
                     Poll::Pending => break,
                 }
             }
-            let whole = self.up.sent || self.up.refused;
-            let waits_for_client = !whole && !self.up.waits_for_answerer();
-            let (limit, fault) = match (whole, waits_for_client) {
-                (true, _) => (limits.answer, Fault::Timeout),
-                (false, false) => (limits.client, Fault::Timeout),
-                (false, true) => (limits.client, Fault::ClientSlow),
+            let (whole, to_send) = (self.up.sent || self.up.refused, self.up.waits_for_answerer());
+            let (limit, fault) = if whole {
+                (limits.answer, Fault::Timeout)
+            } else if to_send {
+                (limits.client, Fault::Timeout)
+            } else {
+                (limits.client, Fault::ClientSlow)
             };
             // Whoever is waited for has a time of their own.
-            let moved = (whole, waits_for_client, self.up.content + self.up.at as u64);
+            let moved = (whole, to_send, self.up.content + self.up.at as u64);
             progress.check(client, moved, limit, fault)
         })
         .await

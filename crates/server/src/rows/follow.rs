@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use evergrant_core::keeper::{self, Look};
+use evergrant_core::keeper::{self, Look, Says, says};
 use evergrant_core::{ChainName, Reason};
 use evergrant_store::vault::{ChangesCursor, MOST_AT_ONCE, VaultState};
 use evergrant_store::{StateError, VaultError};
@@ -158,20 +158,14 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     fn drop_replaced(&self, chain: &ChainName) -> Result<bool, Stuck> {
         let receipts = self.0.parts.receipts.of(chain)?;
         let Some(mark) = self.0.parts.marks.of(chain)? else { return Ok(true) };
-        let position = mark.position();
-        let made = |receipt: &keeper::Receipt| (receipt.lineage, receipt.generation.next());
-        // Of an older login: what it says was spent is not remembered yet.
-        let outdated = |receipt: &keeper::Receipt| receipt.lineage < mark.lineage && receipt.replaces();
-        let says_nothing = |receipt: &&keeper::Receipt| {
-            made(receipt) < position && !outdated(receipt) && !receipt.being_read()
-        };
-        for old in receipts.iter().filter(says_nothing) {
-            self.0.parts.receipts.drop_one(chain, old.attempt)?;
+        let mut perhaps = false;
+        for receipt in &receipts {
+            match says(receipt, mark) {
+                Says::Nothing => self.0.parts.receipts.drop_one(chain, receipt.attempt)?,
+                Says::NothingYet => {}
+                Says::Perhaps => perhaps = true,
+            }
         }
-        // The one that made the newest pair stays, for a database that is put back.
-        let may_say = |receipt: &keeper::Receipt| {
-            made(receipt) > position || receipt.attempt > mark.attempt || outdated(receipt)
-        };
-        Ok(receipts.iter().any(may_say))
+        Ok(perhaps)
     }
 }

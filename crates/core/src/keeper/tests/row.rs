@@ -290,3 +290,22 @@ fn what_was_refused_twice_is_not_in_doubt_because_a_row_forgets_who_asked_since(
         assert_eq!(next.intent.is_none(), confirmed);
     }
 }
+
+/// Of a chain at lineage 2, generation 3, after attempt 8; receipts are of the same lineage.
+#[test]
+fn a_receipt_says_something_until_others_have_gone_on_from_it() {
+    let of_older_login = |state| Receipt { lineage: Lineage(1), ..receipt(3, 9, 4, state) };
+    let reserved = |being_read| ReceiptState::Reserved { being_read };
+    for (what, receipt, says_now) in [
+        ("made an older pair", receipt(6, 1, 4, gives(5)), Says::Nothing),
+        ("died before its answer", receipt(6, 1, 4, reserved(false)), Says::Nothing),
+        ("made the newest pair", receipt(8, 2, 4, gives(5)), Says::NothingYet),
+        ("is still read", receipt(6, 1, 4, reserved(true)), Says::NothingYet),
+        ("has a newer pair", receipt(8, 3, 5, gives(6)), Says::Perhaps),
+        ("asked since", receipt(9, 2, 5, reserved(false)), Says::Perhaps),
+        ("spent an older login's pair", of_older_login(gives(5)), Says::Perhaps),
+        ("an older login's, without an answer", of_older_login(reserved(false)), Says::Nothing),
+    ] {
+        assert_eq!(says(&receipt, mark(2, 3, 8).unwrap()), says_now, "{what}");
+    }
+}
