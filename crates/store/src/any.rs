@@ -111,5 +111,6 @@ impl VaultState for AnyState {
         incarnation(hold: Duration) -> Result<Incarnation, StateError>;
         hold_on(hold: Duration) -> Result<(), StateError>;
         behind(marks: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, StateError>;
+        miss(chains: &[ChainName]) -> Result<Vec<ChainName>, StateError>;
     }
 }

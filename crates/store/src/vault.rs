@@ -79,11 +79,13 @@ pub struct NewRow {
     pub wakes_at: Option<Timestamp>,
 }
 
-/// A row whose health is to be looked at. What is found counts only where nobody has written the row since.
+/// A chain whose health is to be looked at. What is found counts only where nobody has written its row since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthClaim {
-    /// The row as it stands.
-    pub row: Row,
+    /// Its name.
+    pub chain: ChainName,
+    /// Its row as it stands; nothing: the database has lost it.
+    pub row: Option<Row>,
     /// Nobody else looks at it before then, unless somebody writes it.
     pub until: Timestamp,
 }
@@ -238,8 +240,8 @@ pub trait VaultState: State {
         new: &Sealed,
     ) -> impl Future<Output = Result<bool, StateError>> + Send;
 
-    /// Claims up to `most` rows whose health is to be looked at now, longest due first. Such a claim is no right to
-    /// rotate them.
+    /// Claims up to `most` chains whose health is to be looked at now, longest due first. Such a claim is no right to
+    /// rotate them. A row that cannot be read is looked at again when the claim ends.
     fn claim_health(
         &self,
         lease: Duration,
@@ -280,4 +282,8 @@ pub trait VaultState: State {
         &self,
         marks: &[(ChainName, Mark)],
     ) -> impl Future<Output = Result<Vec<ChainName>, StateError>> + Send;
+
+    /// Lets the health of those chains be looked at of which this database has neither a row nor an event: it was restored
+    /// from before they came in. Says which they are, each once.
+    fn miss(&self, chains: &[ChainName]) -> impl Future<Output = Result<Vec<ChainName>, StateError>> + Send;
 }

@@ -207,7 +207,8 @@ fn renewal(context: &ActionContext<'_>) -> (String, Vec<String>) {
     let known: [(Reason, &str, Vec<String>); 9] = [
         (
             Reason::TokenAbsent,
-            "The auth file is gone or empty. Put it back, or bring in a new login.",
+            "The vault holds no grant any more: the auth file is gone or empty, or the database was restored from before \
+             the grant came in. Put it back, or bring in a new login.",
             vec![import(chain), status.clone()],
         ),
         (

@@ -346,4 +346,8 @@ impl VaultState for Database {
     async fn behind(&self, marks: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, StateError> {
         self.call(async |tables| tables.behind(marks).await).await
     }
+
+    async fn miss(&self, chains: &[ChainName]) -> Result<Vec<ChainName>, StateError> {
+        self.call(async |tables| tables.miss(chains).await).await
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evergrant_core::alert::{Action, ActionContext, Alert, Episode, action};
+use evergrant_core::chain::Kind;
 use evergrant_core::event::Event;
 use evergrant_core::gateway::Source;
 use evergrant_core::health::{
@@ -28,6 +29,9 @@ const PACE: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(60);
 /// A chain that is not watched here may be by a server with another configuration, or by this one later.
 const UNWATCHED: Duration = Duration::from_secs(3600);
+
+/// Of a chain that has no row.
+const LOST: &str = "the database has lost it: it was restored from before the chain was brought in";
 
 /// What the configuration says of the health of a chain.
 #[derive(Debug, Clone, Default)]
@@ -52,11 +56,18 @@ impl<W: World> std::fmt::Debug for RowMonitor<W> {
     }
 }
 
-/// A row that is watched.
+/// A chain that is watched.
 struct Watched<W> {
     claim: HealthClaim,
     watch: RowWatch,
     policy: Arc<RowPolicy<W>>,
+}
+
+impl<W> Watched<W> {
+    /// The kind of the grant; if it is lost, of one that is renewed here.
+    fn kind(&self) -> Kind {
+        self.claim.row.as_ref().map_or(Kind::RefreshToken, |row| row.record.kind)
+    }
 }
 
 impl<W> Clone for Watched<W> {
@@ -67,7 +78,7 @@ impl<W> Clone for Watched<W> {
 
 impl<W: Send + Sync + 'static> Described for Watched<W> {
     fn chain(&self) -> &ChainName {
-        &self.claim.row.record.chain
+        &self.claim.chain
     }
 
     fn provider(&self) -> &str {
@@ -77,7 +88,7 @@ impl<W: Send + Sync + 'static> Described for Watched<W> {
     fn action(&self, episode: &Episode) -> Option<Action> {
         let context = ActionContext {
             chain: self.chain(),
-            kind: self.claim.row.record.kind,
+            kind: self.kind(),
             profile: &self.policy.policy.profile,
             reason: episode.reason,
             config_dir: None,
@@ -145,8 +156,8 @@ impl<W: World<State: HealthState + VaultState>> RowMonitor<W> {
                 let open = !one.found.is_empty() || brought.open.contains(one.chain.chain());
                 let well_until = one.grant.as_ref().and_then(|grant| well_until(grant, now));
                 let next_at = if open { Some(next_tick(now)) } else { well_until };
-                let HealthClaim { row, until } = &one.chain.claim;
-                HealthLooked { chain: row.record.chain.clone(), until: *until, next_at, open }
+                let HealthClaim { chain, until, .. } = &one.chain.claim;
+                HealthLooked { chain: chain.clone(), until: *until, next_at, open }
             }));
             state.settle_health(&looked).await?;
             return Ok(Ticked { looked_at, alerts: brought.alerts });
@@ -160,11 +171,10 @@ impl<W: World<State: HealthState + VaultState>> RowMonitor<W> {
         let (mut watched, mut others) = (Vec::new(), Vec::new());
         let later = self.keeper.world().now() + UNWATCHED;
         for claim in claims {
-            let chain = &claim.row.record.chain;
-            match ((self.watches)(chain), (self.keeper.0.parts.policies)(chain)) {
+            match ((self.watches)(&claim.chain), (self.keeper.0.parts.policies)(&claim.chain)) {
                 (Some(watch), Some(policy)) => watched.push(Watched { claim, watch, policy }),
                 (Some(_) | None, _) => {
-                    let (chain, until) = (chain.clone(), claim.until);
+                    let (chain, until) = (claim.chain, claim.until);
                     others.push(HealthLooked { chain, until, next_at: Some(later), open: false });
                 }
             }
@@ -197,26 +207,28 @@ impl<W: World<State: HealthState + VaultState>> RowMonitor<W> {
             seen.reason = Some(Reason::TermsNotAccepted);
             seen.error = seen.reason;
         }
-        self.keeper.show(claim.row.clone(), &mut seen);
+        match &claim.row {
+            Some(row) => self.keeper.show(row.clone(), &mut seen),
+            None => seen.fail(Reason::TokenAbsent, LOST),
+        }
         self.keeper.standing(policy, &mut seen);
-        let record = &claim.row.record;
+        let record = seen.record.clone();
         let fallback = watch.fallback.as_ref();
-        let live =
-            (seen.grant.is_some() && record.token_valid(now)).then(|| (record.position(), record.expires_at));
-        let report = seen.report(&record.chain, now);
+        let live = record.as_ref().filter(|record| seen.grant.is_some() && record.token_valid(now));
+        let live = live.map(|record| (record.position(), record.expires_at));
         let grant = GrantFacts {
-            kind: record.kind,
-            report,
-            record: Some(record.clone()),
+            kind: watched.kind(),
+            report: seen.report(&claim.chain, now),
             clock_offset_secs: None,
             serving: serving_of(live, Source::Oauth, fallback, now),
             fallback: fallback.map_or_else(FallbackFacts::default, |key| key.facts(now)),
             probes: Vec::new(),
             grant_refused_at: grant_refused_at(
-                events.get(&record.chain).into_iter().flatten(),
-                Some(record.lineage),
+                events.get(&claim.chain).into_iter().flatten(),
+                record.as_ref().map(|record| record.lineage),
             ),
             blind_since: None,
+            record,
         };
         let found = conditions(&grant, now);
         Gathered { chain: watched.clone(), grant: Some(grant), push: None, found }

@@ -3,8 +3,8 @@
 
 use std::sync::PoisonError;
 
-use evergrant_core::ChainName;
 use evergrant_core::chain::Mark;
+use evergrant_core::{ChainName, Reason};
 use evergrant_store::StateError;
 use evergrant_store::vault::VaultState;
 
@@ -65,7 +65,19 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             self.compare_page(&page).await?;
+            self.miss(&page).await?;
         }
+    }
+
+    /// Of chains that were brought in after the backup nothing is left to compare: their health says that they are lost.
+    async fn miss(&self, seen: &[(ChainName, Mark)]) -> Result<(), StateError> {
+        let chains: Vec<_> = seen.iter().map(|(chain, _)| chain.clone()).collect();
+        let lost = self.state().miss(&chains).await?;
+        if !lost.is_empty() {
+            let chains = lost.iter().map(ChainName::as_str).collect::<Vec<_>>().join(", ");
+            tracing::error!(reason = %Reason::TokenAbsent, chains, "the database was restored from before these chains were brought in: bring them in again");
+        }
+        Ok(())
     }
 
     /// Compares some chains with where this machine has seen them. Where a row is older, intents are held meanwhile.

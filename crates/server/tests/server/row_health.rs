@@ -13,7 +13,7 @@ use evergrant_standin::{Fault, FaultTarget};
 use evergrant_store::{HealthState as _, State as _, VaultState as _};
 use jiff::SignedDuration;
 
-use super::rows::{LIFE, Replica, ReplicaWorld, Rig, chain};
+use super::rows::{LIFE, Replica, ReplicaWorld, Rig, chain, state};
 
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
@@ -98,6 +98,41 @@ async fn a_dead_grant_is_told_once_with_what_to_do_and_its_end_too() {
     assert_eq!(closed[0].status, "recovered");
     rig.pass(MINUTE);
     assert_eq!(round(&[&first, &second]).await.0, 0, "and then nobody looks any more");
+}
+
+#[tokio::test]
+async fn a_chain_that_a_restored_database_has_lost_is_told_of_until_it_comes_in_again() {
+    let rig = Rig::new().await;
+    let one = rig.replica("one");
+    one.import(0, rig.grant()).await;
+    one.import(1, rig.grant()).await;
+    // Neither was there when the backup was made, and the first was brought in again since.
+    let rig = Rig { state: state(rig.later_secs.clone()), ..rig };
+    let one = rig.replica_on("one", one.folder, rig.state.clone());
+    one.import(0, rig.grant()).await;
+    let watching = monitor(&one);
+    assert_eq!(round(&[&watching]).await, (1, vec![]));
+    for _ in 0..2 {
+        one.keeper.compare_all().await.unwrap();
+    }
+    let (looked_at, alerts) = round(&[&watching]).await;
+    let open = |condition| (condition, AlertState::Open);
+    assert_eq!(
+        (looked_at, said(&alerts)),
+        (1, [Condition::NotServing, Condition::RenewalFailing].map(open).into())
+    );
+    let commands = alerts.iter().flat_map(|alert| &alert.action).flat_map(|action| &action.commands);
+    assert!(commands.into_iter().any(|command| command == "evergrant import FILE --chain chain-1 --move"));
+    one.import(1, rig.grant()).await;
+    assert_eq!(round(&[&watching]).await.0, 1, "it is looked at at once");
+    let mut closed = Vec::new();
+    for _ in 0..7 {
+        rig.pass(MINUTE);
+        closed.extend(round(&[&watching]).await.1);
+    }
+    assert!(closed.iter().all(|alert| alert.state == AlertState::Closed), "{closed:?}");
+    assert_eq!(closed.len(), 2);
+    rig.assert_alive(1).await;
 }
 
 #[tokio::test]

@@ -25,14 +25,16 @@ struct Stored {
     lease: Option<(String, Timestamp)>,
     wakes_at: Option<Timestamp>,
     changed: u64,
-    /// When its health is looked at next, and whether an episode of it is open.
-    health: (Option<Timestamp>, bool),
 }
+
+/// When the health of a chain is looked at next, and whether an episode of it is open.
+type HealthLook = (Option<Timestamp>, bool);
 
 #[derive(Debug, Default, Clone)]
 pub(super) struct Tables {
     rows: BTreeMap<ChainName, Stored>,
     changes: u64,
+    looks: BTreeMap<ChainName, HealthLook>,
     /// The last incarnation that somebody has asked for, and until when it takes no intent.
     incarnation: (u64, Option<Timestamp>),
 }
@@ -56,10 +58,6 @@ impl Stored {
         Claim { row: self.row.clone(), process: holder.process.clone() }
     }
 
-    fn wake_health(&mut self, now: Timestamp) {
-        self.health.0 = Some(self.health.0.map_or(now, |at| at.min(now)));
-    }
-
     fn is_of(&self, claim: &Claim) -> bool {
         let held = self.lease.as_ref().is_some_and(|(process, _)| *process == claim.process);
         held && self.row.epoch == claim.row.epoch
@@ -72,8 +70,8 @@ impl Stored {
 
 impl super::Tables {
     pub(super) fn wake_health(&mut self, chain: &ChainName, now: Timestamp) {
-        if let Some(stored) = self.vault.rows.get_mut(chain) {
-            stored.wake_health(now);
+        if let Some((next_at, _)) = self.vault.looks.get_mut(chain) {
+            *next_at = Some(next_at.map_or(now, |at| at.min(now)));
         }
     }
 
@@ -89,8 +87,8 @@ impl super::Tables {
             }
             stored.wakes_at = lease.as_ref().map_or(wakes_at, |(_, until)| Some(*until));
             (stored.lease, stored.changed) = (lease, changed);
-            if stored.health.1 || shows_trouble(record) {
-                stored.wake_health(now);
+            if shows_trouble(record) || self.vault.looks.get(&record.chain).is_some_and(|(_, open)| *open) {
+                self.wake_health(&record.chain, now);
             }
         }
         for (fingerprint, at) in replaced {
@@ -220,8 +218,9 @@ impl VaultState for MemoryState {
                 return Ok(false);
             };
             let row = Row { record: next.record.clone(), sealed: sealed.clone(), epoch: Epoch(0) };
-            let stored = Stored { row, lease: None, wakes_at: None, changed: 0, health: (Some(now), false) };
+            let stored = Stored { row, lease: None, wakes_at: None, changed: 0 };
             tables.vault.rows.insert(chain.clone(), stored);
+            tables.vault.looks.entry(chain.clone()).or_default().0 = Some(now);
             tables.write_row(next, None, now);
             return Ok(true);
         };
@@ -269,14 +268,15 @@ impl VaultState for MemoryState {
 
     async fn claim_health(&self, lease: Duration, most: usize) -> Result<Vec<HealthClaim>, StateError> {
         let now = self.now();
-        let mut tables = self.tables();
-        let rows = tables.vault.rows.values_mut();
-        let mut due: Vec<_> = rows.filter(|stored| stored.health.0.is_some_and(|at| at <= now)).collect();
-        due.sort_by_key(|stored| stored.health.0);
-        let claim = |stored: &mut Stored| {
+        let tables = &mut self.tables().vault;
+        let due = tables.looks.iter_mut().filter(|(_, (next_at, _))| next_at.is_some_and(|at| at <= now));
+        let mut due: Vec<_> = due.collect();
+        due.sort_by_key(|(_, (next_at, _))| *next_at);
+        let claim = |(chain, look): (&ChainName, &mut HealthLook)| {
             let until = now + lease;
-            stored.health = (Some(until), true);
-            HealthClaim { row: stored.row.clone(), until }
+            *look = (Some(until), true);
+            let row = tables.rows.get(chain).map(|stored| stored.row.clone());
+            HealthClaim { chain: chain.clone(), row, until }
         };
         Ok(due.into_iter().take(most).map(claim).collect())
     }
@@ -284,9 +284,9 @@ impl VaultState for MemoryState {
     async fn settle_health(&self, looked: &[HealthLooked]) -> Result<(), StateError> {
         let mut tables = self.tables();
         for HealthLooked { chain, until, next_at, open } in looked {
-            let stored = tables.vault.rows.get_mut(chain);
-            if let Some(stored) = stored.filter(|stored| stored.health.0 == Some(*until)) {
-                stored.health = (*next_at, *open);
+            let look = tables.vault.looks.get_mut(chain);
+            if let Some(look) = look.filter(|look| look.0 == Some(*until)) {
+                *look = (*next_at, *open);
             }
         }
         Ok(())
@@ -354,5 +354,20 @@ impl VaultState for MemoryState {
             tables.vault.rows.get(chain).is_some_and(|stored| stored.row.record.mark() < *mark)
         };
         Ok(marks.iter().filter(behind).map(|(chain, _)| chain.clone()).collect())
+    }
+
+    async fn miss(&self, chains: &[ChainName]) -> Result<Vec<ChainName>, StateError> {
+        let now = self.now();
+        let mut tables = self.tables();
+        let mut missed = Vec::new();
+        for chain in chains {
+            let told = tables.events.iter().any(|numbered| numbered.event.chain == *chain);
+            let known = tables.vault.rows.contains_key(chain) || tables.vault.looks.contains_key(chain);
+            if !told && !known {
+                tables.vault.looks.insert(chain.clone(), (Some(now), false));
+                missed.push(chain.clone());
+            }
+        }
+        Ok(missed)
     }
 }

@@ -1,6 +1,7 @@
 //! Rows of the database vault (SPEC §4), in SQL. Each verb that writes is one statement, and so one way to the server and
 //! back; leases are timed by the server's clock.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use deadpool_postgres::Client;
@@ -222,7 +223,7 @@ async fn insert(client: &Client, next: NextRow<'_>) -> Result<bool, Fault> {
            VALUES ($6::text, $7, $8, $9, 0, $10, $11, $12, pg_current_xact_id())
            ON CONFLICT DO NOTHING RETURNING chain
          ), looked_at AS (
-           INSERT INTO health_looks SELECT chain, 0, FALSE FROM moved ON CONFLICT DO NOTHING
+           INSERT INTO health_looks SELECT chain, 0, FALSE FROM moved ON CONFLICT (chain) DO UPDATE SET next_ms = 0
          ), ",
         "WHERE EXISTS (SELECT FROM moved)",
         "SELECT EXISTS (SELECT FROM moved)"
@@ -306,8 +307,12 @@ async fn claim_health(client: &Client, lease: Duration, most: usize) -> Result<V
     // A statement of its own: rows that were written while the claim was made are read as they are now.
     let query = concat!("SELECT ", row_columns!(), " FROM vault_rows WHERE chain = ANY ($1)");
     let found = rows(client, query, &[&chains]).await?;
-    let claim = |row| HealthClaim { row, until: instant(until) };
-    Ok(readable(&found)?.into_iter().map(claim).collect())
+    let there = found.iter().map(|row| row.try_get(3)).collect::<Result<BTreeSet<&str>, _>>()?;
+    let lost = chains.iter().filter(|chain| !there.contains(*chain)).map(|chain| Ok((name_of(chain)?, None)));
+    let lost = lost.collect::<Result<Vec<_>, Fault>>()?;
+    let rows = readable(&found)?.into_iter().map(|row| (row.record.chain.clone(), Some(row)));
+    let claim = |(chain, row)| HealthClaim { chain, row, until: instant(until) };
+    Ok(rows.chain(lost).map(claim).collect())
 }
 
 async fn settle_health(client: &Client, looked: &[HealthLooked]) -> Result<(), Fault> {
@@ -397,6 +402,18 @@ async fn behind(client: &Client, marks: &[(ChainName, Mark)]) -> Result<Vec<Chai
     let attempts = column(|mark| mark.attempt.0);
     let found = rows(client, query, &[&chains, &lineages, &generations, &attempts]).await?;
     found.iter().map(|row| name_of(row.try_get(0)?)).collect()
+}
+
+async fn miss(client: &Client, chains: &[ChainName]) -> Result<Vec<ChainName>, Fault> {
+    let query =
+        "INSERT INTO health_looks SELECT known.chain, 0, FALSE FROM unnest($1::text[]) AS known (chain)
+         WHERE NOT EXISTS (SELECT FROM vault_rows AS stands WHERE stands.chain = known.chain)
+           AND NOT EXISTS (SELECT FROM chain_seqs AS told WHERE told.chain = known.chain)
+         ON CONFLICT DO NOTHING RETURNING chain";
+    let chains: Vec<_> = chains.iter().map(ChainName::as_str).collect();
+    let statement = client.prepare_cached(query).await?;
+    let missed = client.query(&statement, &[&chains]).await.map_err(Fault::in_doubt)?;
+    missed.iter().map(|row| name_of(row.try_get(0)?)).collect()
 }
 
 fn name_of(found: &str) -> Result<ChainName, Fault> {
@@ -609,5 +626,9 @@ impl VaultState for PostgresState {
 
     async fn behind(&self, marks: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, StateError> {
         run!(self, Repeat::Fine, |client| behind(client, marks))
+    }
+
+    async fn miss(&self, chains: &[ChainName]) -> Result<Vec<ChainName>, StateError> {
+        run!(self, Repeat::Wrong, |client| miss(client, chains))
     }
 }

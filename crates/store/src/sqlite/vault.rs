@@ -101,4 +101,8 @@ impl VaultState for SqliteState {
     async fn behind(&self, _: &[(ChainName, Mark)]) -> Result<Vec<ChainName>, StateError> {
         Err(StateError::NoVault)
     }
+
+    async fn miss(&self, _: &[ChainName]) -> Result<Vec<ChainName>, StateError> {
+        Err(StateError::NoVault)
+    }
 }

@@ -124,7 +124,7 @@ async fn a_row_that_cannot_be_read_keeps_no_other_waiting() {
     database.client().await.batch_execute(newer).await.unwrap();
     let (holder, lease) = (Holder { process: "p".into(), machine: "m".into() }, Duration::from_secs(60));
     let looked_at = state.claim_health(lease, 9).await.unwrap();
-    let looked_at: Vec<_> = looked_at.iter().map(|claim| claim.row.record.chain.as_str()).collect();
+    let looked_at: Vec<_> = looked_at.iter().map(|claim| claim.chain.as_str()).collect();
     assert_eq!(looked_at, ["b"]);
     let claims = state.claim_due(&holder, lease, 9).await.unwrap();
     let claims: Vec<_> = claims.iter().map(|claim| claim.row.record.chain.as_str()).collect();

@@ -63,6 +63,7 @@ conformance_of_vaults! {
     the_latest_events_of_some_chains_are_read_at_once,
     intents_are_held_as_long_as_somebody_compares,
     rows_that_stand_before_marks_are_named,
+    a_chain_that_the_database_never_heard_of_is_missed_once,
 }
 
 fn memory() -> Two<evergrant_store::MemoryState> {
@@ -519,7 +520,7 @@ async fn looks<S: VaultState>(state: &S, lease: Duration) -> Vec<HealthClaim> {
 }
 
 fn looked(claim: &HealthClaim, next_at: Option<Timestamp>, open: bool) -> HealthLooked {
-    HealthLooked { chain: claim.row.record.chain.clone(), until: claim.until, next_at, open }
+    HealthLooked { chain: claim.chain.clone(), until: claim.until, next_at, open }
 }
 
 /// Chain "a", whose health was looked at and found to be as `open` says.
@@ -539,7 +540,7 @@ async fn rotated<S: VaultState>(state: &S, generation: u64) {
 async fn health_is_looked_at_when_it_was_said<S: VaultState>(Two { one, other, .. }: Two<S>) {
     due(&one, "a").await;
     let [claim] = looks(&one, LEASE).await.try_into().unwrap();
-    assert_eq!(claim.row, one.row(&chain("a")).await.unwrap().unwrap());
+    assert_eq!(claim.row, one.row(&chain("a")).await.unwrap());
     assert_eq!(looks(&other, LEASE).await, [], "somebody looks at it");
     let far = now() + Duration::from_secs(3600);
     one.settle_health(&[looked(&claim, Some(far), false)]).await.unwrap();
@@ -558,7 +559,7 @@ async fn trouble_is_looked_at_at_once<S: VaultState>(Two { one, other, .. }: Two
     let dead = Record { standing: refused, ..record("a", 1, 0) };
     assert!(one.settle_rotation(dead.mark(), next(&dead, None, None)).await.unwrap());
     let [claim] = looks(&other, LEASE).await.try_into().unwrap();
-    assert_eq!(claim.row.record, dead);
+    assert_eq!(claim.row.as_ref().map(|row| &row.record), Some(&dead));
     other.settle_health(&[looked(&claim, None, true)]).await.unwrap();
     // What ends it is looked at at once as well.
     rotated(&one, 2).await;
@@ -572,7 +573,7 @@ async fn what_is_written_during_a_look_is_looked_at_again<S: VaultState>(Two { o
     rotated(&other, 2).await;
     one.settle_health(&[looked(&claim, None, true)]).await.unwrap();
     let [again] = looks(&other, LEASE).await.try_into().unwrap();
-    assert_eq!(again.row.record, record("a", 2, 0));
+    assert_eq!(again.row.map(|row| row.record), Some(record("a", 2, 0)));
 }
 
 async fn a_look_at_health_ends_with_its_lease<S: VaultState>(Two { one, other, .. }: Two<S>) {
@@ -645,4 +646,22 @@ async fn rows_that_stand_before_marks_are_named<S: VaultState>(Two { one, other,
     let mut behind = other.behind(&marks).await.unwrap();
     behind.sort();
     assert_eq!(behind, [chain("b"), chain("c")]);
+}
+
+async fn a_chain_that_the_database_never_heard_of_is_missed_once<S: VaultState>(
+    Two { one, other, .. }: Two<S>,
+) {
+    looked_at(&one, false).await;
+    one.add_events(&[event("told", 1, Committed, None)]).await.unwrap();
+    let names = ["a", "told", "lost"].map(chain);
+    assert_eq!(one.miss(&names).await.unwrap(), [chain("lost")]);
+    assert_eq!(other.miss(&names).await.unwrap(), []);
+    let [claim] = looks(&other, LEASE).await.try_into().unwrap();
+    assert_eq!((&claim.chain, &claim.row), (&chain("lost"), &None));
+    let far = now() + Duration::from_secs(3600);
+    other.settle_health(&[looked(&claim, Some(far), true)]).await.unwrap();
+    // It is brought in again.
+    due(&one, "lost").await;
+    let [claim] = looks(&other, LEASE).await.try_into().unwrap();
+    assert_eq!(claim.row, one.row(&chain("lost")).await.unwrap());
 }
