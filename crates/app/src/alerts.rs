@@ -141,9 +141,7 @@ async fn acknowledge(
 
 async fn list(host: &Host, chain: Option<&ChainName>, open: bool, json: bool) -> Result<ExitCode, String> {
     let failed = |error: StateError| error.to_string();
-    // All of them: one that is open for long lies behind many that came and went.
-    let mut is_open = host.state.open_episodes().await.map_err(failed)?;
-    is_open.retain(|episode| chain.is_none_or(|chain| episode.chain == *chain));
+    let is_open = host.state.open_episodes(chain).await.map_err(failed)?;
     let red = is_open.iter().any(needs_somebody);
     let mut episodes =
         if open { is_open } else { host.state.episodes(chain, SHOWN).await.map_err(failed)? };

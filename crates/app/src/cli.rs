@@ -87,18 +87,7 @@ pub(crate) enum Command {
         chain: OneChain,
     },
     /// Take over a login from a file; the file must not be used by anybody else afterwards.
-    Import {
-        /// An auth file, or `-` for standard input.
-        file: PathBuf,
-        #[command(flatten)]
-        chain: OneChain,
-        /// Remove the file once the login is taken.
-        #[arg(long = "move")]
-        remove: bool,
-        /// Take it although the provider cannot be asked whether it works.
-        #[arg(long)]
-        skip_probe: bool,
-    },
+    Import(ImportArgs),
     /// Write a chain's grant as an auth file, without its refresh token.
     Export {
         /// Where to; standard output if left out.
@@ -297,6 +286,24 @@ pub(crate) struct AgentChainArg {
     /// The chain; may be left out where `[agent.chains]` has only one.
     #[arg(long, value_name = "NAME")]
     pub(crate) chain: Option<ChainName>,
+}
+
+/// What is imported, and how.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImportArgs {
+    /// An auth file, or `-` for standard input.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) chain: OneChain,
+    /// Remove the file once the login is taken.
+    #[arg(long = "move")]
+    pub(crate) remove: bool,
+    /// Take it although the provider cannot be asked whether it works.
+    #[arg(long)]
+    pub(crate) skip_probe: bool,
+    /// Take the login of another account or organization than the chain's.
+    #[arg(long)]
+    pub(crate) accept_new_identity: bool,
 }
 
 /// Which service manager.

@@ -1,28 +1,24 @@
 //! What each command does: wires the rooms, prints what they say, and chooses the exit status.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use evergrant_core::authfile::{self, MAX_LEN, Reading};
+use evergrant_core::authfile;
 use evergrant_core::gateway::Source;
-use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{Look, Report};
-use evergrant_core::probe::Verdict;
 use evergrant_core::{ApiKey, Reason};
-use evergrant_server::keeper::{Import, Refused};
 use evergrant_server::probe::MessageProbe;
-use evergrant_server::renewable::Pass;
-use evergrant_server::{Login, Renewable, Renewal, World as _, probe};
+use evergrant_server::{Renewable, Renewal, World as _, probe};
 use evergrant_store::{AuthFile, OsDisk, secret_file};
 use serde_json::{Value, json};
 
 use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain, SealCommand};
 use crate::config::{self, Environment, Fault, Loaded, Way};
-use crate::host::{Chain, Host, World};
-use crate::{alerts, drill, keys, logs, output, seal, serve, standin, status, timeline};
+use crate::host::{Chain, Host};
+use crate::{alerts, drill, import, keys, logs, output, seal, serve, standin, status, timeline};
 
 /// Runs one command.
 pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
@@ -52,7 +48,7 @@ pub(crate) async fn run(cli: Cli, env: Environment) -> ExitCode {
         | Command::Refresh { .. }
         | Command::Probe { .. }
         | Command::Token { .. }
-        | Command::Import { .. }
+        | Command::Import(_)
         | Command::Export { .. }
         | Command::Keys { .. }
         | Command::Seal { .. }
@@ -114,8 +110,8 @@ async fn with_configuration(
             Ok(chain) => token(&host, &chain, global.json).await,
             Err(why) => Err(why),
         },
-        Command::Import { file, chain: which, remove, skip_probe } => match chain(which) {
-            Ok(chain) => import(&chain, file, *remove, *skip_probe, global.json).await,
+        Command::Import(args) => match chain(&args.chain) {
+            Ok(chain) => import::run(&chain, args, global.json).await,
             Err(why) => Err(why),
         },
         Command::Export { file, chain: which, include_refresh_token } => match chain(which) {
@@ -233,11 +229,11 @@ fn config_show(loaded: &Loaded, json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn exit_of(report: &Report) -> ExitCode {
+pub(crate) fn exit_of(report: &Report) -> ExitCode {
     ExitCode::from(if report.ok { output::FINE } else { output::FAILED })
 }
 
-fn print(report: &Report, chain: &Chain, json: bool) {
+pub(crate) fn print(report: &Report, chain: &Chain, json: bool) {
     if json {
         output::json(report);
     } else {
@@ -313,103 +309,6 @@ async fn token(host: &Host, chain: &Chain, json: bool) -> Result<ExitCode, Strin
         anstream::println!("{}", access.expose());
     }
     Ok(ExitCode::SUCCESS)
-}
-
-async fn import(
-    chain: &Chain,
-    file: &Path,
-    remove: bool,
-    skip_probe: bool,
-    json: bool,
-) -> Result<ExitCode, String> {
-    let standard_input = file == Path::new("-");
-    if remove && standard_input {
-        return Err("--move needs a file, and standard input is none".into());
-    }
-    let login = chain.login("import into")?;
-    let same = |other: &Path| {
-        file.canonicalize().is_ok_and(|file| other.canonicalize().is_ok_and(|other| file == other))
-    };
-    if chain.auth_file().is_some_and(same) {
-        return Err(format!(
-            "{} is this chain's own auth file; what is put there is taken over by itself",
-            file.display()
-        ));
-    }
-    let grant = read_grant(chain, file)?;
-    let refused = match judge(chain, &login, &grant, skip_probe).await {
-        Err(refused) => refused,
-        Ok(()) => match login.import(grant).await {
-            Import::Refused(refused) => refused,
-            Import::Taken(report) => {
-                print(&report, chain, json);
-                return imported(file, remove, standard_input).map(|()| exit_of(&report));
-            }
-        },
-    };
-    if json {
-        output::json(&json!({ "ok": false, "error": refused.reason, "detail": refused.detail }));
-        return Ok(ExitCode::from(output::FAILED));
-    }
-    Err(format!("not imported ({}): {}; nothing was changed", refused.reason, refused.detail))
-}
-
-/// The source must never renew again: it would be a second writer.
-fn imported(file: &Path, remove: bool, standard_input: bool) -> Result<(), String> {
-    let shown = file.display();
-    if remove {
-        return std::fs::remove_file(file)
-            .map_err(|error| format!("imported, but {shown} cannot be removed: {error}; remove it by hand"));
-    }
-    if !standard_input {
-        output::warn(format!(
-            "{shown} must not be used any more: whoever renews from it breaks the chain. Remove it (--move does)"
-        ));
-    }
-    Ok(())
-}
-
-fn read_grant(chain: &Chain, file: &Path) -> Result<Grant, String> {
-    let mut bytes = Vec::new();
-    let failed = |error: std::io::Error| format!("{} cannot be read: {error}", file.display());
-    if file == Path::new("-") {
-        std::io::stdin().take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-    } else {
-        let opened = std::fs::File::open(file).map_err(failed)?;
-        opened.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-    }
-    match authfile::read(&bytes, chain.profile()) {
-        Reading::Grant(grant) => Ok(grant),
-        Reading::Wiped => {
-            Err(format!("{} holds no login: its tokens are empty. Log in again", file.display()))
-        }
-        Reading::Malformed(fault) => Err(format!("{}: {fault}", file.display())),
-    }
-}
-
-async fn judge(
-    chain: &Chain,
-    login: &Login<'_, World>,
-    grant: &Grant,
-    skip_probe: bool,
-) -> Result<(), Refused> {
-    login.judge(grant)?;
-    let live = grant.expires_at.is_none_or(|at| at > chain.world.now());
-    if skip_probe || !live {
-        return Ok(());
-    }
-    let refuse = |reason: Reason, detail: &str| Err(Refused { reason, detail: detail.into() });
-    let profile = chain.profile();
-    let probed =
-        probe::probe_token(chain.world.client(), profile, &Pass::AccessToken(grant.access.clone()), None)
-            .await;
-    match probed.verdict {
-        Verdict::Works | Verdict::Limited => Ok(()),
-        Verdict::Refused => refuse(Reason::ProbeRefused, "the API refuses its access token; log in again"),
-        Verdict::Unavailable => {
-            refuse(Reason::ProbeUnavailable, "the API does not answer; try again, or use --skip-probe")
-        }
-    }
 }
 
 async fn export(chain: &Chain, file: Option<&Path>, include_refresh_token: bool) -> Result<ExitCode, String> {

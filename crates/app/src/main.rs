@@ -9,6 +9,7 @@ mod drill;
 mod export;
 mod gateway;
 mod host;
+mod import;
 mod keys;
 mod logs;
 mod output;

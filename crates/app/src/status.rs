@@ -94,7 +94,7 @@ async fn of_others(host: &Host, settings: &Settings) -> Result<Vec<Episode>, Str
     if settings.templates.is_empty() {
         return Ok(Vec::new());
     }
-    let mut open = host.state.open_episodes().await.map_err(|error| error.to_string())?;
+    let mut open = host.state.open_episodes(None).await.map_err(|error| error.to_string())?;
     let named = |name: &ChainName| settings.chains.iter().any(|chain| chain.name == *name);
     open.retain(|episode| settings.template(&episode.chain).is_some() && !named(&episode.chain));
     Ok(open)

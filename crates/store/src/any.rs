@@ -73,12 +73,13 @@ impl HealthState for AnyState {
         add_push(seen: &PushSeen, event: &Event, identity: Option<&Identity>) -> Result<(), StateError>;
         push_facts(chain: &ChainName) -> Result<PushFacts, StateError>;
         identity(chain: &ChainName) -> Result<Option<Identity>, StateError>;
+        keep_identity(chain: &ChainName, identity: &Identity) -> Result<(), StateError>;
         listen(now: Timestamp, pause: SignedDuration) -> Result<(), StateError>;
         listened() -> Result<Vec<Span>, StateError>;
         book(chains: &[ChainName], now: Timestamp) -> Result<Book, StateError>;
         keep_book(version: i64, change: &BookChange) -> Result<bool, StateError>;
         episodes(chain: Option<&ChainName>, most: usize) -> Result<Vec<Episode>, StateError>;
-        open_episodes() -> Result<Vec<Episode>, StateError>;
+        open_episodes(chain: Option<&ChainName>) -> Result<Vec<Episode>, StateError>;
         acknowledge(id: &EpisodeId, acknowledgement: Option<&Acknowledgement>, at: Timestamp, who: &Actor) -> Result<Option<Episode>, StateError>;
         mute(chain: &ChainName, until: Timestamp, at: Timestamp, who: &Actor) -> Result<(), StateError>;
         claim_delivery(sink: &str, holder: &str, now: Timestamp, lease: Duration) -> Result<Option<Delivery>, StateError>;

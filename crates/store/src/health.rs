@@ -52,6 +52,13 @@ pub trait HealthState: State {
         chain: &ChainName,
     ) -> impl Future<Output = Result<Option<Identity>, StateError>> + Send;
 
+    /// Remembers whose login the chain holds.
+    fn keep_identity(
+        &self,
+        chain: &ChainName,
+        identity: &Identity,
+    ) -> impl Future<Output = Result<(), StateError>> + Send;
+
     /// A server listens at `now`, and has since it said so last, if that is not longer ago than `pause`.
     fn listen(
         &self,
@@ -83,8 +90,11 @@ pub trait HealthState: State {
         most: usize,
     ) -> impl Future<Output = Result<Vec<Episode>, StateError>> + Send;
 
-    /// Every episode that is open, of whatever chain, newest first.
-    fn open_episodes(&self) -> impl Future<Output = Result<Vec<Episode>, StateError>> + Send;
+    /// Every episode that is open, of one chain or of all, newest first.
+    fn open_episodes(
+        &self,
+        chain: Option<&ChainName>,
+    ) -> impl Future<Output = Result<Vec<Episode>, StateError>> + Send;
 
     /// Acknowledges an episode, with the audit entry of who did; nothing takes it back. Gives the episode as it is
     /// now, or nothing if there is none.

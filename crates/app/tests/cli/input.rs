@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use evergrant_standin::LoginOptions;
 use serde_json::json;
 
 use crate::support::{Home, shown, standin};
@@ -46,6 +47,35 @@ async fn faulty_logins_are_refused_and_change_nothing() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("no-such-file.json cannot be read"));
     let output = home.run(&["import", home.auth_file.to_str().unwrap()]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("this chain's own auth file"));
+}
+
+/// Another account's login is no fresh login of this chain, unless it is meant.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_login_of_another_account_has_to_be_meant() {
+    let standin = standin().await;
+    let home = Home::new(&standin);
+    home.log_in(&standin);
+    home.json(&["refresh"]);
+    let file = home.folder.path().join("login.json");
+    let import = |account: Option<&str>, more: &[&str]| {
+        let mut login = standin.engine().login(LoginOptions::default()).auth_file();
+        if let Some(account) = account {
+            login["account"] = json!({ "uuid": account });
+        }
+        fs::write(&file, login.to_string()).unwrap();
+        let args = [&["import", file.to_str().unwrap(), "--move"][..], more].concat();
+        let output = home.run(&args);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(import(Some("one"), &[]).0);
+    assert!(import(None, &[]).0, "it does not say whose it is");
+    let before = fs::read(&home.auth_file).unwrap();
+    let (taken, why) = import(Some("two"), &[]);
+    assert!(!taken && why.contains("identity_mismatch") && why.contains("--accept-new-identity"), "{why}");
+    assert_eq!(fs::read(&home.auth_file).unwrap(), before);
+    assert!(import(Some("two"), &["--accept-new-identity"]).0);
+    assert!(import(Some("two"), &[]).0);
+    assert!(!import(Some("one"), &[]).0, "the other one is the chain's now");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -123,15 +123,19 @@ pub fn outcome_of_refusal(kind: PushKind, reason: Reason) -> Option<Outcome> {
     }
 }
 
-/// Whether the login is the chain's own account's, as far as both say whose they are.
-pub fn same_identity(known: Option<&Identity>, call: &Call) -> Result<(), Refusal> {
-    match (known, &call.identity) {
-        (Some(known), Some(pushed)) if known.contradicts(pushed) && !call.accept_new_identity => {
-            Err(Refusal::new(
-                Reason::IdentityMismatch,
-                "the login is another account's or organization's than the chain's; if that is meant: \
-             evergrant agent push --accept-new-identity",
-            ))
+/// Whether a login is the chain's own account's, as far as both say whose they are; `command` brings it in all the same.
+pub fn same_identity(
+    known: Option<&Identity>,
+    brought: Option<&Identity>,
+    accept_new: bool,
+    command: &str,
+) -> Result<(), Refusal> {
+    match (known, brought) {
+        (Some(known), Some(brought)) if known.contradicts(brought) && !accept_new => {
+            let detail = format!(
+                "the login is another account's or organization's than the chain's; if that is meant: {command}"
+            );
+            Err(Refusal::new(Reason::IdentityMismatch, detail))
         }
         (Some(_) | None, Some(_) | None) => Ok(()),
     }
@@ -235,14 +239,17 @@ mod tests {
     #[test]
     fn another_account_has_to_be_meant() {
         let of = |account: &str| Identity { account: Some(account.into()), organization: Some("o".into()) };
+        let same = |known: Option<&str>, call: &Call| {
+            same_identity(known.map(of).as_ref(), call.identity.as_ref(), call.accept_new_identity, "do that")
+        };
         let mut call = call(PushKind::Push);
-        assert_eq!(same_identity(Some(&of("a")), &call), Ok(()), "it does not say whose it is");
+        assert_eq!(same(Some("a"), &call), Ok(()), "it does not say whose it is");
         call.identity = Some(of("b"));
-        assert_eq!(same_identity(None, &call), Ok(()));
-        assert_eq!(same_identity(Some(&of("b")), &call), Ok(()));
-        assert_eq!(same_identity(Some(&of("a")), &call).unwrap_err().reason, Reason::IdentityMismatch);
+        assert_eq!(same(None, &call), Ok(()));
+        assert_eq!(same(Some("b"), &call), Ok(()));
+        assert_eq!(same(Some("a"), &call).unwrap_err().reason, Reason::IdentityMismatch);
         call.accept_new_identity = true;
-        assert_eq!(same_identity(Some(&of("a")), &call), Ok(()));
+        assert_eq!(same(Some("a"), &call), Ok(()));
     }
 
     #[test]

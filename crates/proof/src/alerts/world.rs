@@ -156,11 +156,12 @@ impl HealthState for Shaky {
         add_push(seen: &PushSeen, event: &Event, identity: Option<&Identity>) -> ();
         push_facts(chain: &ChainName) -> PushFacts;
         identity(chain: &ChainName) -> Option<Identity>;
+        keep_identity(chain: &ChainName, identity: &Identity) -> ();
         listen(now: Timestamp, pause: SignedDuration) -> ();
         listened() -> Vec<Span>;
         book(chains: &[ChainName], now: Timestamp) -> Book;
         episodes(chain: Option<&ChainName>, most: usize) -> Vec<Episode>;
-        open_episodes() -> Vec<Episode>;
+        open_episodes(chain: Option<&ChainName>) -> Vec<Episode>;
         acknowledge(id: &EpisodeId, acknowledgement: Option<&Acknowledgement>, at: Timestamp, who: &Actor)
             -> Option<Episode>;
         mute(chain: &ChainName, until: Timestamp, at: Timestamp, who: &Actor) -> ();

@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::token_push::{open_episodes, shown_prefix};
+use super::token_push::shown_prefix;
 use crate::admin::{Admin, AdminChain, AdminRead, AdminWrite, Authorized, Parsed, Problem, TokenRead};
 use crate::health::{Watched as _, serving};
 use crate::probe;
@@ -97,7 +97,7 @@ async fn shown<S: HealthState + VaultState>(
         "serving": { "source": serving.source.as_str(), "until": serving.until },
         "fallback": { "there": fallback.there, "usable": fallback.usable, "uses_today": fallback.uses_today,
             "most_a_day": fallback.most_a_day },
-        "episodes": open_episodes(admin, chain.chain.chain()).await?,
+        "episodes": admin.world.state().open_episodes(Some(chain.chain.chain())).await?,
     }))
 }
 

@@ -40,9 +40,9 @@ async fn list<S: HealthState + VaultState>(
     let Query(Which { chain, open }) = which.map_err(invalid)?;
     let state = admin.world.state();
     let episodes = if open {
-        // All are looked through: one that is open for long lies behind many that came and went.
-        let of_it = |episode: &Episode| chain.as_ref().is_none_or(|chain| episode.chain == *chain);
-        state.open_episodes().await?.into_iter().filter(of_it).take(SHOWN).collect()
+        let mut open = state.open_episodes(chain.as_ref()).await?;
+        open.truncate(SHOWN);
+        open
     } else {
         state.episodes(chain.as_ref(), SHOWN).await?
     };

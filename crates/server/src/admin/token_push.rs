@@ -6,7 +6,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use evergrant_core::alert::Episode;
 use evergrant_core::caller::Scope;
 use evergrant_core::gateway::Source;
 use evergrant_core::grant::Grant;
@@ -142,7 +141,8 @@ impl<S: HealthState + VaultState> Taking<'_, S> {
             return Ok(Err(Refusal::new(Reason::GrantSpent, detail)));
         }
         let known = state.identity(name).await?;
-        Ok(push::same_identity(known.as_ref(), call))
+        let how = "evergrant agent push --accept-new-identity";
+        Ok(push::same_identity(known.as_ref(), call.identity.as_ref(), call.accept_new_identity, how))
     }
 
     /// Proves that a grant works, and makes it the chain's.
@@ -255,20 +255,9 @@ async fn overall<S: HealthState + VaultState>(
     now: Timestamp,
 ) -> Result<(&'static str, Option<Timestamp>), Problem> {
     let name = chain.chain.chain();
-    let open = open_episodes(admin, name).await?;
+    let open = admin.world.state().open_episodes(Some(name)).await?;
     let standing = health::standing(admin.world.state(), name, chain.expected(now), now).await?;
     Ok(group_status(&open, standing.push))
-}
-
-/// The open episodes of a chain, newest first.
-pub(super) async fn open_episodes<S: HealthState + VaultState>(
-    admin: &Admin<S>,
-    chain: &ChainName,
-) -> Result<Vec<Episode>, Problem> {
-    let mut open = admin.world.state().book(std::slice::from_ref(chain), admin.world.now()).await?.episodes;
-    open.retain(Episode::is_open);
-    open.reverse();
-    Ok(open)
 }
 
 /// The word of SPEC §1.
@@ -313,7 +302,7 @@ async fn status<S: HealthState + VaultState>(
             "counts": { "events": facts.events, "accepted": facts.accepted, "failed": facts.failed },
             "failure_streak": facts.streak,
             "agents": facts.agents,
-            "episodes": open_episodes(&admin, chain.chain.chain()).await?,
+            "episodes": admin.world.state().open_episodes(Some(chain.chain.chain())).await?,
         });
         merge(&mut shown, more);
     }

@@ -111,6 +111,11 @@ impl HealthState for MemoryState {
         Ok(self.tables().health.identities.get(chain).cloned())
     }
 
+    async fn keep_identity(&self, chain: &ChainName, identity: &Identity) -> Result<(), StateError> {
+        self.tables().health.identities.insert(chain.clone(), identity.clone());
+        Ok(())
+    }
+
     async fn listen(&self, now: Timestamp, pause: SignedDuration) -> Result<(), StateError> {
         let listened = &mut self.tables().health.listened;
         match listened.last_mut() {
@@ -173,8 +178,8 @@ impl HealthState for MemoryState {
         Ok(episodes)
     }
 
-    async fn open_episodes(&self) -> Result<Vec<Episode>, StateError> {
-        let mut episodes = self.episodes(None, usize::MAX).await?;
+    async fn open_episodes(&self, chain: Option<&ChainName>) -> Result<Vec<Episode>, StateError> {
+        let mut episodes = self.episodes(chain, usize::MAX).await?;
         episodes.retain(Episode::is_open);
         Ok(episodes)
     }

@@ -123,9 +123,14 @@ pub(super) async fn episodes(
     all(&rows(client, query, &[&chain.map(ChainName::as_str), &signed(most)]).await?)
 }
 
-pub(super) async fn open_episodes(client: &impl GenericClient) -> Result<Vec<Episode>, Fault> {
-    let query = "SELECT id, episode FROM episodes WHERE closed_ms IS NULL ORDER BY opened_ms DESC, id DESC";
-    all(&rows(client, query, &[]).await?)
+pub(super) async fn open_episodes(
+    client: &impl GenericClient,
+    chain: Option<&ChainName>,
+) -> Result<Vec<Episode>, Fault> {
+    let query =
+        "SELECT id, episode FROM episodes WHERE closed_ms IS NULL AND ($1::text IS NULL OR chain = $1::text)
+         ORDER BY opened_ms DESC, id DESC";
+    all(&rows(client, query, &[&chain.map(ChainName::as_str)]).await?)
 }
 
 pub(super) async fn acknowledge(

@@ -51,6 +51,10 @@ impl HealthState for PostgresState {
         run!(self, Repeat::Fine, |client| pushes::listened(client))
     }
 
+    async fn keep_identity(&self, chain: &ChainName, identity: &Identity) -> Result<(), StateError> {
+        run!(self, Repeat::Fine, |client| pushes::keep_identity(client, chain, identity))
+    }
+
     async fn book(&self, chains: &[ChainName], now: Timestamp) -> Result<Book, StateError> {
         run!(self, Repeat::Fine, |client| book::read(client, chains, now))
     }
@@ -63,8 +67,8 @@ impl HealthState for PostgresState {
         run!(self, Repeat::Fine, |client| book::episodes(client, chain, most))
     }
 
-    async fn open_episodes(&self) -> Result<Vec<Episode>, StateError> {
-        run!(self, Repeat::Fine, |client| book::open_episodes(client))
+    async fn open_episodes(&self, chain: Option<&ChainName>) -> Result<Vec<Episode>, StateError> {
+        run!(self, Repeat::Fine, |client| book::open_episodes(client, chain))
     }
 
     async fn acknowledge(

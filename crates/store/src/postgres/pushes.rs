@@ -152,6 +152,17 @@ pub(super) async fn facts(client: &Client, chain: &ChainName) -> Result<PushFact
     Ok(facts)
 }
 
+pub(super) async fn keep_identity(
+    client: &Client,
+    chain: &ChainName,
+    identity: &Identity,
+) -> Result<(), Fault> {
+    let query = "INSERT INTO identities (chain, identity) VALUES ($1, $2)
+                 ON CONFLICT (chain) DO UPDATE SET identity = excluded.identity";
+    change_alone(client, query, &[&chain.as_str(), &write(identity)?]).await?;
+    Ok(())
+}
+
 pub(super) async fn identity(client: &Client, chain: &ChainName) -> Result<Option<Identity>, Fault> {
     let query = "SELECT identity FROM identities WHERE chain = $1";
     let found = row(client, query, &[&chain.as_str()]).await?;

@@ -120,9 +120,13 @@ pub(super) fn episodes(
     select(connection, query, params![chain.map(ChainName::as_str), signed(most)])
 }
 
-pub(super) fn open_episodes(connection: &Connection) -> Result<Vec<Episode>, Fault> {
-    let query = "SELECT id, episode FROM episodes WHERE closed_ms IS NULL ORDER BY opened_ms DESC, id DESC";
-    select(connection, query, params![])
+pub(super) fn open_episodes(
+    connection: &Connection,
+    chain: Option<&ChainName>,
+) -> Result<Vec<Episode>, Fault> {
+    let query = "SELECT id, episode FROM episodes WHERE closed_ms IS NULL AND (?1 IS NULL OR chain = ?1)
+         ORDER BY opened_ms DESC, id DESC";
+    select(connection, query, params![chain.map(ChainName::as_str)])
 }
 
 pub(super) fn acknowledge(

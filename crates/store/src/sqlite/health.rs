@@ -47,6 +47,11 @@ impl HealthState for SqliteState {
         self.with(move |connection| pushes::identity(connection, &chain)).await
     }
 
+    async fn keep_identity(&self, chain: &ChainName, identity: &Identity) -> Result<(), StateError> {
+        let (chain, identity) = (chain.clone(), identity.clone());
+        self.with(move |connection| pushes::keep_identity(connection, &chain, &identity)).await
+    }
+
     async fn listen(&self, now: Timestamp, pause: SignedDuration) -> Result<(), StateError> {
         self.with(move |connection| pushes::listen(connection, now, pause)).await
     }
@@ -70,8 +75,9 @@ impl HealthState for SqliteState {
         self.with(move |connection| book::episodes(connection, chain.as_ref(), most)).await
     }
 
-    async fn open_episodes(&self) -> Result<Vec<Episode>, StateError> {
-        self.with(|connection| book::open_episodes(connection)).await
+    async fn open_episodes(&self, chain: Option<&ChainName>) -> Result<Vec<Episode>, StateError> {
+        let chain = chain.cloned();
+        self.with(move |connection| book::open_episodes(connection, chain.as_ref())).await
     }
 
     async fn acknowledge(

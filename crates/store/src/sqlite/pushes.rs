@@ -65,11 +65,7 @@ pub(super) fn add(
         params![chain, seen.agent.id, at_ms, write(&seen.agent)?],
     )?;
     if let Some(identity) = identity {
-        transaction.execute(
-            "INSERT INTO identities (chain, identity) VALUES (?1, ?2)
-             ON CONFLICT (chain) DO UPDATE SET identity = ?2",
-            params![chain, write(identity)?],
-        )?;
+        keep_identity(&transaction, &event.chain, identity)?;
     }
     insert_events(&transaction, std::slice::from_ref(event))?;
     Ok(transaction.commit()?)
@@ -127,6 +123,19 @@ fn streak(connection: &Connection, chain: &str, good: Option<Timestamp>) -> Resu
         reason.parse().map_err(|error| Fault::Unreadable(format!("a push event of {chain}: {error}")))?;
     let pushes = u32::try_from(pushes).unwrap_or(u32::MAX);
     Ok(Some(Streak { since: instant(since), last_at: instant(last_at), pushes, reason }))
+}
+
+pub(super) fn keep_identity(
+    connection: &Connection,
+    chain: &ChainName,
+    identity: &Identity,
+) -> Result<(), Fault> {
+    connection.execute(
+        "INSERT INTO identities (chain, identity) VALUES (?1, ?2)
+         ON CONFLICT (chain) DO UPDATE SET identity = ?2",
+        params![chain.as_str(), write(identity)?],
+    )?;
+    Ok(())
 }
 
 pub(super) fn identity(connection: &Connection, chain: &ChainName) -> Result<Option<Identity>, Fault> {

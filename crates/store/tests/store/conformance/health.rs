@@ -129,6 +129,9 @@ async fn whose_login_it_is_is_remembered<S: HealthState>(Two { one, other, .. }:
     }
     one.add_push(&event, &ledger("claude", 1), None).await.unwrap();
     assert_eq!(other.identity(&claude).await.unwrap(), Some(identity("two")));
+    one.keep_identity(&claude, &identity("three")).await.unwrap();
+    one.keep_identity(&chain("other"), &identity("four")).await.unwrap();
+    assert_eq!(other.identity(&claude).await.unwrap(), Some(identity("three")));
 }
 
 async fn listening_is_spans<S: HealthState>(Two { one, other, .. }: Two<S>) {
@@ -178,13 +181,14 @@ async fn the_book_holds_what_is_open_owed_or_last<S: HealthState>(Two { one, oth
     assert_eq!(book.episodes, [owing.clone(), open.clone(), last.clone(), stale.clone()]);
     assert_eq!(other.episodes(None, 2).await.unwrap(), [stale.clone(), last.clone()]);
     assert_eq!(other.episodes(Some(&chain("other")), 9).await.unwrap(), []);
-    assert_eq!(other.open_episodes().await.unwrap(), std::slice::from_ref(&open));
+    assert_eq!(other.open_episodes(None).await.unwrap(), std::slice::from_ref(&open));
     // One closes and another opens in one change.
     let again = of(Condition::NotServing, 11);
     assert!(keep(&one, vec![again.clone(), closed(&open, 11, false)], Vec::new()).await);
     let elsewhere = episode("other", Condition::Failed, 10);
     assert!(keep(&one, vec![elsewhere.clone()], Vec::new()).await);
-    assert_eq!(other.open_episodes().await.unwrap(), [again.clone(), elsewhere]);
+    assert_eq!(other.open_episodes(None).await.unwrap(), [again.clone(), elsewhere.clone()]);
+    assert_eq!(other.open_episodes(Some(&chain("other"))).await.unwrap(), [elsewhere]);
     assert_eq!(one.book(&[chain("claude")], second(12)).await.unwrap().episodes, [owing, last, stale, again]);
 }
 
