@@ -30,6 +30,8 @@ pub struct Entry {
     pub keychain: Option<Keychain>,
     /// The file.
     pub file: PathBuf,
+    /// The client's config folder, where it is one of the chain's own.
+    pub config_dir: Option<String>,
     /// How both are read.
     pub profile: Profile,
 }

@@ -263,6 +263,7 @@ impl Agent {
                     entry: found.sight.entry.clone(),
                     fingerprint: found.sight.grant(),
                     modified_at: found.sight.modified_at,
+                    config_dir: chain.entry.config_dir.clone(),
                 },
                 reason: outgoing.reason,
                 refused: outgoing.refused,

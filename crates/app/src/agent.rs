@@ -227,7 +227,7 @@ fn entry(
     let program = program.or_else(|| Some(PathBuf::from(SECURITY)).filter(|program| program.exists()));
     let user = ["USER", "LOGNAME"].into_iter().find_map(|name| around.variable(name));
     let account = chain.account.as_deref().or(user);
-    let own = chain.config_dir.as_ref().map(|folder| folder.to_string_lossy());
+    let own = chain.config_dir.as_ref().map(|folder| folder.to_string_lossy().into_owned());
     let keychain = match (program.filter(|_| chain.keychain), account) {
         (None, _) => None,
         (Some(_), None) => {
@@ -241,7 +241,7 @@ fn entry(
         }),
     };
     let file = chain.file.clone().unwrap_or_else(|| config_dir.join(client.file));
-    Ok(Entry { keychain, file, profile: Profile::claude() })
+    Ok(Entry { keychain, file, config_dir: own, profile: Profile::claude() })
 }
 
 /// The sinks that `[agent] sinks` names.

@@ -103,7 +103,7 @@ async fn of_others(host: &Host, settings: &Settings) -> Result<Vec<Episode>, Str
 fn print_others(settings: &Settings, open: &[Episode], now: Timestamp) {
     for episode in open {
         if let Some(like) = settings.template(&episode.chain).map(Template::common) {
-            print_episode(episode, like.kind(), &like.policy.profile, now);
+            print_episode(episode, like.kind(), &like.policy.profile, None, now);
         }
     }
     let prefixes: Vec<_> =
@@ -117,10 +117,10 @@ fn print_others(settings: &Settings, open: &[Episode], now: Timestamp) {
 }
 
 /// An open episode, and what to do.
-fn print_episode(episode: &Episode, kind: Kind, profile: &Profile, now: Timestamp) {
+fn print_episode(episode: &Episode, kind: Kind, profile: &Profile, config_dir: Option<&str>, now: Timestamp) {
     alerts::line(episode, now);
     let (chain, reason) = (&episode.chain, episode.reason);
-    let context = ActionContext { chain, kind, profile, reason, config_dir: None };
+    let context = ActionContext { chain, kind, profile, reason, config_dir };
     let action = action(episode.condition, &context).filter(|_| episode.holds());
     for command in action.iter().flat_map(|action| &action.commands) {
         anstream::println!("  {}next:{:#} {command}", output::DIM, output::DIM);
@@ -175,7 +175,7 @@ impl Health {
             }
         }
         for episode in &self.open {
-            print_episode(episode, chain.kind, chain.profile(), now);
+            print_episode(episode, chain.kind, chain.profile(), facts.config_dir(), now);
         }
     }
 }

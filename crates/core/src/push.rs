@@ -55,6 +55,10 @@ pub struct Local {
     pub fingerprint: Option<Fingerprint>,
     /// When it was written.
     pub modified_at: Option<Timestamp>,
+    /// The client's config folder in which the chain's login is made, where it is one of its own; at most 1,024
+    /// characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_dir: Option<String>,
 }
 
 /// Attempts to reach the server that failed since the last contact, for one reason.

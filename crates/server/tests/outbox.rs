@@ -69,7 +69,7 @@ impl Described for Troubled {
     fn provider(&self) -> &str {
         self.name.as_str()
     }
-    fn action(&self, _episode: &Episode) -> Option<Action> {
+    fn action(&self, _episode: &Episode, _config_dir: Option<&str>) -> Option<Action> {
         None
     }
 }

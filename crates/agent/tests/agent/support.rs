@@ -36,7 +36,12 @@ impl Station {
         fs::write(&key, KEY).unwrap();
         let chain = ChainSettings {
             name: "claude".parse().unwrap(),
-            entry: Entry { keychain: None, file: home.path().join("login.json"), profile: Profile::claude() },
+            entry: Entry {
+                keychain: None,
+                file: home.path().join("login.json"),
+                config_dir: None,
+                profile: Profile::claude(),
+            },
             key: KeySource::File(key),
         };
         let settings = Settings {

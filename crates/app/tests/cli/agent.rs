@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use evergrant_standin::{LoginOptions, StandIn};
+use evergrant_standin::{Fault, FaultTarget, LoginOptions, StandIn};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -148,6 +148,23 @@ async fn a_login_at_the_workstation_is_what_the_server_serves() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(state, ["agent"]);
+}
+
+/// Nobody has to guess where the new login is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_to_do_about_a_dead_grant_names_the_agents_folder() {
+    let standin = standin().await;
+    let home = Home::new(&standin);
+    home.log_in(&standin);
+    home.json(&["refresh"]);
+    standin.engine().push_fault(FaultTarget::Token, Fault::named("invalid_grant_400").unwrap(), 1);
+    assert_eq!(home.force()["error"], "refresh_token_revoked");
+    let made = home.json(&["keys", "create", "--scope", "push"]);
+    let server = Server::start(&mut home.command(&["serve"]));
+    let station = Workstation::new(&server.base(), made["key"].as_str().unwrap());
+    let next = format!("CLAUDE_CONFIG_DIR={} claude", station.path("login").display());
+    beats(&station);
+    wait_until("the status says what to do", BOUND, || shown(&home.run(&["status"])).contains(&next));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,7 @@ impl Described for Claude {
     fn provider(&self) -> &str {
         "stand-in"
     }
-    fn action(&self, _episode: &Episode) -> Option<Action> {
+    fn action(&self, _episode: &Episode, _config_dir: Option<&str>) -> Option<Action> {
         None
     }
 }

@@ -199,6 +199,7 @@ impl Sample {
                 entry: Some("the login keychain".into()),
                 fingerprint: Some(Fingerprint::of(&[nth])),
                 modified_at: Some(last_at),
+                config_dir: None,
             },
             pending: false,
             blind_since: None,

@@ -171,6 +171,12 @@ pub struct PushFacts {
 }
 
 impl PushFacts {
+    /// The folder in which the chain's login is made, by the agent that was heard last.
+    pub fn config_dir(&self) -> Option<&str> {
+        let last = self.agents.iter().max_by_key(|agent| agent.last_at)?;
+        last.local.config_dir.as_deref()
+    }
+
     /// Of a set of events, in whatever order.
     pub fn of<'s>(seen: impl IntoIterator<Item = &'s PushSeen>) -> Self {
         let mut seen: Vec<_> = seen.into_iter().collect();

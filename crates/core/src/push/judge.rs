@@ -71,6 +71,7 @@ fn form(call: &Call) -> Result<(), Refusal> {
     let said = |text: &str, most: usize| text.chars().count() <= most && !text.chars().any(char::is_control);
     let absence = message.absence.as_ref().map_or("", |absence| absence.reason.as_str());
     let entry = message.local.entry.as_deref().unwrap_or_default();
+    let folder = message.local.config_dir.as_deref().unwrap_or_default();
     let checks = [
         (word(&message.agent_id, 1, 64, b"-_."), "agent_id is 1 to 64 of A-Z a-z 0-9 - _ ."),
         (word(&message.nonce, 16, 64, b"-_"), "nonce is 16 to 64 of A-Z a-z 0-9 - _"),
@@ -78,6 +79,7 @@ fn form(call: &Call) -> Result<(), Refusal> {
         (said(&message.version, 64), "version is up to 64 printable characters"),
         (said(absence, 200), "absence.reason is up to 200 printable characters"),
         (said(entry, 1024), "local.entry is up to 1,024 printable characters"),
+        (said(folder, 1024), "local.config_dir is up to 1,024 printable characters"),
         (message.failures.len() <= 16, "failures has up to 16 lines"),
     ];
     match checks.iter().find(|(fits, _)| !fits) {
@@ -202,11 +204,14 @@ mod tests {
     fn each_fault_has_its_reason_and_the_first_counts() {
         let token = |raw: &str| AccessToken::parse(raw).unwrap();
         type Change = fn(&mut Call);
-        let table: [(&str, Reason, Change); 9] = [
+        let table: [(&str, Reason, Change); 10] = [
             ("no grant", Reason::RequestInvalid, |call| call.grant = None),
             ("a beat with one", Reason::RequestInvalid, |call| call.message.kind = PushKind::Beat),
             ("a nonce too short", Reason::RequestInvalid, |call| call.message.nonce = "short".into()),
             ("a name with blanks", Reason::RequestInvalid, |call| call.message.agent_id = "a b".into()),
+            ("a folder of two lines", Reason::RequestInvalid, |call| {
+                call.message.local.config_dir = Some("/Users/ada\nrm".into());
+            }),
             ("an essay", Reason::RequestInvalid, |call| {
                 call.message.absence = Some(Absence { until: now(), reason: "x".repeat(201) });
             }),

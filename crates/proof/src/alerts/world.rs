@@ -351,7 +351,7 @@ impl Described for Told {
     fn provider(&self) -> &str {
         "simulated"
     }
-    fn action(&self, _episode: &Episode) -> Option<Action> {
+    fn action(&self, _episode: &Episode, _config_dir: Option<&str>) -> Option<Action> {
         None
     }
 }

@@ -20,8 +20,8 @@ pub trait Described: Clone + Send + Sync + 'static {
     fn chain(&self) -> &ChainName;
     /// Its provider's name.
     fn provider(&self) -> &str;
-    /// What an operator does about an episode.
-    fn action(&self, episode: &Episode) -> Option<Action>;
+    /// What an operator does about an episode, where logins are made in the folder `config_dir` of a workstation.
+    fn action(&self, episode: &Episode, config_dir: Option<&str>) -> Option<Action>;
 }
 
 /// Names the sinks that want an alert.
@@ -168,12 +168,11 @@ impl<W: World<State: HealthState>> EpisodeKeeper<W> {
             say = rest;
             let told: Vec<_> = together
                 .iter()
-                .map(|(index, episode, _)| Told {
-                    episode,
-                    provider: &provider,
-                    grant: gathered[*index].grant.as_ref(),
-                    push: gathered[*index].push.as_ref(),
-                    action: gathered[*index].chain.action(episode),
+                .map(|(index, episode, _)| {
+                    let Gathered { chain, grant, push, .. } = &gathered[*index];
+                    let config_dir = push.as_ref().and_then(PushFacts::config_dir);
+                    let action = chain.action(episode, config_dir);
+                    Told { episode, provider: &provider, grant: grant.as_ref(), push: push.as_ref(), action }
                 })
                 .collect();
             if let Some(alert) = compose(&told, state, &self.alerting.links, now) {

@@ -52,13 +52,13 @@ impl<W: World<State: VaultState>> Described for WatchedChain<W> {
         &self.chain.profile().name
     }
 
-    fn action(&self, episode: &Episode) -> Option<Action> {
+    fn action(&self, episode: &Episode, config_dir: Option<&str>) -> Option<Action> {
         let context = ActionContext {
             chain: self.chain.chain(),
             kind: self.chain.record().map_or(self.chain.kind, |record| record.kind),
             profile: self.chain.profile(),
             reason: episode.reason,
-            config_dir: None,
+            config_dir,
         };
         action(episode.condition, &context)
     }

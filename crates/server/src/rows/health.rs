@@ -85,13 +85,13 @@ impl<W: Send + Sync + 'static> Described for Watched<W> {
         &self.policy.policy.profile.name
     }
 
-    fn action(&self, episode: &Episode) -> Option<Action> {
+    fn action(&self, episode: &Episode, config_dir: Option<&str>) -> Option<Action> {
         let context = ActionContext {
             chain: self.chain(),
             kind: self.kind(),
             profile: &self.policy.policy.profile,
             reason: episode.reason,
-            config_dir: None,
+            config_dir,
         };
         action(episode.condition, &context)
     }

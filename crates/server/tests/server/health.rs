@@ -66,8 +66,10 @@ impl Described for Told {
     fn provider(&self) -> &str {
         "claude"
     }
-    fn action(&self, episode: &evergrant_core::alert::Episode) -> Option<Action> {
-        Some(Action { text: episode.condition.sentence().into(), commands: vec!["evergrant status".into()] })
+    fn action(&self, episode: &evergrant_core::alert::Episode, config_dir: Option<&str>) -> Option<Action> {
+        let command =
+            config_dir.map_or("evergrant status".to_owned(), |folder| format!("FOLDER={folder} log in"));
+        Some(Action { text: episode.condition.sentence().into(), commands: vec![command] })
     }
 }
 
@@ -183,6 +185,25 @@ async fn silence_is_told_at_60_min_and_its_end_too() {
         assert_eq!(alerts[1].ended_at, Some(back));
         assert!(alerts[1].summary.contains("over after 1 h 35 min"), "{}", alerts[1].summary);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_command_names_the_folder_that_the_agent_told_of() {
+    let watch = Watch::one();
+    let (state, chain) = (watch.world.state(), &watch.chains[0].name);
+    for (agent, folder) in [("old", Some("/Users/ada/old")), ("desk", Some("/Users/ada/login"))] {
+        watch.minutes(1).await;
+        let at = watch.world.now();
+        let mut agent = AgentSeen::new(agent, Reason::SameGrant, at);
+        agent.local.config_dir = folder.map(str::to_owned);
+        let seen =
+            PushSeen { at, kind: PushKind::Beat, outcome: Outcome::Good, reason: Reason::SameGrant, agent };
+        state.add_push(&seen, &seen.event(chain, (Lineage(1), Generation(1))), None).await.unwrap();
+    }
+    watch.minutes(62).await;
+    let alerts = alerts(state, watch.world.now()).await;
+    assert_eq!(said(&alerts), [("mac_silent", AlertState::Open)]);
+    assert_eq!(alerts[0].action.as_ref().unwrap().commands, ["FOLDER=/Users/ada/login log in"]);
 }
 
 #[tokio::test(start_paused = true)]
