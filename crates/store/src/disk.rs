@@ -231,7 +231,10 @@ impl Disk for OsDisk {
     }
 
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        rename_with(from, to, RenameFlags::NOREPLACE)
+        match rename_with(from, to, RenameFlags::NOREPLACE) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => rename_new_in_steps(from, to),
+            done => done,
+        }
     }
 
     fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
@@ -275,6 +278,18 @@ fn rename_with(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()> {
     })
 }
 
+/// [`Disk::rename_new`] where the file system cannot do it in one step: the name is taken first, which only one can. A folder
+/// that was left behind in between is empty.
+fn rename_new_in_steps(from: &Path, to: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(from)?.is_dir() {
+        fs::create_dir(to)?;
+        fs::rename(from, to)
+    } else {
+        fs::hard_link(from, to)?;
+        fs::remove_file(from)
+    }
+}
+
 /// `f_type` of file systems whose locks may not hold between machines (statfs(2)).
 const NETWORK_FILE_SYSTEMS: [(u32, &str); 10] = [
     (0x0000_6969, "NFS"),
@@ -288,3 +303,38 @@ const NETWORK_FILE_SYSTEMS: [(u32, &str); 10] = [
     (0x7461_636f, "OCFS2"),
     (0x0161_1970, "GFS2"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let inode = |name: &str| OsDisk.stat(&path(name)).unwrap().inode;
+        let ways: [fn(&Path, &Path) -> io::Result<()>; 2] =
+            [|from, to| OsDisk.rename_new(from, to), rename_new_in_steps];
+        for rename_new in ways {
+            fs::write(path("file"), "ours").unwrap();
+            fs::write(path("taken"), "theirs").unwrap();
+            fs::create_dir(path("folder")).unwrap();
+            fs::create_dir(path("lock")).unwrap();
+            let before = (inode("file"), inode("folder"), inode("lock"));
+            for (from, to) in [("file", "taken"), ("folder", "lock"), ("file", "lock"), ("folder", "taken")] {
+                let error = rename_new(&path(from), &path(to)).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{from} {to}");
+            }
+            assert_eq!((inode("file"), inode("folder"), inode("lock")), before);
+            assert_eq!(fs::read_to_string(path("taken")).unwrap(), "theirs");
+            fs::remove_file(path("taken")).unwrap();
+            fs::remove_dir(path("lock")).unwrap();
+            rename_new(&path("file"), &path("taken")).unwrap();
+            rename_new(&path("folder"), &path("lock")).unwrap();
+            assert_eq!((inode("taken"), inode("lock")), (before.0, before.1));
+            assert!(!path("file").exists() && !path("folder").exists());
+            fs::remove_file(path("taken")).unwrap();
+            fs::remove_dir(path("lock")).unwrap();
+        }
+    }
+}

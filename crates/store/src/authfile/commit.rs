@@ -10,7 +10,7 @@ use evergrant_core::secret::Fingerprint;
 use super::held::Held;
 use super::{Places, READ_MOST, VaultError, list_if_there, remove_if_there};
 use crate::crash;
-use crate::disk::{Disk, FileKind, Owner};
+use crate::disk::{Disk, FileKind, Owner, Stat};
 
 /// So often somebody may edit the file while it is put back.
 const MOST_EXCHANGES: usize = 16;
@@ -113,8 +113,9 @@ impl<D: Disk> Held<D> {
         };
         let staged = Swap { back: false, expected: Fingerprint::of(read), goes_in: Fingerprint::of(new) };
         let (fresh, place) = (fresh(&self.places), place_of(staged, &self.places));
-        let as_reserved = self.disk.stat(&fresh).is_ok_and(|there| Owner::like(&there) == Owner::like(&stat));
-        if as_reserved {
+        // A death between the steps of a rename may have left it as a second name of the file itself.
+        let reserved = |there: Stat| Owner::like(&there) == Owner::like(&stat) && there.inode != stat.inode;
+        if self.disk.stat(&fresh).is_ok_and(reserved) {
             self.disk.fill(&fresh, 0, new).map_err(VaultError::io("cannot write", &fresh))?;
         } else {
             self.write_fresh(new, Owner::like(&stat))?;

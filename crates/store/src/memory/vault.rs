@@ -361,9 +361,8 @@ impl VaultState for MemoryState {
         let mut tables = self.tables();
         let mut missed = Vec::new();
         for chain in chains {
-            let told = tables.events.iter().any(|numbered| numbered.event.chain == *chain);
             let known = tables.vault.rows.contains_key(chain) || tables.vault.looks.contains_key(chain);
-            if !told && !known {
+            if !known && !tables.events.iter().any(|numbered| numbered.event.chain == *chain) {
                 tables.vault.looks.insert(chain.clone(), (Some(now), false));
                 missed.push(chain.clone());
             }
