@@ -141,7 +141,7 @@ impl Health {
         now: Timestamp,
     ) -> Result<Self, String> {
         let name = &settings.name;
-        let tracked = settings.push || callers.table().any_may(Scope::Push, name, now);
+        let tracked = settings.push || callers.table().anybody_missed(Scope::Push, name);
         let expected = tracked.then(|| settings.expected.clone());
         let failed = |error: StateError| error.to_string();
         let standing = health::standing(&host.state, name, expected, now).await.map_err(failed)?;

@@ -353,6 +353,12 @@ impl Caller {
         (!self.scopes.allow(needed)).then_some(CallerRefusal::Scope(needed))
     }
 
+    /// Whether its holder is missed where nothing comes that needs `scope`: one whose key has expired is, since nobody meant
+    /// that; one whose key was revoked or replaced is not.
+    pub fn is_missed(&self, scope: Scope) -> bool {
+        self.revoked_at.is_none() && self.replaced_by.is_none() && self.scopes.allow(scope)
+    }
+
     /// Another key for the same caller, with its name, scopes, chain and limits and as long a life; the old one
     /// ends after `overlap`, or at its own end if that is earlier.
     pub fn rotate(

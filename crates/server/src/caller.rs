@@ -112,10 +112,10 @@ impl CallerTable {
         }
     }
 
-    /// Whether any key of this chain may do what needs `scope`.
-    pub fn any_may(&self, scope: Scope, chain: &ChainName, now: Timestamp) -> bool {
-        let may = |caller: &Caller| caller.chain == *chain && caller.refusal(now, scope).is_none();
-        self.0.values().any(|known| may(&known.caller))
+    /// Whether somebody holds a key of this chain who [is missed](Caller::is_missed) where nothing comes.
+    pub fn anybody_missed(&self, scope: Scope, chain: &ChainName) -> bool {
+        let is = |caller: &Caller| caller.chain == *chain && caller.is_missed(scope);
+        self.0.values().any(|known| is(&known.caller))
     }
 
     /// How many keys it holds.

@@ -55,7 +55,7 @@ pub trait Watched: Described {
     /// What this process knows of it; nothing before the first look.
     fn live(&self, now: Timestamp) -> Option<Live>;
     /// When push events are expected; nothing if the chain has no push track.
-    fn expected(&self, now: Timestamp) -> Option<Expected>;
+    fn expected(&self) -> Option<Expected>;
 }
 
 /// The monitor of some chains.
@@ -152,7 +152,7 @@ where
         let name = chain.chain();
         let facts = state.push_facts(name).await?;
         let mut found = Vec::new();
-        let push = match chain.expected(now) {
+        let push = match chain.expected() {
             None => None,
             Some(expected) => {
                 let tracked_since = state.tracked_since(name, now).await?;

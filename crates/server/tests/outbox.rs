@@ -91,7 +91,7 @@ impl Watched for Troubled {
             fallback: FallbackFacts::default(),
         })
     }
-    fn expected(&self, _now: Timestamp) -> Option<Expected> {
+    fn expected(&self) -> Option<Expected> {
         None
     }
 }

@@ -207,6 +207,11 @@ impl<D: Disk> AuthFile<D> {
         concerns
     }
 
+    /// Makes the folder of the file where there is none (0700): for an import, which may be the first.
+    pub fn make_folder(&self) -> Result<(), VaultError> {
+        make_folders(&self.disk, self.path.parent().unwrap_or(Path::new("/")))
+    }
+
     /// Takes the lock, and the client's two where the folder is its own. `monotonic` is the age of this process:
     /// foreign locks are timed by it, never by their dates.
     pub fn lock(&self, monotonic: Duration) -> Result<Held<D>, LockError> {
@@ -366,5 +371,17 @@ pub(crate) fn remove_if_there<D: Disk>(disk: &D, path: &Path) -> Result<(), Vaul
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(VaultError::io("cannot remove", path)(error)),
+    }
+}
+
+/// A folder, and those above it that are missing. What is there stays as it is.
+fn make_folders(disk: &impl Disk, folder: &Path) -> Result<(), VaultError> {
+    let Some(above) = folder.parent().filter(|_| disk.stat(folder).is_err()) else { return Ok(()) };
+    make_folders(disk, above)?;
+    match disk.make_folder(folder, 0o700) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(VaultError::io("cannot make the folder", folder)(error))
+        }
+        Ok(()) | Err(_) => disk.sync_folder(above).map_err(VaultError::io("cannot sync", above)),
     }
 }

@@ -125,6 +125,20 @@ async fn in_doubt_at_a_strict_provider_ends_near_the_tokens_end() {
     }
 }
 
+/// The first login of a new machine, which has not even the folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_login_is_imported_into_a_folder_that_is_made_for_it() {
+    let standin = standin().await;
+    let home = Home::new(&standin);
+    std::fs::remove_dir_all(home.auth_file.parent().unwrap()).unwrap();
+    let login = standin.engine().login(LoginOptions::default()).auth_file();
+    let fresh = home.folder.path().join("fresh.json");
+    std::fs::write(&fresh, login.to_string()).unwrap();
+    let output = home.run(&["import", fresh.to_str().unwrap(), "--move", "--json"]);
+    assert!(output.status.success(), "{}", shown(&output));
+    assert_eq!(home.force()["refreshed"], json!(true));
+}
+
 /// The way out of a revoked chain.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_is_imported_over_a_revoked_chain() {

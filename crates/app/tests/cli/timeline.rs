@@ -56,7 +56,7 @@ impl Watched for Claude {
             fallback: FallbackFacts::default(),
         })
     }
-    fn expected(&self, _now: Timestamp) -> Option<Expected> {
+    fn expected(&self) -> Option<Expected> {
         Some(Expected::Always)
     }
 }

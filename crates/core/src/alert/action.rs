@@ -25,8 +25,7 @@ pub fn action(condition: Condition, context: &ActionContext<'_>) -> Option<Actio
     let chain = context.chain;
     let status = || "evergrant status".to_owned();
     let agent = |what: &str| format!("evergrant agent {what}");
-    let refresh = || format!("evergrant refresh --chain {chain} --force");
-    let probe = || format!("evergrant probe --chain {chain}");
+    let probe = || probe(chain);
     let (text, commands) = match condition {
         Condition::MacSilent => (
             "On the workstation: see whether it is awake and the agent runs; install the agent again if it is missing. \
@@ -56,21 +55,21 @@ pub fn action(condition: Condition, context: &ActionContext<'_>) -> Option<Actio
         ),
         Condition::LoginExpiring => login(context, "No renewal makes this login live longer; make a new one in time."),
         Condition::NotServing => {
-            let (text, mut commands) = no_reserve(context, "Requests fail until the grant or a fallback key works.");
-            commands.push(refresh());
+            let (text, mut commands) = no_reserve(context, "Requests fail until the chain or a fallback key works.");
+            commands.push(try_again(context));
             (text, commands)
         }
         Condition::FallbackUnusable => no_reserve(context, "Requests are served, but nothing stands behind the grant."),
         Condition::FallbackActive => (
-            "The grant does not serve. See why, then have it renewed; requests use it again by themselves.".to_owned(),
-            vec![status(), refresh()],
+            "The chain does not serve. See why, and mend that; requests use it again by themselves.".to_owned(),
+            vec![status(), try_again(context)],
         ),
         Condition::RenewalFailing => renewal(context),
         Condition::VaultUnwritable => (
-            "On the server: see that the auth file's folder has free space and may be written. Nothing is sent until \
-             then, and nothing was spent."
+            "On the server: the status says what cannot be written: the auth file, its folder, the state folder or the \
+             database. See that it has free space and may be written. Nothing is sent until then, and nothing was spent."
                 .to_owned(),
-            vec!["evergrant config check".to_owned(), "df -h".to_owned(), refresh()],
+            vec![status(), "df -h".to_owned(), try_again(context)],
         ),
         Condition::Quarantined => (
             "The vault is older than what this machine has seen, so its pair may be spent. Make a new login and bring it \
@@ -90,7 +89,7 @@ pub fn action(condition: Condition, context: &ActionContext<'_>) -> Option<Actio
             "Bring the chain back, so that the fallback key is not needed; or raise \
              gateway.fallback.max_requests_per_day."
                 .to_owned(),
-            vec![status(), refresh()],
+            vec![status(), try_again(context)],
         ),
         Condition::ProbeFailing => (
             "See what the API answers. No answer is the network's or the provider's fault, not the token's.".to_owned(),
@@ -119,6 +118,19 @@ fn import(chain: &ChainName) -> String {
     format!("evergrant import FILE --chain {chain} --move")
 }
 
+fn probe(chain: &ChainName) -> String {
+    format!("evergrant probe --chain {chain}")
+}
+
+/// A command shows whether the chain works now: a login is renewed with it for the server, too. What mints its tokens keeps
+/// them to itself, and other chains have nothing to renew.
+fn try_again(context: &ActionContext<'_>) -> String {
+    match context.kind {
+        Kind::RefreshToken => format!("evergrant refresh --chain {} --force", context.chain),
+        Kind::Static | Kind::JwtBearer | Kind::ClientCredentials | Kind::ApiKey => probe(context.chain),
+    }
+}
+
 /// A new login, and how it gets to the server; for a chain that has no login, what takes its place.
 fn login(context: &ActionContext<'_>, first: &str) -> (String, Vec<String>) {
     let chain = context.chain;
@@ -129,10 +141,7 @@ fn login(context: &ActionContext<'_>, first: &str) -> (String, Vec<String>) {
                 context,
                 "The provider refuses what this chain proves itself with; replace it there",
             );
-            return (
-                text,
-                vec!["evergrant config check".into(), format!("evergrant refresh --chain {chain} --force")],
-            );
+            return (text, vec!["evergrant config check".into(), probe(chain)]);
         }
     }
     let Some(login) = &context.profile.login else {
@@ -191,10 +200,14 @@ fn no_reserve(context: &ActionContext<'_>, first: &str) -> (String, Vec<String>)
     };
     let rules = context.profile.gateway.as_ref();
     let variable = rules.and_then(|rules| rules.fallback_variable.as_deref());
-    let file = format!("a file that fallback_key_file of [chains.{}] names", context.chain);
-    let place = match variable {
-        Some(variable) => format!("{variable} in the server's environment, or into {file}"),
-        None => file,
+    let chain = context.chain;
+    let file = format!("a file that fallback_key_file of [chains.{chain}] names");
+    let place = match (context.kind, variable) {
+        (Kind::ApiKey, _) => format!("the file that api_key_file of [chains.{chain}] names"),
+        (Kind::RefreshToken | Kind::Static | Kind::JwtBearer | Kind::ClientCredentials, Some(variable)) => {
+            format!("{variable} in the server's environment, or into {file}")
+        }
+        (Kind::RefreshToken | Kind::Static | Kind::JwtBearer | Kind::ClientCredentials, None) => file,
     };
     (format!("{text}, and put it into {place}."), vec!["evergrant status".into()])
 }
@@ -203,8 +216,9 @@ fn no_reserve(context: &ActionContext<'_>, first: &str) -> (String, Vec<String>)
 fn renewal(context: &ActionContext<'_>) -> (String, Vec<String>) {
     let chain = context.chain;
     let (status, check) = ("evergrant status".to_owned(), "evergrant config check".to_owned());
-    let refresh = format!("evergrant refresh --chain {chain} --force");
-    let known: [(Reason, &str, Vec<String>); 9] = [
+    // A running server reads its configuration when it is told to.
+    let reload = "systemctl reload evergrant".to_owned();
+    let known: [(Reason, &str, Vec<String>); 12] = [
         (
             Reason::TokenAbsent,
             "The vault holds no grant any more: the auth file is gone or empty, or the database was restored from before \
@@ -214,7 +228,7 @@ fn renewal(context: &ActionContext<'_>) -> (String, Vec<String>) {
         (
             Reason::AuthFileMalformed,
             "The auth file cannot be read as a grant. Repair it, or bring in a new login.",
-            vec![check.clone(), import(chain)],
+            vec![status.clone(), import(chain)],
         ),
         (
             Reason::AuthFileRolledBack,
@@ -224,14 +238,15 @@ fn renewal(context: &ActionContext<'_>) -> (String, Vec<String>) {
         ),
         (
             Reason::ClientRejected,
-            "The provider rejects the request itself: a setting is wrong, not the grant.",
-            vec![check.clone(), refresh.clone()],
+            "The provider rejects the request itself: a setting is wrong, not the grant. Correct it, let the server read it \
+             (SIGHUP), and try again.",
+            vec![check.clone(), reload.clone(), try_again(context)],
         ),
         (
             Reason::ProviderBlocked,
             "Something in front of the provider refuses this machine; that is not worked around. Ask whoever runs the \
              network, then try again.",
-            vec![format!("evergrant probe --chain {chain}"), refresh.clone()],
+            vec![probe(chain), try_again(context)],
         ),
         (
             Reason::LockForeign,
@@ -240,13 +255,32 @@ fn renewal(context: &ActionContext<'_>) -> (String, Vec<String>) {
         ),
         (
             Reason::TermsNotAccepted,
-            "Nothing is done with this login until its owner accepts the provider's terms.",
-            vec![check.clone()],
+            "Nothing is done with this login until its owner accepts the provider's terms, and the server has read that \
+             (SIGHUP).",
+            vec![check.clone(), reload],
         ),
         (
             Reason::IdentityTokenUnusable,
-            "See that this workload's platform writes its identity token into the file.",
-            vec![check.clone(), refresh.clone()],
+            "See that this workload's platform writes its identity token into the file. It is read again at each look.",
+            vec![check.clone(), probe(chain)],
+        ),
+        (
+            Reason::ApiKeyUnusable,
+            "The file of the chain's API key is missing, or holds none. Put the key into it, and nothing else; it is \
+             taken at once.",
+            vec![check, probe(chain)],
+        ),
+        (
+            Reason::ApiKeyRefused,
+            "The API refuses the chain's API key. Make another one at the provider and put it into the key's file; it is \
+             taken at once.",
+            vec![probe(chain)],
+        ),
+        (
+            Reason::SealBroken,
+            "The chain's row does not open: a seal key is missing on this server, or the row was changed by hand. Put the \
+             key back, or make a new login and bring it in.",
+            vec!["evergrant seal status".into(), import(chain)],
         ),
         (
             Reason::GrantSpent,
@@ -259,7 +293,7 @@ fn renewal(context: &ActionContext<'_>) -> (String, Vec<String>) {
         || {
             let text = "The provider does not answer as it should. Requests are served until the access token ends; see \
                         why, and try again.";
-            (text.to_owned(), vec![status, refresh])
+            (text.to_owned(), vec![status, try_again(context)])
         },
         |(_, text, commands)| (text.to_owned(), commands),
     )
@@ -336,5 +370,26 @@ mod tests {
         assert_eq!(of(Some(Reason::ClientRejected)).commands[0], "evergrant config check");
         assert_eq!(of(Some(Reason::TokenAbsent)).commands[0], "evergrant import FILE --chain claude --move");
         assert_eq!(of(Some(Reason::ProviderUnavailable)), of(None));
+        for own in [Reason::ApiKeyUnusable, Reason::ApiKeyRefused, Reason::SealBroken] {
+            assert_ne!(of(Some(own)).text, of(None).text, "{own}");
+        }
+    }
+
+    #[test]
+    fn what_has_nothing_to_renew_is_not_renewed() {
+        let (chain, profile) = ("claude".parse().unwrap(), Profile::claude());
+        for condition in Condition::ALL {
+            for kind in [Kind::Static, Kind::JwtBearer, Kind::ClientCredentials, Kind::ApiKey] {
+                let context = ActionContext { kind, ..context(&chain, &profile) };
+                let commands = action(*condition, &context).unwrap().commands;
+                assert!(!commands.iter().any(|command| command.contains("refresh")), "{condition} {kind:?}");
+            }
+        }
+        let key = ActionContext { kind: Kind::ApiKey, ..context(&chain, &profile) };
+        let text = action(Condition::NotServing, &key).unwrap().text;
+        assert!(
+            text.contains("api_key_file of [chains.claude]") && !text.contains("fallback_key_file"),
+            "{text}"
+        );
     }
 }

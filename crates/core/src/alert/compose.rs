@@ -10,6 +10,9 @@ use crate::reason::Reason;
 
 /// So many chains of one alert are named in its text, with their evidence.
 const MOST_SHOWN: usize = 20;
+/// So many different things to do are said in one alert, and so many commands.
+const MOST_TEXTS: usize = 2;
+const MOST_COMMANDS: usize = 8;
 
 /// Where an alert points to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +74,37 @@ pub fn compose(told: &[Told<'_>], state: AlertState, links: &Links, now: Timesta
         ended_at,
         evidence: told.iter().take(MOST_SHOWN).flat_map(|one| evidence(one, told.len() > 1, now)).collect(),
         serving: serving(told, now),
-        action: first.action.clone().filter(|_| !ended),
+        action: together(told).filter(|_| !ended),
         runbook_url: links.runbook(status),
         status_url: links.status(&episode.chain),
         test: false,
         concerned,
     })
+}
+
+/// What to do about all of them: the text once for each reason, and each command once.
+fn together(told: &[Told<'_>]) -> Option<Action> {
+    let mut reasons = Vec::new();
+    let (mut texts, mut commands) = (Vec::new(), Vec::new());
+    for Told { episode, action, .. } in told {
+        let Some(action) = action else { continue };
+        if !reasons.contains(&episode.reason) && !texts.contains(&action.text.as_str()) {
+            reasons.push(episode.reason);
+            texts.push(action.text.as_str());
+        }
+        for command in &action.commands {
+            if !commands.contains(command) {
+                commands.push(command.clone());
+            }
+        }
+    }
+    let more = texts.len() > MOST_TEXTS || commands.len() > MOST_COMMANDS;
+    texts.truncate(MOST_TEXTS);
+    commands.truncate(MOST_COMMANDS);
+    if more {
+        texts.push("This is for the first of them: `evergrant status` shows the others.");
+    }
+    (!texts.is_empty()).then(|| Action { text: texts.join(" "), commands })
 }
 
 fn concerned(episode: &Episode) -> Concerned {
@@ -159,7 +187,7 @@ fn begin_small(sentence: &str) -> String {
 /// How it is when it is over.
 fn over(condition: Condition) -> &'static str {
     match condition {
-        Condition::MacSilent => "the workstation's agent reports again.",
+        Condition::MacSilent => "the workstation's agent reports again, or is expected no more.",
         Condition::Failed | Condition::Stale => "pushes from the workstation succeed again.",
         Condition::ReauthRequired => "the chain has a live grant again.",
         Condition::NotServing => "requests are served again.",

@@ -360,7 +360,7 @@ impl Watched for Told {
     fn live(&self, _now: Timestamp) -> Option<Live> {
         locked(&self.truth).live(&self.name)
     }
-    fn expected(&self, _now: Timestamp) -> Option<Expected> {
+    fn expected(&self) -> Option<Expected> {
         Some(Expected::Always)
     }
 }

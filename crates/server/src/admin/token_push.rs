@@ -256,7 +256,7 @@ async fn overall<S: HealthState + VaultState>(
 ) -> Result<(&'static str, Option<Timestamp>), Problem> {
     let name = chain.chain.chain();
     let open = admin.world.state().open_episodes(Some(name)).await?;
-    let standing = health::standing(admin.world.state(), name, chain.expected(now), now).await?;
+    let standing = health::standing(admin.world.state(), name, chain.expected(), now).await?;
     Ok(group_status(&open, standing.push))
 }
 
@@ -286,7 +286,7 @@ async fn status<S: HealthState + VaultState>(
     let mut shown = json!({ "status": status, "since": since, "source": source_of(&chain, now).as_str() });
     if whole {
         let standing =
-            health::standing(admin.world.state(), chain.chain.chain(), chain.expected(now), now).await?;
+            health::standing(admin.world.state(), chain.chain.chain(), chain.expected(), now).await?;
         let facts = &standing.facts;
         let report = chain.chain.last_report();
         let more = json!({
@@ -332,8 +332,7 @@ async fn last_seen<S: HealthState + VaultState>(
     of: Result<Query<OfChain>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let (chain, now) = (asked_for(of)?.find(&admin).await?, admin.world.now());
-    let standing =
-        health::standing(admin.world.state(), chain.chain.chain(), chain.expected(now), now).await?;
+    let standing = health::standing(admin.world.state(), chain.chain.chain(), chain.expected(), now).await?;
     let last = standing.facts.last_at;
     let (status, _) = overall(&admin, &chain, now).await?;
     Ok(Json(json!({

@@ -55,6 +55,28 @@ fn a_key_finds_its_caller_only() {
     assert!(table.find(one.id.to_string().as_bytes()).is_none());
 }
 
+/// An agent whose key has expired falls silent like any other.
+#[test]
+fn who_is_missed() {
+    let chain: evergrant_core::ChainName = "claude".parse().unwrap();
+    let missed = |callers: Vec<Caller>| {
+        CallerTable::after(&CallerTable::default(), callers).anybody_missed(Scope::Push, &chain)
+    };
+    let push = |seed| {
+        let (caller, _) = caller(seed, 0, 0);
+        Caller { scopes: [Scope::Push].into_iter().collect(), ..caller }
+    };
+    let end = push(1).expires_at.unwrap();
+    assert!(push(1).refusal(end, Scope::Push).is_some() && missed(vec![push(1)]));
+    assert!(!missed(vec![caller(1, 0, 0).0]), "it pushes nothing");
+    assert!(!missed(vec![Caller { chain: "other".parse().unwrap(), ..push(1) }]));
+    let revoked = |caller| Caller { revoked_at: Some(at(9)), ..caller };
+    assert!(!missed(vec![revoked(push(1))]));
+    let rotated = push(1).rotate(Duration::ZERO, at(5), &mut StdRng::seed_from_u64(7)).unwrap();
+    assert!(missed(vec![rotated.old.clone(), rotated.new.clone()]));
+    assert!(!missed(vec![rotated.old, revoked(rotated.new)]));
+}
+
 #[test]
 fn who_may_do_what() {
     let (one, key) = caller(1, 0, 0);

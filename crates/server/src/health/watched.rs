@@ -78,9 +78,9 @@ impl<W: World<State: VaultState>> Watched for WatchedChain<W> {
         })
     }
 
-    fn expected(&self, now: Timestamp) -> Option<Expected> {
+    fn expected(&self) -> Option<Expected> {
         let name = self.chain.chain();
-        (self.push || self.callers.table().any_may(Scope::Push, name, now)).then(|| self.expected.clone())
+        (self.push || self.callers.table().anybody_missed(Scope::Push, name)).then(|| self.expected.clone())
     }
 }
 

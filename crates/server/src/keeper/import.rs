@@ -62,6 +62,10 @@ impl<W: World> Keeper<W> {
             let (keeper, grant, remembered) = (self.clone(), grant.clone(), remembered.clone());
             let work = move || {
                 let mut looked = Looked { record: remembered.clone(), ..Looked::default() };
+                if let Err(error) = keeper.0.vault.make_folder() {
+                    let refused = Refused { reason: Reason::VaultUnwritable, detail: error.to_string() };
+                    return Locked::Yes(Box::new(Err(refused)));
+                }
                 match step::lock(&keeper, &mut looked) {
                     None => Locked::No(looked),
                     Some(held) => Locked::Yes(Box::new(keeper.take(&held, remembered, &grant))),

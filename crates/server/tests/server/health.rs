@@ -77,7 +77,7 @@ impl Watched for Told {
     fn live(&self, _now: Timestamp) -> Option<Live> {
         Some(self.live.lock().unwrap().clone())
     }
-    fn expected(&self, _now: Timestamp) -> Option<Expected> {
+    fn expected(&self) -> Option<Expected> {
         Some(self.expected.clone())
     }
 }

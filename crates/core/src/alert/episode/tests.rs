@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::alert::{Links, Told, compose};
+use crate::alert::{ActionContext, Links, Told, action, compose};
+use crate::chain::Kind;
+use crate::provider::Profile;
 
 fn chain() -> ChainName {
     "claude".parse().unwrap()
@@ -228,6 +230,48 @@ fn chains_of_one_provider_are_told_of_together() {
     let told = look(10, &waits.changed);
     assert_eq!(told.say[0].1, AlertState::Open);
     assert_eq!(told.changed[0].opened_at, at(3));
+}
+
+#[test]
+fn what_is_told_together_says_what_to_do_about_each() {
+    let opened = |name: &str, reason| {
+        let found = [Finding::new(Condition::RenewalFailing, None, Some(reason))];
+        let of = advance(&name.parse().unwrap(), &[], &found, Quiet::default(), Reminding::default(), at(0));
+        of.say[0].0.clone()
+    };
+    let episodes: Vec<_> =
+        [("a", Reason::TokenAbsent), ("b", Reason::TokenAbsent), ("c", Reason::LockForeign)]
+            .map(|(name, reason)| opened(name, reason))
+            .into();
+    let links = Links { runbook: "https://r.invalid".into(), server: "https://s.invalid".into() };
+    let profile = Profile::claude();
+    let told = |episodes: &[Episode]| {
+        let told = episodes.iter().map(|episode| {
+            let context = ActionContext {
+                chain: &episode.chain,
+                kind: Kind::RefreshToken,
+                profile: &profile,
+                reason: episode.reason,
+                config_dir: None,
+            };
+            let action = action(episode.condition, &context);
+            Told { episode, provider: "p", grant: None, push: None, action }
+        });
+        let told: Vec<_> = told.collect();
+        compose(&told, AlertState::Open, &links, at(0)).unwrap().action.unwrap()
+    };
+    let all = told(&episodes);
+    let import = |name: &str| format!("evergrant import FILE --chain {name} --move");
+    assert_eq!(all.commands, [import("a"), "evergrant status".into(), import("b")]);
+    assert!(
+        all.text.contains("no grant any more") && all.text.contains("Another program holds"),
+        "{}",
+        all.text
+    );
+    assert_eq!(all.text.matches("no grant any more").count(), 1);
+    let many: Vec<_> = (0..20).map(|number| opened(&format!("n-{number}"), Reason::TokenAbsent)).collect();
+    let many = told(&many);
+    assert!(many.commands.len() <= 8 && many.text.contains("the first of them"), "{many:?}");
 }
 
 proptest! {
