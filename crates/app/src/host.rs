@@ -8,12 +8,12 @@ use std::sync::Arc;
 use evergrant_core::ChainName;
 use evergrant_server::http::HttpClient;
 use evergrant_server::metrics::Metrics;
-use evergrant_server::rows::RowPolicy;
+use evergrant_server::rows::{RowChain, RowPolicy};
 use evergrant_server::{ApiKeyChain, Keeper, Minter, Renewal, Snapshots, TokioWorld, Traces};
 use evergrant_store::postgres::MAX_CONNECTIONS;
 use evergrant_store::{AnyState, AuthFile, OsDisk, PostgresState, SqliteState, StateError};
 
-use crate::config::{ChainSettings, Settings, Way};
+use crate::config::{ChainSettings, Settings, Template, Way};
 use crate::rows::Rows;
 
 /// The real world.
@@ -113,13 +113,13 @@ impl Host {
         name: &ChainName,
     ) -> Result<Option<(ChainSettings, Chain)>, StateError> {
         let Some((rows, template)) = self.rows.as_ref().zip(settings.template(name)) else { return Ok(None) };
-        let settings = template.of(name);
-        let chain = rows.keeper.find(name).await?.map(|row| Chain {
-            world: row.world().clone(),
-            renewal: Renewal::Row(row),
-            kind: settings.kind(),
-        });
-        Ok(chain.map(|chain| (settings, chain)))
+        Ok(rows.keeper.find(name).await?.map(|row| of_template(template, name, row)))
+    }
+
+    /// The same, whether or not it is there yet: for its first grant.
+    pub(crate) fn first_of(&self, settings: &Settings, name: &ChainName) -> Option<(ChainSettings, Chain)> {
+        let (rows, template) = self.rows.as_ref().zip(settings.template(name))?;
+        Some(of_template(template, name, rows.keeper.first_of(name)?))
     }
 
     /// The chain that is meant: the named one, or the only one.
@@ -134,6 +134,12 @@ impl Host {
         };
         self.chain(settings, &chain)
     }
+}
+
+fn of_template(template: &Template, name: &ChainName, row: RowChain<World>) -> (ChainSettings, Chain) {
+    let settings = template.of(name);
+    let chain = Chain { world: row.world().clone(), renewal: Renewal::Row(row), kind: settings.kind() };
+    (settings, chain)
 }
 
 /// The settings of a chain that the configuration covers, whether it names it or its beginning.

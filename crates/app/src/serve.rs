@@ -414,6 +414,13 @@ fn found_chains(common: &Common, settings: &Settings) -> Option<Others<AnyState>
     common.host.rows.as_ref().filter(|_| !settings.templates.is_empty())?;
     let prefixes = settings.templates.iter().map(|template| template.prefix.clone()).collect();
     let (common, settings) = (common.clone(), Arc::new(settings.clone()));
+    let first = {
+        let (common, settings) = (common.clone(), settings.clone());
+        move |name: &ChainName| {
+            let (one, chain) = common.host.first_of(&settings, name)?;
+            Some(watched_chain(&common, &settings, &one, &chain))
+        }
+    };
     let find = move |name: ChainName| {
         let (common, settings) = (common.clone(), settings.clone());
         async move {
@@ -422,7 +429,7 @@ fn found_chains(common: &Common, settings: &Settings) -> Option<Others<AnyState>
         }
         .boxed()
     };
-    Some(Others { prefixes, find: Arc::new(find) })
+    Some(Others { prefixes, find: Arc::new(find), first: Arc::new(first) })
 }
 
 /// What watches the database's chains that no section names, and what it says of open episodes.

@@ -74,6 +74,8 @@ pub struct Others<S: VaultState> {
     pub prefixes: Vec<String>,
     /// Finds one.
     pub find: Find<S>,
+    /// One that need not be there yet: whoever brings its first grant in makes it.
+    pub first: Arc<dyn Fn(&ChainName) -> Option<AdminChain<S>> + Send + Sync>,
 }
 
 impl<S: VaultState> std::fmt::Debug for Others<S> {
@@ -144,6 +146,16 @@ impl<S: VaultState> Chains<S> {
             (None, Some(others)) if others.cover(name) => (others.find)(name.clone()).await,
             (None, _) => Ok(None),
         }
+    }
+
+    /// The same for whoever brings a grant in: of a chain that has none yet, too.
+    pub async fn get_for_grant(&self, name: &ChainName) -> Result<Option<AdminChain<S>>, StateError> {
+        if let Some(chain) = self.get(name).await? {
+            return Ok(Some(chain));
+        }
+        let configured = self.configured();
+        let others = configured.others.as_ref().filter(|others| others.cover(name));
+        Ok(others.and_then(|others| (others.first)(name)))
     }
 
     /// Makes the monitor look now.

@@ -203,7 +203,7 @@ pub trait VaultState: State {
 
     /// Puts a grant from outside into the row, where it still stands at `before` (nothing: there was none), whoever holds
     /// the lease. He keeps it: what he has sent may still be on its way, and nobody else may send meanwhile. Says whether it
-    /// was done.
+    /// was done: not with a pair that is known to be spent.
     fn take_in(
         &self,
         before: Option<Mark>,

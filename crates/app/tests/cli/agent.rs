@@ -18,20 +18,24 @@ use crate::support::{BINARY, Home, Running, shown, standin, wait_until};
 const BOUND: Duration = Duration::from_secs(30);
 
 /// A workstation: a home with the agent's configuration and key, and a config folder of the client's.
-struct Workstation {
+pub(crate) struct Workstation {
     home: TempDir,
     key: String,
 }
 
 impl Workstation {
-    fn new(server: &str, key: &str) -> Self {
+    pub(crate) fn new(server: &str, key: &str) -> Self {
+        Self::of("claude", server, key)
+    }
+
+    pub(crate) fn of(chain: &str, server: &str, key: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         let station = Self { home, key: key.to_owned() };
         fs::create_dir(station.path("login")).unwrap();
         fs::write(station.path("push.key"), key).unwrap();
         let config = format!(
             "[agent]\nserver = \"{server}\"\nkey_file = \"push.key\"\nsecurity_program = \"no-keychain\"\n\
-             notify_program = \"no-notices\"\n\n[agent.chains.claude]\nconfig_dir = \"login\"\n"
+             notify_program = \"no-notices\"\n\n[agent.chains.{chain}]\nconfig_dir = \"login\"\n"
         );
         fs::write(station.path("config.toml"), config).unwrap();
         station
@@ -54,7 +58,7 @@ impl Workstation {
         self.command(args).output().unwrap()
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let output = self.run(&[args, &["--json"]].concat());
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", shown(&output)))
     }
@@ -67,7 +71,7 @@ impl Workstation {
     }
 
     /// A new login in the client's folder: its access and refresh token.
-    fn log_in(&self, standin: &StandIn) -> (String, String) {
+    pub(crate) fn log_in(&self, standin: &StandIn) -> (String, String) {
         let login = standin.engine().login(LoginOptions::default()).auth_file();
         fs::write(self.path("login/.credentials.json"), login.to_string()).unwrap();
         let token = |member: &str| login["claudeAiOauth"][member].as_str().unwrap().to_owned();

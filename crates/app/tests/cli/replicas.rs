@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::agent::Workstation;
 use crate::alerts::Sinks;
 use crate::gateway::{curl, provider};
 use crate::network::Proxy;
@@ -243,6 +244,31 @@ async fn without_a_seal_key_nothing_starts() {
     // A state on this machine alone is what it was.
     let other = rig.machine("nonsense", "");
     assert!(shown(&other.run(&["serve"])).contains("EVERGRANT_SEAL_KEY: line 1 is no seal key"));
+}
+
+/// A chain that only a beginning names has its first login from the workstation, and the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_login_of_a_chain_is_pushed() {
+    let rig = Rig::new().await;
+    let more = "\n[chains.\"team-*\"]\nprovider = \"stand-in\"\naccept_provider_terms = true\nvault = \"database\"\n";
+    let machine = rig.machine(&new_key(), more);
+    let (_server, base) = machine.serve();
+    let key = machine.key(&["--chain", "team-9", "--scope", "push"]);
+    let station = Workstation::of("team-9", &base, &key);
+    for _ in 0..2 {
+        let (access, _) = station.log_in(&rig.standin);
+        let mut pushed = Value::Null;
+        wait_until("the key is known, and the login taken", 4 * SOON, || {
+            pushed = station.json(&["push"]);
+            pushed["ok"] == true
+        });
+        assert_eq!(pushed["chains"][0]["reason"], "accepted", "{pushed}");
+        let held = machine.json(&["token", "--chain", "team-9"]);
+        assert_eq!(held["access_token"], access, "{held}");
+        // The answer said what the server has: there is nothing more to push.
+        let looked = station.json(&["once"]);
+        assert_eq!(looked["chains"][0]["sent"], "beat", "{looked}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

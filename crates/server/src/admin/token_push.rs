@@ -45,10 +45,13 @@ struct OfChain {
 
 impl OfChain {
     async fn find<S: HealthState + VaultState>(self, admin: &Admin<S>) -> Result<AdminChain<S>, Problem> {
-        let unknown = |detail: String| Problem::with(StatusCode::NOT_FOUND, Reason::ChainUnknown, detail);
         let name = admin.chains.meant(self.chain).map_err(|error| unknown(error.to_string()))?;
         admin.chains.get(&name).await?.ok_or_else(|| unknown(format!("there is no chain {name}")))
     }
+}
+
+fn unknown(detail: String) -> Problem {
+    Problem::with(StatusCode::NOT_FOUND, Reason::ChainUnknown, detail)
 }
 
 async fn push<S: HealthState + VaultState>(
@@ -78,7 +81,9 @@ async fn push<S: HealthState + VaultState>(
         Some(_) | None => Ok(()),
     };
     is_of_key(asked_for(of)?.chain.as_ref())?;
-    let chain = OfChain { chain: Some(name.clone()) }.find(&admin).await?;
+    // The first grant may be what is pushed.
+    let chain = admin.chains.get_for_grant(name).await?;
+    let chain = chain.ok_or_else(|| unknown(format!("there is no chain {name}")))?;
     let taking = Taking { admin: &admin, chain: &chain };
     let Some(body) = read_up_to(push::MAX_LEN, request.into_body()).await else {
         let detail = format!("a push event is at most {} KiB long", push::MAX_LEN / 1024);
@@ -184,11 +189,13 @@ impl<S: HealthState + VaultState> Taking<'_, S> {
         identity: Option<&push::Identity>,
     ) -> Result<Response, Problem> {
         self.write_down(Some(message), outcome, reason, identity).await?;
-        let (chain, now) = (&self.chain.chain, self.admin.world.now());
+        let (name, now) = (self.chain.chain.chain(), self.admin.world.now());
         let (status, since) = overall(self.admin, self.chain, now).await?;
-        let record = chain.record();
+        // One that no section names is not watched: it is as it was found.
+        let found = self.admin.chains.get(name).await?;
+        let record = found.as_ref().unwrap_or(self.chain).chain.record();
         let answer = Answer {
-            chain: chain.chain().clone(),
+            chain: name.clone(),
             reason: did,
             status: status.to_owned(),
             since,

@@ -107,6 +107,15 @@ impl<W: World<State: VaultState>> RowKeeper<W> {
     }
 }
 
+impl<W: World<State: VaultState>> RowKeeper<W> {
+    /// A chain whose row may not be there yet, for whoever brings its first grant in; nothing if the configuration does not
+    /// cover it. It is not watched.
+    pub fn first_of(&self, chain: &ChainName) -> Option<RowChain<W>> {
+        let policy = (self.0.parts.policies)(chain)?;
+        Some(RowChain { keeper: self.clone(), chain: chain.clone(), policy, found: None })
+    }
+}
+
 impl<W: World<State: VaultState>> RowChain<W> {
     /// The keeper of all chains of this vault.
     pub fn keeper(&self) -> &RowKeeper<W> {

@@ -212,6 +212,9 @@ impl VaultState for MemoryState {
     async fn take_in(&self, before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError> {
         let now = self.now();
         let mut tables = self.tables();
+        if tables.replaced.contains_key(&(next.record.chain.clone(), next.record.pair.fingerprint())) {
+            return Ok(false);
+        }
         let Some(before) = before else {
             let chain = &next.record.chain;
             let (false, Some(sealed)) = (tables.vault.rows.contains_key(chain), next.sealed) else {

@@ -220,7 +220,8 @@ async fn insert(client: &Client, next: NextRow<'_>) -> Result<bool, Fault> {
     let query = add_events!(
         "moved AS (
            INSERT INTO vault_rows (chain, lineage, generation, attempt, epoch, record, sealed, wakes_ms, changed)
-           VALUES ($6::text, $7, $8, $9, 0, $10, $11, $12, pg_current_xact_id())
+           SELECT $6::text, $7::bigint, $8::bigint, $9::bigint, 0, $10::text, $11::bytea, $12::bigint, pg_current_xact_id()
+           WHERE NOT EXISTS (SELECT FROM replaced WHERE chain = $6::text AND fingerprint = $13::text)
            ON CONFLICT DO NOTHING RETURNING chain
          ), looked_at AS (
            INSERT INTO health_looks SELECT chain, 0, FALSE FROM moved ON CONFLICT (chain) DO UPDATE SET next_ms = 0
@@ -233,7 +234,7 @@ async fn insert(client: &Client, next: NextRow<'_>) -> Result<bool, Fault> {
     let Columns { chains, behind, keys, at_ms, events } = Columns::of(events)?;
     let (chain, lineage) = (record.chain.as_str(), signed(record.lineage.0));
     let (generation, attempt) = (signed(record.generation.0), signed(record.last_attempt.0));
-    let (json, wakes_ms) = (write(record)?, millis(wakes_at));
+    let (json, wakes_ms, pair) = (write(record)?, millis(wakes_at), record.pair.fingerprint().to_string());
     let params: &[&(dyn ToSql + Sync)] = &[
         &chains,
         &behind,
@@ -247,6 +248,7 @@ async fn insert(client: &Client, next: NextRow<'_>) -> Result<bool, Fault> {
         &json,
         &sealed.0,
         &wakes_ms,
+        &pair,
     ];
     Ok(change_alone(client, query, params).await?.is_some_and(|row| row.get(0)))
 }
@@ -536,8 +538,15 @@ impl VaultState for PostgresState {
     async fn take_in(&self, before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError> {
         match before {
             Some(before) => {
-                let query = write_row!(stays, stands!());
-                run!(self, Repeat::Wrong, |client| write_at(client, query, before, next, &[]))
+                let query = write_row!(
+                    stays,
+                    concat!(
+                        stands!(),
+                        " AND NOT EXISTS (SELECT FROM replaced WHERE chain = $6::text AND fingerprint = $20::text)"
+                    )
+                );
+                let pair = next.record.pair.fingerprint().to_string();
+                run!(self, Repeat::Wrong, |client| write_at(client, query, before, next, &[&pair]))
             }
             None => run!(self, Repeat::Wrong, |client| insert(client, next)),
         }

@@ -63,6 +63,7 @@ conformance_of_vaults! {
     the_latest_events_of_some_chains_are_read_at_once,
     intents_are_held_as_long_as_somebody_compares,
     rows_that_stand_before_marks_are_named,
+    a_pair_that_is_spent_is_not_taken_in,
     a_chain_that_the_database_never_heard_of_is_missed_once,
 }
 
@@ -535,6 +536,19 @@ async fn looked_at<S: VaultState>(state: &S, open: bool) {
 async fn rotated<S: VaultState>(state: &S, generation: u64) {
     let (before, after) = (record("a", generation - 1, 0), record("a", generation, 0));
     assert!(state.settle_rotation(before.mark(), next(&after, None, None)).await.unwrap());
+}
+
+async fn a_pair_that_is_spent_is_not_taken_in<S: VaultState>(Two { one, other, .. }: Two<S>) {
+    let first = record("a", 1, 0);
+    // Somebody hears that it is spent after whoever brings it in has asked.
+    other.add_replaced(&first.chain, first.pair.fingerprint(), second(3)).await.unwrap();
+    assert!(!one.take_in(None, next(&first, Some(&sealed("x")), None)).await.unwrap());
+    assert_eq!(one.row(&first.chain).await.unwrap(), None);
+    let second_pair = record("a", 2, 0);
+    assert!(one.take_in(None, next(&second_pair, Some(&sealed("y")), None)).await.unwrap());
+    assert!(!one.take_in(Some(second_pair.mark()), next(&first, Some(&sealed("x")), None)).await.unwrap());
+    let third = record("a", 3, 0);
+    assert!(one.take_in(Some(second_pair.mark()), next(&third, Some(&sealed("z")), None)).await.unwrap());
 }
 
 async fn health_is_looked_at_when_it_was_said<S: VaultState>(Two { one, other, .. }: Two<S>) {
