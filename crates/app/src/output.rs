@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
+use evergrant_core::Reason;
 pub(crate) use evergrant_core::alert::span;
+use evergrant_core::chain::{Kind, Record};
 use evergrant_core::keeper::Report;
-use evergrant_core::{Reason, chain::Record};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -131,11 +132,23 @@ pub(crate) fn warnings(record: &Record, now: Timestamp) -> Vec<String> {
     if record.second_writer(now) {
         warnings.push(Reason::SecondWriter.sentence().to_owned());
     }
-    if let Some(end) = record.grant_expires_at.filter(|end| *end > now) {
+    if let Some(end) = record.grant_expires_at {
         let left = end.duration_since(now).as_secs();
-        if left < 3 * 86_400 {
+        let soon = if record.kind == Kind::Static { 14 } else { 3 } * 86_400;
+        if left <= 0 {
+            warnings.push(format!("the grant itself ended {} ago; log in again", span(-left)));
+        } else if left < soon {
             warnings.push(format!("the grant itself ends in {}; log in again before that", span(left)));
         }
+    }
+    if let Some(failures) = record.failures {
+        let (first, next) = (now.duration_since(failures.since), failures.not_before.duration_since(now));
+        let next = if next.is_positive() { format!("in {}", span(next.as_secs())) } else { "now".to_owned() };
+        let (count, reason) = (failures.count, failures.reason);
+        let ago = span(first.as_secs());
+        warnings.push(format!(
+            "failed attempts to renew: {count}, the first {ago} ago ({reason}); the next {next}"
+        ));
     }
     warnings
 }

@@ -7,6 +7,7 @@ use evergrant_core::alert::{ActionContext, Episode, action};
 use evergrant_core::caller::Scope;
 use evergrant_core::chain::{Kind, Record};
 use evergrant_core::event::{Event, EventKind};
+use evergrant_core::gateway::Source;
 use evergrant_core::keeper::Report;
 use evergrant_core::provider::Profile;
 use evergrant_core::{ChainName, Reason, api_key};
@@ -66,10 +67,13 @@ pub(crate) async fn status(
         let last = &events[..events.len().min(EVENTS_SHOWN)];
         if json {
             let mut value = as_json(&chain, &report, record.as_ref(), last)?;
+            value["serves"] = json!(serves(settings, &report).as_str());
             health.into_json(&mut value);
             shown.push(value);
         } else {
             as_text(&chain, &report, record.as_ref(), last, now);
+            let dim = output::DIM;
+            anstream::println!("  {dim}serves{dim:#} {}", serves(settings, &report).as_str());
             health.print(&chain, now);
         }
     }
@@ -87,6 +91,18 @@ pub(crate) async fn status(
         sinks.iter().for_each(alerts::sink);
     }
     Ok(ExitCode::from(worst))
+}
+
+/// What a request would be served by, as far as can be told from here.
+fn serves(settings: &ChainSettings, report: &Report) -> Source {
+    match (report.token_valid, settings.kind()) {
+        (true, Kind::ApiKey) => Source::ApiKey,
+        (true, Kind::RefreshToken | Kind::Static | Kind::JwtBearer | Kind::ClientCredentials) => {
+            Source::Oauth
+        }
+        (false, _) if settings.fallback_key.is_some() => Source::Fallback,
+        (false, _) => Source::None,
+    }
 }
 
 /// The open episodes of chains that have no section: there may be any number of such chains.
@@ -193,6 +209,7 @@ fn as_json(
     value["kind"] = json!(kind(chain, record));
     value["granted_at"] = json!(record.map(|record| record.granted_at));
     value["grant_expires_at"] = json!(record.and_then(|record| record.grant_expires_at));
+    value["failures"] = json!(record.and_then(|record| record.failures));
     value["events"] = json!(events);
     Ok(value)
 }

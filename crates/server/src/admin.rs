@@ -67,6 +67,9 @@ struct Configured<S: VaultState> {
 type Find<S> =
     Arc<dyn Fn(ChainName) -> BoxFuture<'static, Result<Option<AdminChain<S>>, StateError>> + Send + Sync>;
 
+/// What a chain is like that need not be there yet; nothing if no section covers its name.
+type First<S> = Arc<dyn Fn(&ChainName) -> Option<AdminChain<S>> + Send + Sync>;
+
 /// Chains that no section names.
 #[derive(Clone)]
 pub struct Others<S: VaultState> {
@@ -75,7 +78,7 @@ pub struct Others<S: VaultState> {
     /// Finds one.
     pub find: Find<S>,
     /// One that need not be there yet: whoever brings its first grant in makes it.
-    pub first: Arc<dyn Fn(&ChainName) -> Option<AdminChain<S>> + Send + Sync>,
+    pub first: First<S>,
 }
 
 impl<S: VaultState> std::fmt::Debug for Others<S> {

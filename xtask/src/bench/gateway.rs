@@ -1,6 +1,6 @@
 //! `cargo xtask bench gateway`: requests of 2 KB with answers of 1 KB, as fast as they come and at fixed rates.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::peer::{Peer, Site};
 use super::rig::Rig;
@@ -77,6 +77,11 @@ fn wrong_keys(options: &Options, rig: &Rig, sites: &[Site]) -> Result<Option<Fig
             rig.load(evergrant, "/v1/messages", &load)
         };
         let (alone, beside) = (measure("")?, measure(&format!(" --wrong {WRONG_PER_SECOND}"))?);
+        let refused = beside.number("wrong")? / options.time().as_secs_f64();
+        ensure!(
+            refused >= 0.9 * WRONG_PER_SECOND as f64,
+            "{refused:.0} wrong keys a second were answered of {WRONG_PER_SECOND}: they were not beside anything"
+        );
         let of = |name: &str| Ok::<_, anyhow::Error>((alone.number(name)?, beside.number(name)?));
         let (medians, p99) = (of("p50_us")?, of("p99_us")?);
         ratios.push(medians.1 / medians.0);

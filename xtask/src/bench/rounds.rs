@@ -245,7 +245,7 @@ impl Outcome {
     }
 
     /// The figure of CPU time beside `HAProxy`; none where one of both is missing. Of others than Evergrant nothing is
-    /// claimed.
+    /// claimed, nor where one of both did not keep up.
     pub(super) fn cpu_figures(
         &self,
         bench: &'static str,
@@ -255,12 +255,14 @@ impl Outcome {
         let of = |peer: Peer| {
             let value = self.cpu_ratio(peer, Peer::Haproxy)?;
             let own = peer == Peer::Evergrant;
+            let lagged =
+                [peer, Peer::Haproxy].into_iter().filter_map(|peer| self.of(peer)).any(Series::lagged);
             let figure = if own {
                 format!("cpu_vs_haproxy_{what}")
             } else {
                 format!("{}_cpu_vs_haproxy_{what}", peer.name())
             };
-            Some(Figure { bench, figure, value, unit: "x", at_most: own.then_some(at_most) })
+            Some(Figure { bench, figure, value, unit: "x", at_most: (own && !lagged).then_some(at_most) })
         };
         let peers = [Peer::Evergrant, Peer::Litellm, Peer::Portkey];
         peers.into_iter().filter_map(of).collect::<Vec<_>>().into_iter()
