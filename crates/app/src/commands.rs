@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use evergrant_core::audit::{Act, Actor, AuditEntry};
 use evergrant_core::authfile;
 use evergrant_core::gateway::Source;
 use evergrant_core::keeper::{Look, Report};
 use evergrant_core::{ApiKey, Reason};
 use evergrant_server::probe::MessageProbe;
 use evergrant_server::{Renewable, Renewal, World as _, probe};
-use evergrant_store::{AuthFile, OsDisk, secret_file};
+use evergrant_store::{AuthFile, HealthState as _, OsDisk, secret_file};
 use serde_json::{Value, json};
 
 use crate::cli::{Cli, Command, ConfigCommand, Global, OneChain, SealCommand};
@@ -97,7 +98,7 @@ async fn with_configuration(
         }
         Command::Alerts { command } => alerts::run(&host, &loaded, env, command, global.json).await,
         Command::Refresh { chain: which, force, accept_stale } => match chain(which) {
-            Ok(chain) => refresh(&chain, *force, *accept_stale, global.json).await,
+            Ok(chain) => refresh(&chain, (*force, *accept_stale), keys::actor(env), global.json).await,
             Err(why) => Err(why),
         },
         Command::Probe { chain: which } => match chain(which) {
@@ -111,7 +112,7 @@ async fn with_configuration(
             Err(why) => Err(why),
         },
         Command::Import(args) => match chain(&args.chain) {
-            Ok(chain) => import::run(&chain, args, global.json).await,
+            Ok(chain) => import::run(&chain, args, keys::actor(env), global.json).await,
             Err(why) => Err(why),
         },
         Command::Export { file, chain: which, include_refresh_token } => match chain(which) {
@@ -241,7 +242,15 @@ pub(crate) fn print(report: &Report, chain: &Chain, json: bool) {
     }
 }
 
-async fn refresh(chain: &Chain, force: bool, accept_stale: bool, json: bool) -> Result<ExitCode, String> {
+async fn refresh(
+    chain: &Chain,
+    (force, accept_stale): (bool, bool),
+    who: Actor,
+    json: bool,
+) -> Result<ExitCode, String> {
+    if force {
+        audit(chain, who, Act::RefreshForced).await;
+    }
     if accept_stale && let Err(refused) = chain.accept_stale().await {
         return Err(format!("nothing was accepted ({}): {}", refused.reason, refused.detail));
     }
@@ -249,6 +258,14 @@ async fn refresh(chain: &Chain, force: bool, accept_stale: bool, json: bool) -> 
     let report = chain.look(look).await;
     print(&report, chain, json);
     Ok(exit_of(&report))
+}
+
+/// Writes down who did something to a chain. It is done in any case: what keeps a chain alive waits for no ledger.
+pub(crate) async fn audit(chain: &Chain, who: Actor, what: Act) {
+    let entry = AuditEntry { at: chain.world.now(), who, what, to: chain.chain().to_string() };
+    if let Err(error) = chain.world.state().add_audit(&entry).await {
+        output::warn(format!("who did this could not be written down: {error}"));
+    }
 }
 
 async fn probe_now(host: &Host, chain: &Chain, message: Option<&MessageProbe>, json: bool) -> ExitCode {

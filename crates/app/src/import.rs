@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use evergrant_core::Reason;
+use evergrant_core::audit::{Act, Actor};
 use evergrant_core::authfile::{self, MAX_LEN, Reading};
 use evergrant_core::grant::Grant;
 use evergrant_core::probe::Verdict;
@@ -16,11 +17,16 @@ use evergrant_store::{HealthState as _, State as _, StateError};
 use serde_json::json;
 
 use crate::cli::ImportArgs;
-use crate::commands::{exit_of, print};
+use crate::commands::{audit, exit_of, print};
 use crate::host::{Chain, World};
 use crate::output;
 
-pub(crate) async fn run(chain: &Chain, args: &ImportArgs, json: bool) -> Result<ExitCode, String> {
+pub(crate) async fn run(
+    chain: &Chain,
+    args: &ImportArgs,
+    who: Actor,
+    json: bool,
+) -> Result<ExitCode, String> {
     let file = args.file.as_path();
     let standard_input = file == Path::new("-");
     if args.remove && standard_input {
@@ -43,6 +49,7 @@ pub(crate) async fn run(chain: &Chain, args: &ImportArgs, json: bool) -> Result<
             Import::Refused(refused) => refused,
             Import::Taken(report) => {
                 print(&report, chain, json);
+                audit(chain, who, Act::GrantImported).await;
                 if let Some(identity) = &identity {
                     remember(chain, identity).await;
                 }

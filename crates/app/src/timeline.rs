@@ -1,9 +1,10 @@
-//! `evergrant status --timeline`: what happened, in order: rotations, push events, episodes (SPEC §6, §11).
+//! `evergrant status --timeline`: what happened, in order: rotations, push events, episodes, and who did what (SPEC §6, §11).
 
 use std::process::ExitCode;
 
 use evergrant_core::ChainName;
 use evergrant_core::alert::{Episode, Level, span};
+use evergrant_core::audit::AuditEntry;
 use evergrant_core::event::EventKind;
 use evergrant_store::state::Numbered;
 use evergrant_store::{HealthState as _, State as _};
@@ -23,7 +24,7 @@ const READ: usize = 200;
 struct Entry {
     at: Timestamp,
     chain: ChainName,
-    /// `event`, or what an episode did: `opened`, `ended`, `closed`.
+    /// `event`, what somebody did (`act`), or what an episode did: `opened`, `ended`, `closed`.
     kind: &'static str,
     what: String,
     #[serde(skip)]
@@ -38,7 +39,9 @@ pub(crate) async fn show(
     json: bool,
 ) -> Result<ExitCode, String> {
     let mut entries = Vec::new();
+    let acts = host.state.audit(READ).await.map_err(|error| error.to_string())?;
     for ChainSettings { name, .. } in host::chosen(&loaded.settings, only)? {
+        entries.extend(acts.iter().filter_map(|act| of_act(act, &name)));
         let events = host.state.latest_events(&name, READ).await.map_err(|error| error.to_string())?;
         entries.extend(events.iter().filter_map(of_event));
         let episodes = host.state.episodes(Some(&name), READ).await;
@@ -66,6 +69,14 @@ fn of_event(numbered: &Numbered) -> Option<Entry> {
     let position = format!("lineage {}, generation {}", event.lineage, event.generation);
     let what = format!("{}{of}: {} ({position})", event.kind.as_str(), event.reason);
     Some(Entry { at: event.at, chain: event.chain.clone(), kind: "event", what, level: None })
+}
+
+fn of_act(act: &AuditEntry, chain: &ChainName) -> Option<Entry> {
+    if !act.what.is_to_chain() || act.to != chain.as_str() {
+        return None;
+    }
+    let what = format!("{} by {}", act.what.as_str(), act.who);
+    Some(Entry { at: act.at, chain: chain.clone(), kind: "act", what, level: None })
 }
 
 fn of_episode(episode: &Episode) -> Vec<Entry> {

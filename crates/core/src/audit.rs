@@ -53,8 +53,10 @@ pub enum Act {
     RefreshForced,
     /// The access token was read.
     TokenRead,
-    /// A grant was pushed.
+    /// A grant was pushed, and taken.
     GrantPushed,
+    /// A grant was imported.
+    GrantImported,
 }
 
 impl Act {
@@ -69,6 +71,19 @@ impl Act {
             Self::RefreshForced => "refresh_forced",
             Self::TokenRead => "token_read",
             Self::GrantPushed => "grant_pushed",
+            Self::GrantImported => "grant_imported",
+        }
+    }
+
+    /// Whether it is done to a chain.
+    pub fn is_to_chain(self) -> bool {
+        match self {
+            Self::ChainMuted
+            | Self::RefreshForced
+            | Self::TokenRead
+            | Self::GrantPushed
+            | Self::GrantImported => true,
+            Self::KeyCreated | Self::KeyRevoked | Self::KeyRotated | Self::EpisodeAcknowledged => false,
         }
     }
 }

@@ -182,6 +182,8 @@ async fn a_person_pushes_asks_and_pauses() {
     assert_eq!((&pushed["ok"], &pushed["chains"][0]["reason"]), (&json!(true), &json!("accepted")));
     assert_eq!(home.refresh_token(), refresh);
     assert_eq!(station.json(&["push"])["chains"][0]["reason"], "same_grant");
+    let timeline = shown(&home.run(&["status", "--timeline"]));
+    assert_eq!(timeline.matches("grant_pushed by key_").count(), 1, "{timeline}");
 
     let shown_status = shown(&station.run(&["status"]));
     assert!(

@@ -137,6 +137,10 @@ async fn the_first_login_is_imported_into_a_folder_that_is_made_for_it() {
     let output = home.run(&["import", fresh.to_str().unwrap(), "--move", "--json"]);
     assert!(output.status.success(), "{}", shown(&output));
     assert_eq!(home.force()["refreshed"], json!(true));
+    let timeline = shown(&home.run(&["status", "--timeline"]));
+    for act in ["grant_imported by cli:", "refresh_forced by cli:"] {
+        assert!(timeline.contains(act), "{timeline}");
+    }
 }
 
 /// The way out of a revoked chain.

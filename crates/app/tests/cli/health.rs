@@ -87,8 +87,9 @@ async fn an_episode_is_shown_acknowledged_and_muted() {
     assert_eq!(nobody.status.code(), Some(1));
     let timeline = home.run(&["status", "--timeline"]);
     let text = shown(&timeline);
-    let places = ["not_serving opened: token_absent", "renewal_failing opened: token_absent"]
-        .map(|what| text.find(what));
+    let places =
+        ["not_serving opened: token_absent", "renewal_failing opened: token_absent", "chain_muted by cli:"]
+            .map(|what| text.find(what));
     assert!(places.iter().all(Option::is_some), "{text}");
     let entries = home.json(&["status", "--timeline"]);
     let times: Vec<_> =

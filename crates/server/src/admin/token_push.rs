@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use evergrant_core::audit::{Act, Actor, AuditEntry};
 use evergrant_core::caller::Scope;
 use evergrant_core::gateway::Source;
 use evergrant_core::grant::Grant;
@@ -84,7 +85,7 @@ async fn push<S: HealthState + VaultState>(
     // The first grant may be what is pushed.
     let chain = admin.chains.get_for_grant(name).await?;
     let chain = chain.ok_or_else(|| unknown(format!("there is no chain {name}")))?;
-    let taking = Taking { admin: &admin, chain: &chain };
+    let taking = Taking { admin: &admin, chain: &chain, who: who.actor() };
     let Some(body) = read_up_to(push::MAX_LEN, request.into_body()).await else {
         let detail = format!("a push event is at most {} KiB long", push::MAX_LEN / 1024);
         return taking.refuse(None, Refusal::new(Reason::BodyTooLarge, detail)).await;
@@ -103,6 +104,7 @@ async fn push<S: HealthState + VaultState>(
 struct Taking<'t, S: HealthState + VaultState> {
     admin: &'t Admin<S>,
     chain: &'t AdminChain<S>,
+    who: Actor,
 }
 
 impl<S: HealthState + VaultState> Taking<'_, S> {
@@ -122,6 +124,11 @@ impl<S: HealthState + VaultState> Taking<'_, S> {
             Ok(reason) => {
                 // An answer that was lost may have been the one that it came with.
                 let new = matches!(reason, Reason::Accepted | Reason::SameGrant);
+                if reason == Reason::Accepted {
+                    let (at, to) = (self.admin.world.now(), self.chain.chain.chain().to_string());
+                    let entry = AuditEntry { at, who: self.who.clone(), what: Act::GrantPushed, to };
+                    self.admin.world.state().add_audit(&entry).await?;
+                }
                 let identity = call.identity.as_ref().filter(|_| new);
                 self.answer(&call.message, reason, (Outcome::Good, reason), identity).await
             }
