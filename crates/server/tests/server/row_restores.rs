@@ -94,7 +94,7 @@ async fn an_answer_that_cannot_be_written_waits_for_a_restored_row() {
     until(async || rig.exchanges() == 2).await;
     fs::remove_dir_all(one.folder.path().join("receipts")).unwrap();
     let now = rig.row(0).await.record.mark();
-    assert!(rig.state.take_in(Some(now), as_it_was(&backup)).await.unwrap());
+    assert!(rig.state.settle_rotation(now, as_it_was(&backup)).await.unwrap());
     assert_eq!(forced.await.unwrap().error, Some(Reason::Quarantined));
     two.keeper.compare_all().await.unwrap();
     until(async || rig.row(0).await.record.generation.0 == 3).await;
