@@ -120,6 +120,10 @@ fn run_one(scenario: Scenario, extent: Extent, lie: Option<Lie>) -> Outcome {
 }
 
 fn try_states(recorded: &Recorded, extent: Extent, run: &str, outcome: &mut Outcome) {
+    if recorded.dropped {
+        outcome.violated += 1;
+        outcome.violations.push(format!("I7: the keeper was given an answer, and never kept it [{run}]"));
+    }
     let mut replay = Replay::new(recorded.base.clone());
     let mut seen: Vec<HashSet<u64>> = vec![HashSet::new(); recorded.moments.len()];
     for place in 0..=recorded.ops.len() {

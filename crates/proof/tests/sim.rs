@@ -96,6 +96,7 @@ lies! {
     an_intent_that_is_not_durable: IntentNotDurable as "I2";
     a_pair_published_before_it_is_durable: PublishedBeforeSync as "I3" | "I7";
     a_receipt_that_is_skipped: ReceiptSkipped as "I5" | "I7";
+    an_answer_that_is_dropped: AnswerDropped as "I7";
     a_doubt_taken_for_a_failure: DoubtAsFailed as "I5";
     a_server_error_taken_for_unspent: ServerErrorAsUnspent as "I5";
     an_answer_of_an_older_lineage_committed: StaleLineageCommitted as "I4";

@@ -62,15 +62,18 @@ pub(super) struct Recorded {
     pub(super) furniture: Furniture,
     /// How many operations were called in all.
     pub(super) verbs: usize,
+    /// The keeper was given an answer, lived on, and never kept it.
+    pub(super) dropped: bool,
 }
 
 impl Recorded {
-    /// What a room has recorded since its disk was last settled.
-    fn of(room: &Room, remembered: Option<Record>, verbs: usize) -> Self {
+    /// What a room has recorded since its disk was last settled, after so many exchanges.
+    fn of(room: &Room, remembered: Option<Record>, verbs: usize, exchanges: u64) -> Self {
         let inner = room.disk.lock();
+        let dropped = inner.engine.counters().exchanges > exchanges && !inner.facts.kept;
         let (base, ops, moments) = (inner.base.clone(), inner.ops.clone(), inner.moments.clone());
         drop(inner);
-        Self { base, ops, moments, now: room.now(), remembered, furniture: room.furniture, verbs }
+        Self { base, ops, moments, now: room.now(), remembered, furniture: room.furniture, verbs, dropped }
     }
 
     /// What the first look after a crash reports.
@@ -88,8 +91,9 @@ impl Recorded {
         let kept = moment.facts.kept && moment.facts.logins == 0;
         room.disk.lock().facts = Facts { kept, ..moment.facts.clone() };
         room.disk.settle();
+        let exchanges = room.counters().exchanges;
         room.look_until_rest();
-        Self::of(&room, self.remembered.clone(), room.disk.verbs())
+        Self::of(&room, self.remembered.clone(), room.disk.verbs(), exchanges)
     }
 }
 
@@ -164,7 +168,7 @@ impl Scenario {
         room.disk.lock().facts.kept = false;
         room.disk.settle();
         room.disk.lie(lie);
-        let begun = room.disk.verbs();
+        let (begun, exchanges) = (room.disk.verbs(), room.counters().exchanges);
         if let Some(edit) = edit {
             room.disk.edit_before(before, path, edit);
         }
@@ -178,7 +182,7 @@ impl Scenario {
             Course::RollForward => drop(room.look(Look::Due)),
         }
         let verbs = room.disk.verbs() - begun;
-        Recorded::of(&room, remembered, verbs)
+        Recorded::of(&room, remembered, verbs, exchanges)
     }
 
     fn push_fault(&self, room: &Room) {

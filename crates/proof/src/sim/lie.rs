@@ -14,6 +14,8 @@ pub enum Lie {
     PublishedBeforeSync,
     /// The answer's write into its receipt is acknowledged, and dropped.
     ReceiptSkipped,
+    /// The same, and it counts as one that never was: the keeper drops the answer itself.
+    AnswerDropped,
     /// A lost answer is told as a request that was never sent.
     DoubtAsFailed,
     /// A 5xx from before the provider is told as the provider's own.
@@ -38,11 +40,12 @@ pub enum Lie {
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::LockIgnored,
         Self::IntentNotDurable,
         Self::PublishedBeforeSync,
         Self::ReceiptSkipped,
+        Self::AnswerDropped,
         Self::DoubtAsFailed,
         Self::ServerErrorAsUnspent,
         Self::StaleLineageCommitted,

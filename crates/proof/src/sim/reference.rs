@@ -1,9 +1,10 @@
 //! The reference: what the provider saw, what was delivered, and what is on the disk; small enough to be believed.
 //! After each change of state it says which invariant of SPEC §4 does not hold.
 
+mod handed;
 mod reading;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use evergrant_core::{AccessToken, Generation, Lineage};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use handed::{Handed, HandedOver};
 pub use reading::MARK;
 use reading::{access_in, answers, contains, content, parse_record};
 
@@ -117,7 +119,7 @@ pub struct Reference {
     life: Duration,
     tokens: BTreeMap<Fingerprint, Token>,
     told: BTreeMap<Fingerprint, Told>,
-    handed_over: VecDeque<(Fingerprint, u64, String)>,
+    handed: Handed,
     open: Vec<Open>,
     sent: u64,
     word: Option<Word>,
@@ -210,15 +212,26 @@ impl Reference {
         self.open.retain(|open| open.number != number);
     }
 
-    /// What an answer says about the token that was presented; with the successor, if it has one.
-    pub fn told(&mut self, token: Fingerprint, told: Told, next: Option<&str>) {
+    /// What an answer says about the token that was presented.
+    pub fn told(&mut self, token: Fingerprint, told: Told) {
         self.told.insert(token, told);
-        if let (Some(next), Some(family)) = (next, self.family_of(token)) {
-            self.handed_over.push_back((token, family, next.to_owned()));
-            if self.handed_over.len() > 8 {
-                self.handed_over.pop_front();
-            }
+    }
+
+    /// A living process was given the successor of a token.
+    pub fn hands_over(&mut self, now: Duration, process: ProcessId, token: Fingerprint, next: &str) {
+        if let Some(family) = self.family_of(token) {
+            self.handed.add((now, process), (token, family), next);
         }
+    }
+
+    /// A process is gone.
+    pub fn died(&mut self, process: ProcessId) {
+        self.handed.died(process);
+    }
+
+    /// I7: what reached a process that lives is not dropped.
+    pub fn nothing_is_dropped(&self, now: Duration) -> Held {
+        self.handed.none_is_dropped(now)
     }
 
     /// I1.
@@ -237,6 +250,7 @@ impl Reference {
         if let Some(open) = self.open.iter().find(being_read) {
             return broken("I5", format!("process {} still reads an answer to {token}", open.process));
         }
+        self.handed.has_none_of(token)?;
         match self.told.get(&token) {
             None | Some(Told::Unspent) => Ok(()),
             Some(Told::Committed { kept: true }) => {
@@ -297,10 +311,7 @@ impl Reference {
                 self.mark_replaced(&bytes);
                 Ok(())
             }
-            News::Kept(bytes) => {
-                self.keeps(&bytes);
-                Ok(())
-            }
+            News::Kept(bytes) => self.keeps(&bytes),
             News::Filled(_) => Ok(()),
             News::Recorded(bytes, durable) => {
                 self.are_durable(&durable);
@@ -341,11 +352,9 @@ impl Reference {
         self.replaced.extend(fresh);
     }
 
-    fn keeps(&mut self, bytes: &[u8]) {
-        let found = self.handed_over.iter().position(|(.., refresh)| contains(bytes, refresh));
-        let Some((presented, family, refresh)) = found.and_then(|index| self.handed_over.remove(index))
-        else {
-            return;
+    fn keeps(&mut self, bytes: &[u8]) -> Held {
+        let Some(HandedOver { presented, family, refresh, .. }) = self.handed.kept(bytes)? else {
+            return Ok(());
         };
         self.told.insert(presented, Told::Committed { kept: true });
         // Of a lineage that has ended the answer may be dropped, even if an old file of it lies there again.
@@ -354,6 +363,7 @@ impl Reference {
         if self.family == Some(family) && recorded == self.family {
             self.kept = Some(Kept { family, refresh });
         }
+        Ok(())
     }
 
     fn recorded(&mut self, bytes: &[u8]) -> Held {
@@ -370,6 +380,7 @@ impl Reference {
             let same = |kept: &Kept| Some(Fingerprint::of(kept.refresh.as_bytes())) == record.pair.refresh;
             self.kept = self.kept.take().filter(same);
         }
+        record.pair.refresh.iter().for_each(|token| self.handed.is_of_record(*token));
         let refused = matches!(record.standing, Standing::Refused { .. });
         if let (true, Some(token)) = (refused, record.pair.refresh) {
             self.told.insert(token, Told::Refused { noted: Some(self.edits) });
@@ -399,8 +410,9 @@ impl Reference {
         Ok(())
     }
 
-    /// The power went: the record may be an older one.
+    /// The power went, and with it every process: the record may be an older one.
     pub fn power_went(&mut self, record: Option<Bytes>) {
+        self.handed = Handed::default();
         self.record = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     }
 

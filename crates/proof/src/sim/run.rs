@@ -193,6 +193,7 @@ impl Sim {
                         self.power_goes();
                         continue;
                     }
+                    lock(&self.provider).reference.died(process);
                     self.check_nothing_is_lost();
                     if let Some(index) = self.machines.iter().position(|machine| machine.process == process) {
                         self.restart(index);
@@ -212,6 +213,8 @@ impl Sim {
             drop(provider);
             self.judge(held);
         }
+        let dropped = lock(&self.provider).reference.nothing_is_dropped(self.executor.now());
+        self.judge(dropped);
         let version = self.disk.file_version();
         if self.judged != version && self.disk.is_settled() {
             self.judged = version;

@@ -126,7 +126,10 @@ impl SimWorld {
             Fate::Fine | Fate::Slow | Fate::Late | Fate::Lost | Fate::LostRequest | Fate::NotSent => {}
             Fate::Unavailable | Fate::Bare5xx | Fate::SpentThen5xx | Fate::Throttled | Fate::Blocked => {}
         }
-        provider.reference.told(token, told, handed);
+        provider.reference.told(token, told);
+        if let Some(next) = handed {
+            provider.reference.hands_over(self.executor.now(), self.process, token, next);
+        }
         Answer::Received { status, retry_after, date: None, body, complete }
     }
 
@@ -149,7 +152,7 @@ impl SimWorld {
                 return None;
             }
         };
-        provider.reference.told(token, told, None);
+        provider.reference.told(token, told);
         Some(answer)
     }
 

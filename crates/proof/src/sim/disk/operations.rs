@@ -85,6 +85,13 @@ impl SimDisk {
     }
 }
 
+/// A file's bytes with others from `offset` on; it is cut behind them, as the real one does.
+fn filled(data: &[u8], offset: u64, bytes: &[u8]) -> Vec<u8> {
+    let mut whole = data[..data.len().min(offset as usize)].to_vec();
+    whole.extend_from_slice(bytes);
+    whole
+}
+
 impl Disk for SimDisk {
     type Lock = SimLock;
 
@@ -177,16 +184,17 @@ impl Disk for SimDisk {
         let path = text(path);
         if self.lock().drops_fill(path) {
             let mut inner = self.look();
-            inner.news.push(News::Kept(Arc::new(bytes.to_vec())));
+            let whole = filled(&inner.node(path)?.data, offset, bytes);
+            if inner.dropped_counts() {
+                inner.news.push(News::Kept(Arc::new(whole)));
+            }
             return Ok(());
         }
         let filled = self.write(path, |inner| {
             let mapped = inner.mapped(path);
             let path = mapped.as_deref().unwrap_or(path);
             let (inode, node) = (inner.inode(path)?, inner.node(path)?);
-            // Cut behind the new bytes, as the real one does.
-            let mut whole = node.data[..node.data.len().min(offset as usize)].to_vec();
-            whole.extend_from_slice(bytes);
+            let whole = filled(&node.data, offset, bytes);
             let grows = whole.len() > node.data.len();
             Ok((inode, whole, grows))
         })?;
