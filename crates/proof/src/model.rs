@@ -94,6 +94,12 @@ pub enum Break {
     ServerErrorAsRefused,
     /// A dead process keeps its lock.
     LockOutlivesItsHolder,
+    /// A receipt with a pair is never committed.
+    ReceiptLeft,
+    /// An open intent is never settled.
+    IntentLeft,
+    /// Nobody sees that a pair is due.
+    DueUnseen,
     /// A restored database takes intents at once.
     NobodyHeld,
     /// It takes them again while somebody may still be about to send from before.

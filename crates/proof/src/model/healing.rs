@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::restored::{begin_to_compare, end_hold};
 use super::search::{Fast, number};
 use super::sending::last_attempt;
-use super::state::{ATTEMPTS, Answer, At, Content, Net, Receipt, Standing, State};
+use super::state::{ATTEMPTS, Answer, At, Attempt, Content, Net, Receipt, Standing, State};
 use super::{Budget, Model, Vault, Violation};
 
 /// Steps of good weather within which all must be well.
@@ -57,11 +57,11 @@ impl Model {
                         "not well though nothing goes wrong any more: {:?}, file {:?}",
                         s.record, s.file
                     );
-                    return Err(Violation::new("L1 to L3", what));
+                    return Err(Violation::new(unlively(&s), what));
                 }
             }
         }
-        Err(Violation::new("L1 to L3", "it goes round and round"))
+        Err(Violation::new(unlively(&s), "it goes round and round"))
     }
 
     /// One whole look of the first keeper in good weather.
@@ -69,7 +69,7 @@ impl Model {
         let dead = s.record.filter(|record| !s.access_lives(record.pair));
         s.keepers[0].refused = dead.map(|record| record.position());
         if s.holder != 0 {
-            return Err(Violation::new("L1 to L3", "nobody works, and nobody can have the lock"));
+            return Err(Violation::new("L3", "nobody works, and nobody can have the lock"));
         }
         s.holder = 1;
         s.keepers[0].at = At::Look;
@@ -79,7 +79,7 @@ impl Model {
                 None => return Ok(s),
             }
         }
-        Err(Violation::new("L1 to L3", "a look does not end"))
+        Err(Violation::new(unlively(&s), "a look does not end"))
     }
 
     fn well(&self, s: &State) -> bool {
@@ -92,7 +92,7 @@ impl Model {
             && newest
             && known
             && !family.revoked
-            && self.nothing_open(s)
+            && nothing_open(s)
             && record.standing == Standing::Live
             && s.age(record.pair) == 0
             && s.staged.is_none()
@@ -107,7 +107,9 @@ impl Model {
             && (matches!(s.file, Content::Missing | Content::Garbage) || spent);
         let quarantined = record.behind.is_some();
         let refused = matches!(record.standing, Standing::Refused(true)) && s.ghost.refused.has(record.pair);
-        unusable || refused || quarantined || no_room
+        // Another machine's receipts are its own to commit, and it does not run here.
+        let open = record.intent > 0 || receipt_waits(s, |of| self.in_reach(of, 0));
+        unusable || refused || (quarantined || no_room) && !open
     }
 
     /// Good weather: the one thing that happens next when nothing goes wrong any more and the first keeper runs.
@@ -155,15 +157,31 @@ impl Model {
         }
         None
     }
+}
 
-    /// Whether no receipt waits and no intent is open.
-    fn nothing_open(&self, s: &State) -> bool {
-        s.record.is_some_and(|record| {
-            let waits = |receipt: &Receipt| match receipt {
-                Receipt::Answered(of, Answer::Tokens(_)) => s.attempt(*of).presented == Some(record.pair),
-                Receipt::Answered(..) | Receipt::Reserved(_) | Receipt::Missing => false,
-            };
-            record.intent == 0 && !s.receipts.iter().any(waits)
-        })
+/// Whether no receipt waits and no intent is open.
+fn nothing_open(s: &State) -> bool {
+    s.record.is_some_and(|record| record.intent == 0) && !receipt_waits(s, |_| true)
+}
+
+/// One of these attempts' receipts has the successor of the record's pair.
+fn receipt_waits(s: &State, counts: impl Fn(&Attempt) -> bool) -> bool {
+    s.receipts.iter().any(|receipt| match receipt {
+        Receipt::Answered(of, Answer::Tokens(_)) => {
+            let of = s.attempt(*of);
+            counts(of) && s.record.map(|record| record.pair) == of.presented
+        }
+        Receipt::Answered(..) | Receipt::Reserved(_) | Receipt::Missing => false,
+    })
+}
+
+/// Which of L1 to L3 does not hold where a chain does not get well.
+fn unlively(s: &State) -> &'static str {
+    if receipt_waits(s, |_| true) {
+        "L1"
+    } else if s.record.is_some_and(|record| record.intent > 0) {
+        "L2"
+    } else {
+        "L3"
     }
 }

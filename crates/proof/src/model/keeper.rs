@@ -191,6 +191,10 @@ impl Model {
             forget_staged(s);
         }
         let known = s.record.as_ref().map(seen);
+        if self.is_left(verdict) {
+            self.rest(s, k, known);
+            return Ok(());
+        }
         s.keepers[k].at = match verdict {
             Verdict::SwapBack => At::PutBack(Goal::Back),
             Verdict::Absent | Verdict::Malformed => return self.stop(s, k, None),
@@ -239,6 +243,15 @@ impl Model {
         Ok(())
     }
 
+    /// What a broken keeper leaves as it found it.
+    fn is_left(&self, verdict: Verdict) -> bool {
+        match self.broken {
+            Some(Break::ReceiptLeft) => matches!(verdict, Verdict::Commit(_) | Verdict::Finish(_)),
+            Some(Break::IntentLeft) => matches!(verdict, Verdict::InDoubt | Verdict::Settle(_)),
+            Some(_) | None => false,
+        }
+    }
+
     /// At a database another machine may have presented the pair once more after its access token had ended: then
     /// that presentation was the last one, and rules. Its answer is waited for.
     fn intent_of_another(&self, s: &State, attempt: u8) -> bool {
@@ -275,7 +288,7 @@ impl Model {
         // To present a replaced pair makes no other.
         let newest = usize::from(s.families[record.pair.family()].newest);
         let has_room = has_room || self.restores() && record.pair.generation() < newest;
-        match why {
+        match why.filter(|_| self.broken != Some(Break::DueUnseen)) {
             Some(_) if has_room => s.keepers[k].at = At::Reserve,
             Some(_) | None => self.rest(s, k, known),
         }
