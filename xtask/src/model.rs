@@ -14,15 +14,20 @@ use crate::run::{now, print};
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// So many faults of any kind together.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = FAULTS)]
     faults: u8,
-    /// So many states of one search at most; they take about 90 bytes each.
-    #[arg(long, default_value_t = 150_000_000)]
-    most: usize,
+    /// So many states of one search at most, and what is left of it is no fault; they take about 90 bytes each. Without
+    /// it 150,000,000, which every search has to do with.
+    #[arg(long)]
+    most: Option<usize>,
     /// Only the searches whose name has this in it.
     #[arg(long, default_value = "")]
     only: String,
 }
+
+const MOST: usize = 150_000_000;
+/// With fewer faults not everything is come across.
+const FAULTS: u8 = 2;
 
 #[derive(Default)]
 struct Total {
@@ -31,19 +36,25 @@ struct Total {
     reached: Vec<Sometimes>,
     crashed_in: Vec<&'static str>,
     failed: Vec<String>,
+    /// Searches that were not brought to their end.
+    cut_short: Vec<String>,
 }
 
 /// Searches, and prints what was searched.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut runs = model::full(options.faults);
     runs.retain(|run| run.name.contains(&options.only));
+    if runs.is_empty() {
+        bail!("no search has {:?} in its name", options.only);
+    }
+    let most = options.most.unwrap_or(MOST);
     let (next, total, begun) = (AtomicUsize::new(0), Mutex::new(Total::default()), now());
     print(format_args!("{:<58} {:>12} {:>12} {:>8}", "search", "states", "transitions", "seconds"))?;
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(2) {
             scope.spawn(|| {
                 while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    search(run, options.most, &total);
+                    search(run, most, &total);
                 }
             });
         }
@@ -58,7 +69,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for failed in &total.failed {
         print(format_args!("{failed}"))?;
     }
-    if total.failed.is_empty() { Ok(()) } else { bail!("the protocol does not hold") }
+    if !total.failed.is_empty() {
+        bail!("the protocol does not hold");
+    }
+    if !total.cut_short.is_empty() && options.most.is_none() {
+        bail!("not searched to their ends: {:?}", total.cut_short);
+    }
+    // Part of a search need not have come across it all.
+    let whole = options.only.is_empty() && options.faults >= FAULTS && total.cut_short.is_empty();
+    if whole && !(missed.is_empty() && alive.is_empty()) {
+        bail!("the search has not looked where it matters: missed {missed:?}, no death in {alive:?}");
+    }
+    Ok(())
 }
 
 fn search(run: &model::Run, most: usize, total: &Mutex<Total>) {
@@ -81,5 +103,8 @@ fn search(run: &model::Run, most: usize, total: &Mutex<Total>) {
     let news: Vec<_> = news.collect();
     total.reached.extend(news);
     total.crashed_in.extend(checked.crashed_in);
+    if checked.violation.is_none() && !checked.complete {
+        total.cut_short.push(run.name.clone());
+    }
     total.failed.extend(checked.violation.map(|trace| format!("\n{}\n{trace}", run.name)));
 }
