@@ -69,11 +69,13 @@ pub enum Lie {
     DoubtAsFailed,
     /// The answer's write into its receipt is acknowledged, and the receipt is gone when the process is.
     ReceiptsForgotten,
+    /// The answer's write into its receipt is acknowledged, and never happens.
+    AnswerDropped,
 }
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::LeaseIgnored,
         Self::LoginEndsLease,
         Self::PausesUnbounded,
@@ -85,6 +87,7 @@ impl Lie {
         Self::NobodyHeld,
         Self::DoubtAsFailed,
         Self::ReceiptsForgotten,
+        Self::AnswerDropped,
     ];
 }
 

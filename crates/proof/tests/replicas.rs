@@ -64,4 +64,5 @@ lies! {
     tokens_that_are_sent_at_once_after_a_restore: NobodyHeld,
     doubts_told_as_failures: DoubtAsFailed,
     receipts_that_are_forgotten: ReceiptsForgotten,
+    answers_that_are_dropped: AnswerDropped,
 }

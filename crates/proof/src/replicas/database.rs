@@ -107,7 +107,7 @@ impl Database {
                 self.machine
             );
             outside.say(now, what);
-            let held = outside.reference.recorded(&row.record);
+            let held = outside.reference.recorded(&row.record, self.machine);
             outside.judge(now, held);
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use evergrant_core::ChainName;
+use evergrant_core::{ChainName, Lineage};
 use evergrant_core::chain::{Record, Standing};
 use evergrant_core::gateway::Position;
 use evergrant_core::keeper::READ_LIMIT;
@@ -17,6 +17,8 @@ const SLACK: Duration = Duration::from_secs(60);
 const LAST_CHANCE: Duration = Duration::from_secs(600);
 /// The keeper's deadline.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Within so much time an answer that was handed over is in its receipt: its process may stand still before it writes.
+const SOON: Duration = Duration::from_secs(300);
 
 /// What became of a refresh token that was presented.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,24 @@ struct Open {
     sent: Duration,
 }
 
+/// A machine's intent, as it came to be of record.
+#[derive(Debug, Clone)]
+struct Intended {
+    chain: ChainName,
+    lineage: Lineage,
+    attempt: u64,
+}
+
+/// An answer with a successor that a living process was given, and that is in no receipt yet.
+#[derive(Debug, Clone)]
+struct Handed {
+    number: u64,
+    process: ProcessId,
+    token: Fingerprint,
+    successor: Fingerprint,
+    since: Duration,
+}
+
 /// The model.
 #[derive(Debug, Default)]
 pub(super) struct Reference {
@@ -67,6 +87,9 @@ pub(super) struct Reference {
     records: BTreeMap<ChainName, Record>,
     /// Access tokens that were of record once.
     durable: BTreeSet<Fingerprint>,
+    /// The last intent of a machine for a token; sending takes it.
+    intents: BTreeMap<(usize, Fingerprint), Intended>,
+    handed: Vec<Handed>,
     /// What was presented with an attempt of a machine, and as which exchange.
     attempts: BTreeMap<(ChainName, u64, usize), (Fingerprint, u64)>,
     /// Exchanges whose answer had a successor, and came.
@@ -104,31 +127,17 @@ impl Reference {
         self.refused.insert(token);
     }
 
-    /// A machine sends a token: I1, I2, I5. `record`: what the database holds of the chain; `lives`: so does the login.
+    /// A machine sends a token: I1, I2, I5. `lives`: its login does.
     pub(super) fn sends(
         &mut self,
         now: Duration,
         (process, machine): (ProcessId, usize),
         token: Fingerprint,
-        record: Option<&Record>,
         lives: bool,
     ) -> Held<u64> {
         let Some(known) = self.tokens.get(&token).cloned() else {
             return broken("I2", format!("{token} is of no login"));
         };
-        let restored = self.restored_at.is_some_and(|at| now < at + DEADLINE * 4);
-        let intent = record.and_then(|record| record.intent.as_ref());
-        let intended = intent.filter(|intent| intent.presented.refresh == Some(token));
-        if intended.is_none() && !restored {
-            let moved = record.is_none_or(|record| record.pair.refresh != Some(token));
-            // A login may come between the intent and the sending.
-            if !moved {
-                return broken("I2", format!("{token} is sent before its intent is durable"));
-            }
-        }
-        if let (Some(intent), Some(record)) = (intended, record) {
-            self.attempts.insert((record.chain.clone(), intent.attempt.0, machine), (token, self.sent + 1));
-        }
         if let Some(open) =
             self.open.iter().find(|open| open.chain == known.chain && now < open.sent + DEADLINE)
         {
@@ -137,6 +146,12 @@ impl Reference {
                 format!("process {} still waits for the answer to {}", open.process, open.token),
             );
         }
+        let Intended { chain, lineage, attempt } = self.intends(machine, token)?;
+        let restored = self.restored_at.is_some_and(|at| now < at + DEADLINE * 4);
+        if !restored {
+            self.is_newest(token, &chain, lineage)?;
+        }
+        self.attempts.insert((chain, attempt, machine), (token, self.sent + 1));
         self.may_be_presented(now, machine, token, &known, lives)?;
         if known.next.is_some() {
             self.presented_again.insert(known.family);
@@ -151,6 +166,25 @@ impl Reference {
         let number = self.sent;
         self.open.push(Open { number, process, machine, token, chain: known.chain, sent: now });
         Ok(number)
+    }
+
+    /// I2: the sender's own intent to present it was of record, and nothing was sent for it yet.
+    fn intends(&mut self, machine: usize, token: Fingerprint) -> Held<Intended> {
+        match self.intents.remove(&(machine, token)) {
+            Some(intended) => Ok(intended),
+            None => broken("I2", format!("{token} is sent before its sender's intent is durable")),
+        }
+    }
+
+    /// I2: what is sent is the row's pair, and intended; but a login may come between the intent and the sending.
+    fn is_newest(&self, token: Fingerprint, chain: &ChainName, lineage: Lineage) -> Held {
+        let row = self.records.get(chain);
+        let intended = row.and_then(|row| row.intent.as_ref());
+        let is_open = intended.is_some_and(|intent| intent.presented.refresh == Some(token));
+        if is_open || row.is_some_and(|row| row.lineage > lineage) {
+            return Ok(());
+        }
+        broken("I2", format!("{token} is sent, and its chain has moved on, or ended the intent"))
     }
 
     fn may_be_presented(
@@ -213,18 +247,49 @@ impl Reference {
     }
 
     /// What the answer of an exchange said that was handed over.
-    pub(super) fn told(&mut self, number: u64, token: Fingerprint, fate: Fate) {
-        if let Fate::Spent { .. } = fate {
+    pub(super) fn told(
+        &mut self,
+        since: Duration,
+        (number, process): (u64, ProcessId),
+        token: Fingerprint,
+        fate: Fate,
+    ) {
+        if let Fate::Spent { successor } = fate {
             self.handed_over.insert(number);
+            self.handed.push(Handed { number, process, token, successor, since });
         }
         if let Some(known) = self.tokens.get_mut(&token) {
             known.fate = Some(fate);
         }
     }
 
+    /// A process is gone, with what it intended and what was only in its memory.
+    pub(super) fn died(&mut self, process: ProcessId, machine: usize) {
+        self.handed.retain(|handed| handed.process != process);
+        self.intents.retain(|(of, _), _| *of != machine);
+    }
+
+    /// A process does nothing until then.
+    pub(super) fn stands_still(&mut self, process: ProcessId, until: Duration) {
+        let of_process = |handed: &&mut Handed| handed.process == process;
+        self.handed.iter_mut().filter(of_process).for_each(|handed| handed.since = until);
+    }
+
+    /// I7: what reached a process that lives is soon in its receipt, or of record.
+    pub(super) fn nothing_is_dropped(&self, now: Duration) -> Held {
+        match self.handed.iter().find(|handed| handed.since + SOON < now) {
+            Some(Handed { process, token, .. }) => broken(
+                "I7",
+                format!("process {process} was given the answer to {token}, lives on, and has not kept it"),
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// A machine has written a receipt.
     pub(super) fn kept(&mut self, chain: &ChainName, attempt: u64, machine: usize) {
         let Some((token, number)) = self.attempts.get(&(chain.clone(), attempt, machine)) else { return };
+        self.handed.retain(|handed| handed.number != *number);
         if self.handed_over.contains(number)
             && let Some(known) = self.tokens.get_mut(token)
         {
@@ -232,9 +297,11 @@ impl Reference {
         }
     }
 
-    /// The database has another record of a chain: I4, I6.
-    pub(super) fn recorded(&mut self, record: &Record) -> Held {
+    /// The database has another record of a chain, which this machine wrote: I4, I6.
+    pub(super) fn recorded(&mut self, record: &Record, machine: usize) -> Held {
         self.durable.insert(record.pair.access);
+        self.intended(record, machine);
+        self.handed.retain(|handed| Some(handed.successor) != record.pair.refresh);
         if let Some(known) = record.pair.refresh.and_then(|token| self.tokens.get_mut(&token)) {
             known.of_record = true;
             known.chain = Some(record.chain.clone());
@@ -253,6 +320,18 @@ impl Reference {
             );
         }
         Ok(())
+    }
+
+    /// An intent that was not there before is of whoever wrote it.
+    fn intended(&mut self, record: &Record, machine: usize) {
+        let before = self.records.get(&record.chain).and_then(|record| record.intent.as_ref());
+        if let Some(intent) = &record.intent
+            && let Some(token) = intent.presented.refresh
+            && before.is_none_or(|before| (before.attempt, &before.machine) != (intent.attempt, &intent.machine))
+        {
+            let Record { chain, lineage, .. } = record.clone();
+            self.intents.insert((machine, token), Intended { chain, lineage, attempt: intent.attempt.0 });
+        }
     }
 
     /// The database is an older copy of itself.

@@ -31,11 +31,12 @@ use super::world::ReplicaWorld;
 use super::{CHAINS, Lie, Outcome};
 use crate::sim::disk::{News, SimDisk};
 use crate::sim::executor::{Executor, ProcessId, Ran};
+use crate::sim::lie::Lie as DiskLie;
+use crate::sim::places::ROW_RECEIPTS;
 use crate::sim::reference::{Held, broken};
 use crate::sim::world::{PROVIDER, lock, true_time};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-const RECEIPTS: &str = "/grant/rows";
 /// Quiet enough to get through years, and often enough to find what the others did.
 const PACES: Paces = Paces {
     due: Duration::from_secs(150),
@@ -105,7 +106,8 @@ impl Sim {
             rng,
         };
         for number in 0..machines {
-            let disk = SimDisk::new(sim.rng.random(), None);
+            let drops = (lie == Some(Lie::AnswerDropped)).then_some(DiskLie::AnswerDropped);
+            let disk = SimDisk::new(sim.rng.random(), drops);
             let marks = Marks::in_memory().expect("SQLite opens in memory");
             let skew = Arc::default();
             let machine = Machine { number, process: 0, disk, marks, skew, away_until: None, running: None };
@@ -182,8 +184,8 @@ impl Sim {
             _ => machine.marks.clone(),
         };
         let folder = match self.lie {
-            Some(Lie::ReceiptsForgotten) => format!("{RECEIPTS}-{process}"),
-            _ => RECEIPTS.to_owned(),
+            Some(Lie::ReceiptsForgotten) => format!("{ROW_RECEIPTS}-{process}"),
+            _ => ROW_RECEIPTS.to_owned(),
         };
         let ring = KeyRing::parse(KEY).expect("it is a key");
         // A full disk keeps the process from starting; the next step tries again.
@@ -227,6 +229,7 @@ impl Sim {
         let machine = &mut self.machines[number];
         machine.disk.free_locks(machine.process);
         self.executor.kill(machine.process);
+        lock(&self.outside).reference.died(machine.process, number);
         machine.running = None;
     }
 
@@ -281,6 +284,8 @@ impl Sim {
                 }
             }
         }
+        let dropped = outside.reference.nothing_is_dropped(now);
+        outside.judge(now, dropped);
         let Some(running) = &mut machine.running else { return };
         for chain in &self.chains {
             let Some(current) = running.snapshots.current(chain) else { continue };
@@ -383,6 +388,7 @@ impl Sim {
                 };
                 let until = self.executor.now() + secs(self, 1..most);
                 self.executor.freeze(self.machines[number].process, until);
+                lock(&self.outside).reference.stands_still(self.machines[number].process, until);
                 let (other, soon) = (self.any_machine(), secs(self, 1..120));
                 self.run_for(soon);
                 self.force(other);

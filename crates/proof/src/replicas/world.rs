@@ -8,7 +8,6 @@ use evergrant_core::keeper::Answer;
 use evergrant_core::provider::TokenRequest;
 use evergrant_core::secret::Fingerprint;
 use evergrant_server::World;
-use evergrant_store::vault::VaultState as _;
 use futures_channel::oneshot;
 use jiff::{SignedDuration, Timestamp};
 use rand::rngs::SmallRng;
@@ -17,7 +16,7 @@ use rand::{RngExt, SeedableRng};
 use super::database::Database;
 use super::provider::{Outside, Way};
 use super::reference::Fate;
-use super::{CHAINS, Lie};
+use super::Lie;
 use crate::sim::disk::SimDisk;
 use crate::sim::executor::{Executor, ProcessId};
 use crate::sim::provider::error_body;
@@ -53,12 +52,12 @@ impl ReplicaWorld {
     }
 
     /// Tells the reference that a token is sent, and draws what becomes of it.
-    fn sends(&self, token: Fingerprint, record: Option<&evergrant_core::chain::Record>) -> (Way, Waiting) {
+    fn sends(&self, token: Fingerprint) -> (Way, Waiting) {
         let now = self.executor.now();
         let mut outside = lock(self.outside());
         let lives = outside.lives(token, now);
         let sender = (self.process, self.database.machine);
-        let held = outside.reference.sends(now, sender, token, record, lives);
+        let held = outside.reference.sends(now, sender, token, lives);
         let number = outside.judge(now, held).unwrap_or_default();
         let way = outside.way();
         outside.say(now, format_args!("machine {} sends {token}: {way:?}", sender.1));
@@ -71,19 +70,13 @@ impl ReplicaWorld {
     }
 
     fn told(&self, waiting: &Waiting, token: Fingerprint, fate: Fate) {
-        lock(self.outside()).reference.told(waiting.number, token, fate);
+        let now = self.executor.now();
+        lock(self.outside()).reference.told(now, (waiting.number, self.process), token, fate);
     }
 
     async fn carried(&self, request: TokenRequest) -> Answer {
         let token = presented_token(&request);
-        let tables = lock(&self.database.server).tables.clone();
-        let mut record = None;
-        for row in tables.rows_after(None, CHAINS).await.unwrap_or_default() {
-            if row.record.pair.refresh == Some(token) {
-                record = Some(row.record);
-            }
-        }
-        let (way, waiting) = self.sends(token, record.as_ref());
+        let (way, waiting) = self.sends(token);
         self.executor.sleep(self.millis(5..50)).await;
         match way {
             Way::NotSent => {

@@ -10,5 +10,7 @@ pub const LOCK: &str = "/grant/auth.json.evergrant/lock";
 pub const RECORD: &str = "/grant/auth.json.evergrant/chain.json";
 /// The receipts.
 pub const RECEIPTS: &str = "/grant/auth.json.evergrant/receipts";
+/// The receipts of rows, where a database is the vault.
+pub const ROW_RECEIPTS: &str = "/grant/rows";
 /// The fingerprints of replaced pairs.
 pub const REPLACED: &str = "/grant/auth.json.evergrant/replaced";

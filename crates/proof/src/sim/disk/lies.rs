@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Inner;
 use super::names::parent;
 use crate::sim::lie::Lie;
-use crate::sim::places::{FILE, FOLDER, LOCK, RECEIPTS, RECORD, REPLACED};
+use crate::sim::places::{FILE, FOLDER, LOCK, RECEIPTS, RECORD, REPLACED, ROW_RECEIPTS};
 
 impl Inner {
     fn lies(&self, lie: Lie) -> bool {
@@ -30,7 +30,7 @@ impl Inner {
     /// A write that is acknowledged and dropped.
     pub(super) fn drops_fill(&self, path: &str) -> bool {
         let drops = self.lies(Lie::ReceiptSkipped) || self.lies(Lie::AnswerDropped);
-        drops && parent(path) == RECEIPTS
+        drops && (parent(path) == RECEIPTS || path.starts_with(ROW_RECEIPTS))
     }
 
     /// What counts as written all the same.
