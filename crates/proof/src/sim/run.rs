@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use evergrant_core::authfile::{self, Reading};
+use evergrant_core::grant::Grant;
 use evergrant_core::keeper::{Look, Policy, Report};
 use evergrant_core::secret::Fingerprint;
-use evergrant_core::{ChainName, Reason};
+use evergrant_core::{AccessToken, ChainName, Reason, RefreshToken};
 use evergrant_server::metrics::Metrics;
 use evergrant_server::{Keeper, Snapshots, Wake, World};
-use evergrant_standin::{Engine, Settings};
+use evergrant_standin::{AccessState, Engine, Settings};
 use evergrant_store::authfile::TakeClientLocks;
 use evergrant_store::{AuthFile, MemoryState};
 use futures_channel::mpsc;
@@ -33,6 +34,8 @@ use super::world::{FlakyState, PROVIDER, SimWorld, lock, true_time};
 
 /// So many earlier contents of the auth file can be put back.
 const OLD_FILES: usize = 6;
+/// In good weather a look and an exchange take less.
+const MOMENT: Duration = Duration::from_secs(60);
 
 struct Machine {
     process: ProcessId,
@@ -438,6 +441,10 @@ impl Sim {
         self.disk.land_edits();
         self.observe(PROVIDER);
         self.run_for(span.max(self.setting.heal()));
+        if !self.is_well() {
+            // What is under way in good weather ends at once.
+            self.run_for(MOMENT);
+        }
         if self.is_broken() {
             return;
         }
@@ -449,7 +456,7 @@ impl Sim {
         } else {
             self.judge_end();
             self.log_in(When::Now);
-            self.run_for(Duration::from_secs(60));
+            self.run_for(MOMENT);
         }
     }
 
@@ -457,16 +464,37 @@ impl Sim {
         self.machines.iter().filter_map(|machine| machine.keeper.last_report())
     }
 
+    /// By the stand-in's word, and not only by the keepers': the file holds the newest pair of a login that lives, and
+    /// every reader sees an access token that is taken.
     fn is_well(&self) -> bool {
-        let good = |report: Report| report.reason == Reason::LeaseHeld || report.ok;
-        let lives =
-            self.token_in_file().is_some_and(|token| lock(&self.provider).lives(token, self.executor.now()));
-        lives && self.reports().all(good)
+        let Some(grant) = self.grant_in_file() else { return false };
+        let (now, provider) = (self.executor.now(), lock(&self.provider));
+        let refresh = grant.refresh.as_ref();
+        let family = refresh.and_then(|refresh| provider.reference.family_of(refresh.fingerprint()));
+        let newest = family.and_then(|family| provider.newest(family, now));
+        let lives = |access: &AccessToken| {
+            provider.engine.access_state(access.expose(), true_time(now)) == AccessState::Live
+        };
+        let served = |machine: &Machine| {
+            let current = machine.snapshots.current(&self.chain);
+            current.is_some_and(|current| current.usable(true_time(now)) && lives(&current.access))
+        };
+        let says_well = |report: &Report| report.reason == Reason::LeaseHeld || report.ok;
+        newest.is_some()
+            && newest == refresh.map(RefreshToken::expose)
+            && lives(&grant.access)
+            && self.machines.iter().all(served)
+            && self.reports().all(|report| says_well(&report))
+            && self.reports().any(|report| report.reason != Reason::LeaseHeld)
     }
 
     fn token_in_file(&self) -> Option<Fingerprint> {
+        self.grant_in_file()?.refresh.map(|refresh| refresh.fingerprint())
+    }
+
+    fn grant_in_file(&self) -> Option<Grant> {
         match authfile::read(&self.disk.content(FILE)?, &crate::profile()) {
-            Reading::Grant(grant) => grant.refresh.map(|refresh| refresh.fingerprint()),
+            Reading::Grant(grant) => Some(grant),
             Reading::Wiped | Reading::Malformed(_) => None,
         }
     }
