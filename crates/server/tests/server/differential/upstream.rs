@@ -129,11 +129,11 @@ impl Connection {
         loop {
             let line = self.line_end(b"\r\n").await?;
             let line = String::from_utf8_lossy(&line);
-            let size = line.trim_end().split(';').next().unwrap_or_default();
-            match usize::from_str_radix(size, 16) {
-                Ok(0) => break,
-                Ok(size) => self.content(size, input, at).await?,
-                Err(_) => return Ok(false),
+            let size = line.trim_end_matches("\r\n").split(';').next().unwrap_or_default();
+            match number(size, 16) {
+                Some(0) => break,
+                Some(size) => self.content(size, input, at).await?,
+                None => return Ok(false),
             };
             if self.line_end(b"\r\n").await? != b"\r\n" {
                 return Ok(false);
@@ -191,6 +191,12 @@ enum Framing {
     Unclear,
 }
 
+/// Digits and nothing else: std takes a sign before them.
+fn number(digits: &str, radix: u32) -> Option<usize> {
+    let only_digits = digits.chars().all(|digit| digit.is_digit(radix));
+    only_digits.then(|| usize::from_str_radix(digits, radix).ok()).flatten()
+}
+
 fn read_head(head: &str) -> (Seen, Framing) {
     let mut lines = head.trim_end_matches("\r\n").split("\r\n");
     let first = lines.next().unwrap_or_default();
@@ -202,7 +208,7 @@ fn read_head(head: &str) -> (Seen, Framing) {
     let seen = Seen { method, target, fields, body: Vec::new(), whole: false, unclear: false };
     let framing = match (&*seen.values("transfer-encoding"), &*seen.values("content-length")) {
         ([], []) => Framing::Length(0),
-        ([], [length]) => length.parse().map_or(Framing::Unclear, Framing::Length),
+        ([], [length]) => number(length, 10).map_or(Framing::Unclear, Framing::Length),
         ([coding], []) if coding.eq_ignore_ascii_case("chunked") => Framing::Chunked,
         _ => Framing::Unclear,
     };
@@ -214,5 +220,13 @@ impl Seen {
     pub(super) fn values(&self, name: &str) -> Vec<&str> {
         let fields = self.fields.iter().filter_map(|field| field.split_once(':'));
         fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
+    }
+}
+
+#[test]
+fn a_number_is_digits_only() {
+    assert_eq!((number("10", 10), number("1f", 16)), (Some(10), Some(31)));
+    for none in ["", "+4", "-0", " 4", "4 ", "0x4", "4_0"] {
+        assert_eq!((number(none, 10), number(none, 16)), (None, None), "{none:?}");
     }
 }

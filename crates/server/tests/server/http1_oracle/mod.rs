@@ -47,10 +47,11 @@ pub(crate) const NEXT_ANSWER: &[u8] = b"HTTP/1.1 299 next\r\ncontent-length: 0\r
 /// Stands before an answer that is one to `HEAD`.
 const TO_HEAD: &[u8] = b"HEAD\n";
 
-/// One request's head: hyper finds the same in it.
-pub(crate) fn check_request(bytes: &[u8]) {
+/// One request's head: hyper finds the same in it. Says how many messages ours took, as all of these do: a reader that
+/// refuses everything is never found to differ.
+pub(crate) fn check_request(bytes: &[u8]) -> usize {
     let mut room = empty_room();
-    let Ok(Some(head)) = parse_request(bytes, &mut room) else { return };
+    let Ok(Some(head)) = parse_request(bytes, &mut room) else { return 0 };
     for end in cuts(head.len) {
         let mut room = empty_room();
         let cut = parse_request(&bytes[..end], &mut room).map(|head| head.is_some());
@@ -65,16 +66,18 @@ pub(crate) fn check_request(bytes: &[u8]) {
     };
     let seen = read_requests(&bytes[..head.len], usize::MAX);
     assert_eq!(seen, [ours], "the head {:?}", shown(&bytes[..head.len]));
+    1
 }
 
 /// A connection's requests, one behind the other: hyper finds the same messages in them, with the same ends.
-pub(crate) fn check_stream(bytes: &[u8]) {
+pub(crate) fn check_stream(bytes: &[u8]) -> usize {
     let cut = pace(bytes);
     let ours = our_requests(bytes, cut);
     assert_eq!(ours, our_requests(bytes, usize::MAX), "by {cut} bytes, and all at once");
     let Stream { mut messages, end, open, part } = ours;
+    let taken = messages.len();
     if messages.is_empty() && part.is_none() {
-        return;
+        return taken;
     }
     if !open && end > 0 {
         // Closed by its own word: nothing that follows would tell. One byte less is a message that did not end.
@@ -85,7 +88,7 @@ pub(crate) fn check_stream(bytes: &[u8]) {
     if let Some(part) = part {
         messages.push(part);
         assert_eq!(read_requests(bytes, cut), messages, "{:?}, which goes on", shown(bytes));
-        return;
+        return taken;
     }
     let mut fed = bytes[..end].to_vec();
     if open {
@@ -99,16 +102,17 @@ pub(crate) fn check_stream(bytes: &[u8]) {
         });
     }
     assert_eq!(read_requests(&fed, cut), messages, "{:?}", shown(&fed));
+    taken
 }
 
 /// An answer, with interim ones before it: hyper's client finds the same in it, with the same end. Bytes that begin
 /// with a line `HEAD` are the answer to that method.
-pub(crate) fn check_answer(bytes: &[u8]) {
+pub(crate) fn check_answer(bytes: &[u8]) -> usize {
     let (to_head, bytes) = bytes.strip_prefix(TO_HEAD).map_or((false, bytes), |rest| (true, rest));
     let cut = pace(bytes);
     let ours = our_answer(bytes, to_head, cut);
     assert_eq!(ours, our_answer(bytes, to_head, usize::MAX), "by {cut} bytes, and all at once");
-    let Some(Answer { found, end, open, until_close }) = ours else { return };
+    let Some(Answer { found, end, open, until_close }) = ours else { return 0 };
     let seen = read_answer(&bytes[..end], to_head, cut, open);
     let told = || format!("{:?}, to HEAD: {to_head}", shown(&bytes[..end]));
     assert_eq!(seen.answer.as_ref(), Some(&found), "{}", told());
@@ -117,6 +121,7 @@ pub(crate) fn check_answer(bytes: &[u8]) {
         let less = read_answer(&bytes[..end - 1], to_head, cut, false);
         assert!(!less.answer.is_some_and(|answer| answer.whole), "without its last byte, {}", told());
     }
+    usize::from(found.whole)
 }
 
 /// Every way to cut a short head, and some of a long one.
