@@ -101,27 +101,45 @@ impl Outside {
         newest.is_some_and(|newest| self.engine.family_lives(newest, true_time(now)))
     }
 
+    /// Draws what becomes of an exchange; it counts when that has come about.
     pub(super) fn way(&mut self) -> Way {
         let mut draw = self.rng.random_range(0..1_000_u16);
-        for (way, fault) in [
-            (Way::LostRequest, "lost request"),
-            (Way::LostAnswer, "lost answer"),
-            (Way::Cut, "cut answer"),
-            (Way::Slow, "slow answer"),
-            (Way::Late, "late answer"),
-            (Way::NotSent, "no connection"),
-            (Way::Unavailable, "503 or 529"),
-            (Way::Bare5xx, "5xx, unspent"),
-            (Way::SpentThen5xx, "5xx, spent"),
-            (Way::Throttled, "429"),
+        for way in [
+            Way::LostRequest,
+            Way::LostAnswer,
+            Way::Cut,
+            Way::Slow,
+            Way::Late,
+            Way::NotSent,
+            Way::Unavailable,
+            Way::Bare5xx,
+            Way::SpentThen5xx,
+            Way::Throttled,
         ] {
             if draw < self.bad {
-                self.count(fault);
                 return way;
             }
             draw -= self.bad;
         }
         Way::Fine
+    }
+
+    /// An exchange has gone its way; `spent`: and its token is.
+    pub(super) fn befell(&mut self, way: Way, spent: bool) {
+        self.count(match way {
+            Way::Fine => return,
+            Way::LostAnswer | Way::SpentThen5xx if !spent => return,
+            Way::LostRequest => "lost request",
+            Way::LostAnswer => "lost answer",
+            Way::Cut => "cut answer",
+            Way::Slow => "slow answer",
+            Way::Late => "late answer",
+            Way::NotSent => "no connection",
+            Way::Unavailable => "503 or 529",
+            Way::Bare5xx => "5xx, unspent",
+            Way::SpentThen5xx => "5xx, spent",
+            Way::Throttled => "429",
+        });
     }
 
     /// Processes one request; gives status, body and the refresh token in it.

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use evergrant_core::{ChainName, Lineage};
 use evergrant_core::chain::{Record, Standing};
 use evergrant_core::gateway::Position;
 use evergrant_core::keeper::READ_LIMIT;
 use evergrant_core::secret::Fingerprint;
+use evergrant_core::{ChainName, Lineage};
 
 use crate::sim::executor::ProcessId;
 use crate::sim::reference::{Held, broken};
@@ -327,7 +327,8 @@ impl Reference {
         let before = self.records.get(&record.chain).and_then(|record| record.intent.as_ref());
         if let Some(intent) = &record.intent
             && let Some(token) = intent.presented.refresh
-            && before.is_none_or(|before| (before.attempt, &before.machine) != (intent.attempt, &intent.machine))
+            && before
+                .is_none_or(|before| (before.attempt, &before.machine) != (intent.attempt, &intent.machine))
         {
             let Record { chain, lineage, .. } = record.clone();
             self.intents.insert((machine, token), Intended { chain, lineage, attempt: intent.attempt.0 });

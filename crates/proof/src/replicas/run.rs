@@ -31,6 +31,7 @@ use super::world::ReplicaWorld;
 use super::{CHAINS, Lie, Outcome};
 use crate::sim::disk::{News, SimDisk};
 use crate::sim::executor::{Executor, ProcessId, Ran};
+use crate::sim::fault::Fault;
 use crate::sim::lie::Lie as DiskLie;
 use crate::sim::places::ROW_RECEIPTS;
 use crate::sim::reference::{Held, broken};
@@ -133,7 +134,11 @@ impl Sim {
             }
             self.calm();
         }
-        let outside = lock(&self.outside);
+        let mut outside = lock(&self.outside);
+        for machine in &self.machines {
+            let full = machine.disk.tally().of(Fault::NoRoom);
+            (0..full).for_each(|_| outside.count("operation on a full disk"));
+        }
         Outcome {
             simulated: self.executor.now(),
             rotations: outside.engine.counters().rotations,
@@ -155,6 +160,14 @@ impl Sim {
     fn count(&self, fault: &'static str) {
         self.say(fault);
         lock(&self.outside).count(fault);
+    }
+
+    /// A misfortune of a machine counts where a process runs that it can befall.
+    fn count_at(&self, number: usize, fault: &'static str) {
+        match &self.machines[number].running {
+            Some(_) => self.count(fault),
+            None => self.say(format_args!("{fault}, and nobody was there")),
+        }
     }
 
     /// A new process on a machine.
@@ -364,13 +377,12 @@ impl Sim {
                 self.force(number);
                 let soon = Duration::from_millis(self.rng.random_range(0..2_000));
                 self.run_for(soon);
-                self.count("power loss");
+                self.count_at(number, "power loss");
                 self.stop(number);
                 self.machines[number].disk.power_loss();
                 self.start(number);
             }
             3 => {
-                self.count("operation on a full disk");
                 self.machines[number].disk.set_full(true);
                 self.force(number);
                 let lasts = secs(self, 10..7200);
@@ -381,7 +393,7 @@ impl Sim {
                 self.force(number);
                 let soon = Duration::from_millis(self.rng.random_range(0..400));
                 self.run_for(soon);
-                self.count("process that stood still");
+                self.count_at(number, "process that stood still");
                 let most = match self.lie {
                     Some(Lie::PausesUnbounded) => 1200,
                     _ => PAUSE_BOUND.as_secs() - 5,
@@ -403,7 +415,7 @@ impl Sim {
                 self.force(number);
                 let soon = Duration::from_millis(self.rng.random_range(0..1_500));
                 self.run_for(soon);
-                self.count("machine cut off from the database");
+                self.count_at(number, "machine cut off from the database");
                 lock(&self.server).cut_off[number] = true;
                 let lasts = secs(self, 1..14_400);
                 self.run_for(lasts);
@@ -423,7 +435,7 @@ impl Sim {
                 self.force(number);
                 let soon = Duration::from_millis(self.rng.random_range(0..1_500));
                 self.run_for(soon);
-                self.count("machine away for hours");
+                self.count_at(number, "machine away for hours");
                 self.stop(number);
                 let until = self.executor.now() + secs(self, 60..40_000);
                 self.machines[number].away_until = Some(until);
@@ -450,10 +462,11 @@ impl Sim {
                 self.restore(index);
             }
             14 if self.rng.random_bool(0.75) => {
-                self.count("revocation");
                 let now = true_time(self.executor.now());
                 let mut outside = lock(&self.outside);
-                outside.engine.revoke_all(now);
+                if outside.engine.revoke_all(now) > 0 {
+                    outside.count("revocation");
+                }
                 let families: Vec<u64> =
                     outside.reference.tokens.values().map(|token| token.family).collect();
                 outside.reference.meddled.extend(families);
@@ -479,7 +492,7 @@ impl Sim {
 
     /// A machine goes away, a backup is made, and the others go on: that machine cannot know how old the backup is.
     fn leave_one_behind(&mut self, number: usize) {
-        self.count("machine away for hours");
+        self.count_at(number, "machine away for hours");
         self.stop(number);
         self.machines[number].away_until = Some(Duration::MAX);
         self.back_up();

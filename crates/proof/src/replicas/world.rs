@@ -13,10 +13,10 @@ use jiff::{SignedDuration, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::Lie;
 use super::database::Database;
 use super::provider::{Outside, Way};
 use super::reference::Fate;
-use super::Lie;
 use crate::sim::disk::SimDisk;
 use crate::sim::executor::{Executor, ProcessId};
 use crate::sim::provider::error_body;
@@ -74,26 +74,31 @@ impl ReplicaWorld {
         lock(self.outside()).reference.told(now, (waiting.number, self.process), token, fate);
     }
 
+    /// An answer that comes from somewhere before the provider.
+    fn before_provider(&self, way: Way, waiting: &Waiting, token: Fingerprint) -> Option<Answer> {
+        let (answer, unspent) = match way {
+            Way::NotSent => (Answer::NotSent { why: "no route".into() }, true),
+            Way::LostRequest => (lost(), false),
+            Way::Unavailable => (received(503, None, error_body()), true),
+            Way::Throttled => (received(429, None, error_body()), true),
+            Way::Bare5xx => (received(502, None, "<html>".into()), false),
+            Way::Fine | Way::LostAnswer | Way::Cut | Way::Slow | Way::Late | Way::SpentThen5xx => {
+                return None;
+            }
+        };
+        lock(self.outside()).befell(way, false);
+        if unspent {
+            self.told(waiting, token, Fate::Unspent);
+        }
+        Some(answer)
+    }
+
     async fn carried(&self, request: TokenRequest) -> Answer {
         let token = presented_token(&request);
         let (way, waiting) = self.sends(token);
         self.executor.sleep(self.millis(5..50)).await;
-        match way {
-            Way::NotSent => {
-                self.told(&waiting, token, Fate::Unspent);
-                return Answer::NotSent { why: "no route".into() };
-            }
-            Way::LostRequest => return lost(),
-            Way::Unavailable => {
-                self.told(&waiting, token, Fate::Unspent);
-                return received(503, None, error_body());
-            }
-            Way::Throttled => {
-                self.told(&waiting, token, Fate::Unspent);
-                return received(429, None, error_body());
-            }
-            Way::Bare5xx => return received(502, None, "<html>".into()),
-            Way::Fine | Way::LostAnswer | Way::Cut | Way::Slow | Way::Late | Way::SpentThen5xx => {}
+        if let Some(answer) = self.before_provider(way, &waiting, token) {
+            return answer;
         }
         let wait = if way == Way::Late {
             self.millis(31_000..850_000)
@@ -111,6 +116,7 @@ impl ReplicaWorld {
             let _ = answered.send(processed);
         });
         let Ok((status, mut body, next)) = answer.await else { return lost() };
+        lock(self.outside()).befell(way, next.is_some());
         if way == Way::LostAnswer {
             return lost();
         }

@@ -145,29 +145,49 @@ impl Provider {
         self.engine.family_lives(newest, true_time(now)).then_some(newest)
     }
 
+    /// Draws what becomes of an exchange; it counts when that has come about.
     pub(super) fn fate(&mut self) -> Fate {
         let weather = self.weather;
         let mut draw = self.rng.random_range(0..1_000_u16);
-        for (share, fate, fault) in [
-            (weather.lost_request, Fate::LostRequest, Fault::LostRequest),
-            (weather.lost_answer, Fate::Lost, Fault::LostAnswer),
-            (weather.cut, Fate::Cut, Fault::CutAnswer),
-            (weather.slow, Fate::Slow, Fault::SlowAnswer),
-            (weather.late, Fate::Late, Fault::LateAnswer),
-            (weather.not_sent, Fate::NotSent, Fault::NotSent),
-            (weather.unavailable, Fate::Unavailable, Fault::Unavailable),
-            (weather.bare_5xx, Fate::Bare5xx, Fault::Bare5xx),
-            (weather.spent_then_5xx, Fate::SpentThen5xx, Fault::SpentThen5xx),
-            (weather.throttled, Fate::Throttled, Fault::Throttled),
-            (weather.blocked, Fate::Blocked, Fault::Blocked),
+        for (share, fate) in [
+            (weather.lost_request, Fate::LostRequest),
+            (weather.lost_answer, Fate::Lost),
+            (weather.cut, Fate::Cut),
+            (weather.slow, Fate::Slow),
+            (weather.late, Fate::Late),
+            (weather.not_sent, Fate::NotSent),
+            (weather.unavailable, Fate::Unavailable),
+            (weather.bare_5xx, Fate::Bare5xx),
+            (weather.spent_then_5xx, Fate::SpentThen5xx),
+            (weather.throttled, Fate::Throttled),
+            (weather.blocked, Fate::Blocked),
         ] {
             if draw < share {
-                self.tally.count(fault);
                 return fate;
             }
             draw -= share;
         }
         Fate::Fine
+    }
+
+    /// An exchange has met its fate; `spent`: and its token is.
+    pub(super) fn befell(&mut self, fate: Fate, spent: bool) {
+        let fault = match fate {
+            Fate::Fine => return,
+            Fate::Lost | Fate::SpentThen5xx if !spent => return,
+            Fate::LostRequest => Fault::LostRequest,
+            Fate::Lost => Fault::LostAnswer,
+            Fate::Cut => Fault::CutAnswer,
+            Fate::Slow => Fault::SlowAnswer,
+            Fate::Late => Fault::LateAnswer,
+            Fate::NotSent => Fault::NotSent,
+            Fate::Unavailable => Fault::Unavailable,
+            Fate::Bare5xx => Fault::Bare5xx,
+            Fate::SpentThen5xx => Fault::SpentThen5xx,
+            Fate::Throttled => Fault::Throttled,
+            Fate::Blocked => Fault::Blocked,
+        };
+        self.tally.count(fault);
     }
 
     /// How long a process sleeps before or after its file operations.

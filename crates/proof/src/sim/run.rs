@@ -306,8 +306,10 @@ impl Sim {
             What::LogIn(when) => self.log_in(*when),
             What::OlderFile { back, exact, when } => self.put_older(*back, *exact, *when),
             What::TakeAway(when) => {
-                self.count(Fault::TakenAway);
                 self.taken_away = self.disk.content(FILE);
+                if self.taken_away.is_some() {
+                    self.count(Fault::TakenAway);
+                }
                 self.edit(*when, None);
             }
             What::PutAgain(when) => {
@@ -370,11 +372,12 @@ impl Sim {
     }
 
     fn revoke(&self, told: bool) {
-        self.count(Fault::Revocation);
         let now = true_time(self.executor.now());
         {
             let mut provider = lock(&self.provider);
-            provider.engine.revoke_all(now);
+            if provider.engine.revoke_all(now) > 0 {
+                provider.tally.count(Fault::Revocation);
+            }
             provider.reference.revoked_all();
         }
         let seen = self.machines.iter().filter_map(|machine| Some((machine, machine.seen?)));

@@ -152,6 +152,7 @@ impl SimWorld {
                 return None;
             }
         };
+        provider.befell(fate, false);
         provider.reference.told(token, told);
         Some(answer)
     }
@@ -179,7 +180,10 @@ impl SimWorld {
             executor.sleep(wait).await;
             let _ = answered.send(processed);
         });
-        match (answer.await, fate) {
+        let answer = answer.await;
+        let spent = answer.as_ref().is_ok_and(|processed| processed.next.is_some());
+        lock(&self.provider).befell(fate, spent);
+        match (answer, fate) {
             (Ok(_), Fate::Lost) | (Err(oneshot::Canceled), _) => lost(),
             (Ok(_), Fate::SpentThen5xx) => {
                 let status = bare(&mut lock(&self.provider));

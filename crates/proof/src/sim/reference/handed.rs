@@ -68,7 +68,9 @@ impl Handed {
         match self.0.front().filter(|oldest| oldest.at + SOON < now) {
             Some(HandedOver { process, presented, .. }) => broken(
                 "I7",
-                format!("process {process} was given the answer to {presented}, lives on, and has not kept it"),
+                format!(
+                    "process {process} was given the answer to {presented}, lives on, and has not kept it"
+                ),
             ),
             None => Ok(()),
         }
