@@ -7,6 +7,7 @@ use evergrant_core::Reason;
 use evergrant_core::alert::{BookChange, Condition};
 use evergrant_core::chain::{AttemptId, Intent, Mark, Record, Standing};
 use evergrant_core::event::EventKind::{Committed, Intended};
+use evergrant_core::grant::PairId;
 use evergrant_core::secret::Fingerprint;
 use evergrant_store::HealthState;
 use evergrant_store::seal::Sealed;
@@ -539,15 +540,20 @@ async fn rotated<S: VaultState>(state: &S, generation: u64) {
 }
 
 async fn a_pair_that_is_spent_is_not_taken_in<S: VaultState>(Two { one, other, .. }: Two<S>) {
-    let first = record("a", 1, 0);
+    let pair = |generation: u64| {
+        let record = record("a", generation, 0);
+        let refresh = Some(Fingerprint::of(&generation.to_be_bytes()));
+        Record { pair: PairId { refresh, ..record.pair }, ..record }
+    };
+    let first = pair(1);
     // Somebody hears that it is spent after whoever brings it in has asked.
     other.add_replaced(&first.chain, first.pair.fingerprint(), second(3)).await.unwrap();
     assert!(!one.take_in(None, next(&first, Some(&sealed("x")), None)).await.unwrap());
     assert_eq!(one.row(&first.chain).await.unwrap(), None);
-    let second_pair = record("a", 2, 0);
+    let second_pair = pair(2);
     assert!(one.take_in(None, next(&second_pair, Some(&sealed("y")), None)).await.unwrap());
     assert!(!one.take_in(Some(second_pair.mark()), next(&first, Some(&sealed("x")), None)).await.unwrap());
-    let third = record("a", 3, 0);
+    let third = pair(3);
     assert!(one.take_in(Some(second_pair.mark()), next(&third, Some(&sealed("z")), None)).await.unwrap());
 }
 
