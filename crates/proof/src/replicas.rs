@@ -40,7 +40,7 @@ pub const FAULTS: [&str; 24] = [
     "5xx, unspent",
     "5xx, spent",
     "429",
-    "revocation",
+    "login revoked",
     "login again",
 ];
 

@@ -463,10 +463,13 @@ impl Sim {
             }
             14 if self.rng.random_bool(0.75) => {
                 let now = true_time(self.executor.now());
+                let tables = lock(&self.server).tables.copy();
+                let rows = now_or_never(tables.rows_after(None, CHAINS)).unwrap_or_default();
+                let refused = |standing| matches!(standing, Standing::Refused { .. });
+                let living = rows.iter().filter(|row| !refused(row.record.standing)).count() as u64;
                 let mut outside = lock(&self.outside);
-                if outside.engine.revoke_all(now) > 0 {
-                    outside.count("revocation");
-                }
+                let ended = outside.engine.revoke_all(now);
+                (0..ended.min(living)).for_each(|_| outside.count("login revoked"));
                 let families: Vec<u64> =
                     outside.reference.tokens.values().map(|token| token.family).collect();
                 outside.reference.meddled.extend(families);
