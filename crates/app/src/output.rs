@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use evergrant_core::Reason;
 pub(crate) use evergrant_core::alert::span;
-use evergrant_core::chain::{Kind, Record};
+use evergrant_core::chain::Record;
+use evergrant_core::health::login_ends_soon_at;
 use evergrant_core::keeper::Report;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -134,10 +135,9 @@ pub(crate) fn warnings(record: &Record, now: Timestamp) -> Vec<String> {
     }
     if let Some(end) = record.grant_expires_at {
         let left = end.duration_since(now).as_secs();
-        let soon = if record.kind == Kind::Static { 14 } else { 3 } * 86_400;
         if left <= 0 {
             warnings.push(format!("the grant itself ended {} ago; log in again", span(-left)));
-        } else if left < soon {
+        } else if login_ends_soon_at(record).is_some_and(|at| now > at) {
             warnings.push(format!("the grant itself ends in {}; log in again before that", span(left)));
         }
     }

@@ -2,6 +2,7 @@
 //! of a server is shown as its ledger last had it.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use evergrant_core::alert::{ActionContext, Episode, action};
 use evergrant_core::caller::Scope;
@@ -19,10 +20,10 @@ use evergrant_store::{HealthState as _, State, StateError};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::alerts;
 use crate::config::{ChainSettings, Loaded, Settings, Template};
 use crate::host::{self, Chain, Host};
 use crate::output;
+use crate::{alerts, gateway};
 
 /// So many events are shown of a chain.
 const EVENTS_SHOWN: usize = 5;
@@ -65,15 +66,16 @@ pub(crate) async fn status(
             worst = output::NEEDS_SOMEBODY;
         }
         let last = &events[..events.len().min(EVENTS_SHOWN)];
+        let serves = serves(&loaded.settings, settings, &report, now);
         if json {
             let mut value = as_json(&chain, &report, record.as_ref(), last)?;
-            value["serves"] = json!(serves(settings, &report).as_str());
+            value["serves"] = json!(serves.as_str());
             health.into_json(&mut value);
             shown.push(value);
         } else {
             as_text(&chain, &report, record.as_ref(), last, now);
             let dim = output::DIM;
-            anstream::println!("  {dim}serves{dim:#} {}", serves(settings, &report).as_str());
+            anstream::println!("  {dim}serves{dim:#} {}", serves.as_str());
             health.print(&chain, now);
         }
     }
@@ -93,16 +95,13 @@ pub(crate) async fn status(
     Ok(ExitCode::from(worst))
 }
 
-/// What a request would be served by, as far as can be told from here.
-fn serves(settings: &ChainSettings, report: &Report) -> Source {
-    match (report.token_valid, settings.kind()) {
-        (true, Kind::ApiKey) => Source::ApiKey,
-        (true, Kind::RefreshToken | Kind::Static | Kind::JwtBearer | Kind::ClientCredentials) => {
-            Source::Oauth
-        }
-        (false, _) if settings.fallback_key.is_some() => Source::Fallback,
-        (false, _) => Source::None,
-    }
+/// What a request would be served by, as far as can be told from here: what the fallback key has served today is not.
+fn serves(settings: &Settings, chain: &ChainSettings, report: &Report, now: Timestamp) -> Source {
+    let position = (report.lineage.unwrap_or_default(), report.generation.unwrap_or_default());
+    let live = report.token_valid.then(|| (position, report.expires_at.unwrap_or(Timestamp::MAX)));
+    let own = if chain.kind() == Kind::ApiKey { Source::ApiKey } else { Source::Oauth };
+    let fallback = gateway::fallback_key_counted(settings, chain, Arc::default());
+    health::serving_of(live, own, fallback.as_ref(), now).source
 }
 
 /// The open episodes of chains that have no section: there may be any number of such chains.

@@ -17,7 +17,7 @@ mod track;
 
 pub use conditions::{
     FallbackFacts, GRANT_REFUSED_FOR, GrantFacts, MOST_SKEW_SECS, Probing, Serving, conditions,
-    grant_refused_at, shows_trouble, well_until,
+    grant_refused_at, login_ends_soon_at, shows_trouble, well_until,
 };
 pub use deadman::{Expected, Hours, NotHours, Span, silence};
 pub use track::{AgentSeen, Outcome, PushFacts, PushSeen, Streak};

@@ -197,7 +197,7 @@ fn login_expiring(facts: &GrantFacts, now: Timestamp) -> bool {
 }
 
 /// After this the end of the login is near.
-fn login_ends_soon_at(record: &Record) -> Option<Timestamp> {
+pub fn login_ends_soon_at(record: &Record) -> Option<Timestamp> {
     match record.kind {
         Kind::Static => Some(record.grant_expires_at.unwrap_or(record.expires_at) - STATIC_ENDS_SOON),
         Kind::RefreshToken => {

@@ -67,6 +67,17 @@ macro_rules! ours {
     };
 }
 
+/// The pair of the parameter `$pair` is not known to be spent, of the chain $6.
+macro_rules! unspent {
+    ($pair:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT FROM replaced WHERE chain = $6::text AND fingerprint = ",
+            $pair,
+            "::text)"
+        )
+    };
+}
+
 /// What becomes of the lease of a row that is written.
 macro_rules! lease {
     (ends) => {
@@ -218,14 +229,17 @@ async fn write_at(
 
 async fn insert(client: &Client, next: NextRow<'_>) -> Result<bool, Fault> {
     let query = add_events!(
-        "moved AS (
-           INSERT INTO vault_rows (chain, lineage, generation, attempt, epoch, record, sealed, wakes_ms, changed)
-           SELECT $6::text, $7::bigint, $8::bigint, $9::bigint, 0, $10::text, $11::bytea, $12::bigint, pg_current_xact_id()
-           WHERE NOT EXISTS (SELECT FROM replaced WHERE chain = $6::text AND fingerprint = $13::text)
-           ON CONFLICT DO NOTHING RETURNING chain
-         ), looked_at AS (
-           INSERT INTO health_looks SELECT chain, 0, FALSE FROM moved ON CONFLICT (chain) DO UPDATE SET next_ms = 0
-         ), ",
+        concat!(
+            "moved AS (
+               INSERT INTO vault_rows (chain, lineage, generation, attempt, epoch, record, sealed, wakes_ms, changed)
+               SELECT $6::text, $7::bigint, $8::bigint, $9::bigint, 0, $10::text, $11::bytea, $12::bigint, pg_current_xact_id()
+               WHERE ",
+            unspent!("$13"),
+            " ON CONFLICT DO NOTHING RETURNING chain
+             ), looked_at AS (
+               INSERT INTO health_looks SELECT chain, 0, FALSE FROM moved ON CONFLICT (chain) DO UPDATE SET next_ms = 0
+             ), "
+        ),
         "WHERE EXISTS (SELECT FROM moved)",
         "SELECT EXISTS (SELECT FROM moved)"
     );
@@ -538,13 +552,7 @@ impl VaultState for PostgresState {
     async fn take_in(&self, before: Option<Mark>, next: NextRow<'_>) -> Result<bool, StateError> {
         match before {
             Some(before) => {
-                let query = write_row!(
-                    stays,
-                    concat!(
-                        stands!(),
-                        " AND NOT EXISTS (SELECT FROM replaced WHERE chain = $6::text AND fingerprint = $20::text)"
-                    )
-                );
+                let query = write_row!(stays, concat!(stands!(), " AND ", unspent!("$20")));
                 let pair = next.record.pair.fingerprint().to_string();
                 run!(self, Repeat::Wrong, |client| write_at(client, query, before, next, &[&pair]))
             }
